@@ -1,0 +1,34 @@
+# Everything runs in .venv (tests) or .venv-demo (demo); nothing is installed outside this folder.
+PYTHON ?= python3
+VENV := .venv
+
+.PHONY: test lint types unit integration pins clean
+
+$(VENV)/.ready: requirements/dev.txt requirements/bootstrap.txt pyproject.toml
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/bootstrap.txt
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r requirements/dev.txt
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps -e .
+	touch $@
+
+test: lint types unit integration
+
+lint: $(VENV)/.ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(VENV)/.ready
+	$(VENV)/bin/mypy
+
+unit: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest tests/unit
+
+integration: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest tests/integration
+
+pins: $(VENV)/.ready
+	for extra in demo dev; do $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --extra $$extra \
+	  --no-header --no-annotate --no-emit-package airflow-provider-d1 -o requirements/$$extra.txt pyproject.toml; done
+
+clean:
+	rm -rf $(VENV) .venv-demo .cache

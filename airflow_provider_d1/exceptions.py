@@ -1,0 +1,190 @@
+"""Everything that can go wrong, in one tree under :class:`D1Error`.
+
+Each class says by ``retryable`` whether trying again can help; the operators turn what cannot be mended into
+``AirflowFailException`` so that no retry is wasted. No message ever holds an API token or a usable signed URL.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class D1Error(Exception):
+    """Base of all errors of this package.
+
+    ``retryable`` is True when the same call may succeed later without anybody changing anything.
+    """
+
+    retryable: bool = False
+    #: name → class, so that an error can cross from the triggerer to the worker as plain JSON
+    _by_name: ClassVar[dict[str, type[D1Error]]] = {}
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        D1Error._by_name[cls.__name__] = cls
+
+    @staticmethod
+    def from_name(name: str, message: str, *, retryable: bool) -> D1Error:
+        """Rebuild an error that was sent as plain JSON (a trigger event); an unknown name gives a plain D1Error.
+
+        :param name: the class's name, as in ``type(error).__name__``.
+        :param message: the text.
+        :param retryable: what the sender knew; it overrides the class's default.
+        """
+        error = D1Error._by_name.get(name, D1Error)(message)
+        error.retryable = retryable
+        return error
+
+
+class D1ConfigurationError(D1Error):
+    """A connection or an argument that cannot work: it names the field and what it should hold."""
+
+
+class D1ApiError(D1Error):
+    """The D1 API refused or failed a request.
+
+    :param message: what happened, with the remedy where there is one.
+    :param status: HTTP status, None when no answer arrived.
+    :param code: Cloudflare's own code (7400, 7500, 10000, …), None when the body had none.
+    :param retryable: whether sending the request again may help.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: int | None = None,
+        retryable: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        if retryable is not None:
+            self.retryable = retryable
+
+
+class D1AuthenticationError(D1ApiError):
+    """The token is wrong, expired, or lacks the D1 right."""
+
+
+class D1DatabaseNotFoundError(D1ApiError):
+    """No database of that exact name or UUID in the account."""
+
+
+class D1RateLimitError(D1ApiError):
+    """Cloudflare's request limit (1,200 calls in 5 minutes for a token) is used up, or D1 is overloaded.
+
+    :param retry_after: seconds to wait as the server said, None when it did not say.
+    """
+
+    retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = 429,
+        code: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, status=status, code=code)
+        self.retry_after = retry_after
+
+
+class D1ExportError(D1Error):
+    """An export failed on Cloudflare's side for a reason without a class of its own.
+
+    :param message: Cloudflare's words and what to do.
+    :param retryable: False where the reason is known to be permanent.
+    """
+
+    retryable = True
+
+    def __init__(self, message: str, *, retryable: bool | None = None) -> None:
+        super().__init__(message)
+        if retryable is not None:
+            self.retryable = retryable
+
+
+class D1TableNotFoundError(D1ExportError):
+    """A table in ``tables`` does not exist; D1 itself would have exported an empty dump without a word."""
+
+    retryable = False
+
+
+class D1VirtualTableError(D1ExportError):
+    """The database has virtual tables (FTS5 …): D1 cannot export them, and the attempt has left databases locked."""
+
+    retryable = False
+
+
+class D1ExportBusyError(D1ExportError):
+    """Another export of this database was still running when the deadline came."""
+
+
+class D1ExportLostError(D1ExportError):
+    """D1 forgot the export more often than ``max_restarts`` allows."""
+
+
+class D1ExportTimeoutError(D1ExportError):
+    """The export did not finish within ``timeout`` seconds."""
+
+
+class D1DownloadError(D1Error):
+    """The dump could not be downloaded whole."""
+
+    retryable = True
+
+    def __init__(self, message: str, *, retryable: bool | None = None) -> None:
+        super().__init__(message)
+        if retryable is not None:
+            self.retryable = retryable
+
+
+class D1SignedUrlExpiredError(D1DownloadError):
+    """The signed URL is past its hour; only a new export gives a new one."""
+
+
+class D1SealError(D1DownloadError):
+    """A sealed URL does not open with this connection's token: sealed with another one, or damaged."""
+
+    retryable = False
+
+
+class D1DumpError(D1Error):
+    """The dump holds something that is not what D1 or ``sqlite3 .dump`` writes.
+
+    :param message: what was found.
+    :param offset: byte offset of the statement in the uncompressed dump.
+    :param table: the table being read, when known.
+    """
+
+    def __init__(self, message: str, *, offset: int | None = None, table: str | None = None) -> None:
+        where = "" if table is None else f" in table {table!r}"
+        at = "" if offset is None else f" at byte {offset}"
+        super().__init__(f"{message}{where}{at}")
+        self.offset = offset
+        self.table = table
+
+
+class D1FidelityError(D1Error):
+    """``on_lossy="fail"``: D1's exporter lost something in at least one column before we saw it."""
+
+
+class D1TypeConflictError(D1Error):
+    """``on_type_conflict="fail"``: a column holds values that do not fit its declared type."""
+
+
+class D1StagingError(D1Error):
+    """Staged files or the manifest could not be written, or did not arrive whole."""
+
+    retryable = True
+
+
+class D1ManifestError(D1Error):
+    """A manifest, or a staged file that it lists, is missing, broken or of an unknown version."""
+
+
+class D1WarehouseError(D1Error):
+    """A staged manifest could not be loaded; the warehouse's tables are as they were."""

@@ -1,0 +1,1 @@
+"""An Airflow connection becomes clients of the D1 API."""

@@ -1,0 +1,1 @@
+"""Airflow tasks that export D1 databases."""

@@ -1,0 +1,1 @@
+"""Tables into files and a manifest, through a sink. Knows no Airflow."""

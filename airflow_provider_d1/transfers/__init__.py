@@ -1,0 +1,1 @@
+"""Airflow tasks that move D1 databases into staging and from there into warehouses."""

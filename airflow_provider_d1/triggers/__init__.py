@@ -1,0 +1,1 @@
+"""The part of an export that runs in Airflow's triggerer."""

@@ -1,0 +1,1 @@
+"""Staged files into one warehouse each: DDL, bulk load, check."""
