@@ -1,0 +1,73 @@
+"""What Airflow's providers manager reads: integration, connection type and form, operators, triggers, transfers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+INTEGRATION = "Cloudflare D1"
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's metadata, as the entry point ``apache_airflow_provider`` promises it."""
+    return {
+        "package-name": "airflow-provider-d1",
+        "name": INTEGRATION,
+        "description": "Export `Cloudflare D1 <https://developers.cloudflare.com/d1/>`__ databases into warehouse staging.",
+        "integrations": [
+            {
+                "integration-name": INTEGRATION,
+                "external-doc-url": "https://developers.cloudflare.com/d1/",
+                "tags": ["service"],
+            }
+        ],
+        "hooks": [{"integration-name": INTEGRATION, "python-modules": ["airflow_provider_d1.hooks.d1"]}],
+        "operators": [{"integration-name": INTEGRATION, "python-modules": ["airflow_provider_d1.operators.d1"]}],
+        "triggers": [{"integration-name": INTEGRATION, "python-modules": ["airflow_provider_d1.triggers.d1"]}],
+        "transfers": [
+            {
+                "source-integration-name": INTEGRATION,
+                "target-integration-name": "Amazon Simple Storage Service (S3)",
+                "python-module": "airflow_provider_d1.transfers.d1_to_s3",
+            },
+        ],
+        "extra-links": ["airflow_provider_d1.links.d1.D1DatabaseLink"],
+        "connection-types": [
+            {
+                "connection-type": "d1",
+                "hook-class-name": "airflow_provider_d1.hooks.d1.D1Hook",
+                "hook-name": INTEGRATION,
+                "ui-field-behaviour": {
+                    "hidden-fields": ["port"],
+                    "relabeling": {
+                        "password": "API token",
+                        "login": "E-mail (Global API Key only)",
+                        "schema": "Default database",
+                        "host": "API base URL",
+                    },
+                    "placeholders": {
+                        "password": "an API token with the D1 Edit right",
+                        "login": "empty, unless the password is a Global API Key",
+                        "schema": "name or UUID",
+                        "host": "empty for https://api.cloudflare.com/client/v4",
+                    },
+                },
+                "conn-fields": {
+                    "account_id": {
+                        "label": "Account ID",
+                        "description": "The 32 hexadecimal digits in the dashboard's address.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "timeout": {
+                        "label": "Timeout (seconds)",
+                        "description": "How long one API call may take.",
+                        "schema": {"type": ["number", "null"], "minimum": 1, "default": 30},
+                    },
+                    "requests_per_5_minutes": {
+                        "label": "API calls in 5 minutes",
+                        "description": "How many of the token's 1,200 calls in 5 minutes each process may use.",
+                        "schema": {"type": ["integer", "null"], "minimum": 1, "default": 1000},
+                    },
+                },
+            }
+        ],
+    }
