@@ -1,0 +1,74 @@
+"""A server process that is started, waited for, and ended by its id."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports on 127.0.0.1 that nobody listens on now; all are held at once so that they differ."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        return [s.getsockname()[1] for s in sockets]
+    finally:
+        for s in sockets:
+            s.close()
+
+
+@contextmanager
+def running(
+    command: Sequence[str | Path],
+    *,
+    log: Path,
+    ready: Callable[[], bool],
+    timeout: float = 60,
+    env: Mapping[str, str] | None = None,
+    user: str | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run ``command`` while the block runs, from the moment that ``ready()`` says so.
+
+    :param command: program and arguments; no shell.
+    :param log: file that takes the process's output.
+    :param ready: asked every 50 ms; True when the server answers.
+    :param timeout: seconds until a server that is not ready is given up.
+    :param env: the whole environment, None to inherit.
+    :param user: run as this user (root only).
+    :raises RuntimeError: when the process ends early or is not ready in time; the log's end is in the text.
+    """
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=None if env is None else dict(env),
+            user=user,
+        )
+    try:
+        deadline = time.monotonic() + timeout
+        while not ready():
+            if process.poll() is not None or time.monotonic() > deadline:
+                tail = log.read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"{Path(command[0]).name} did not start (exit code {process.poll()}):\n{tail}")
+            time.sleep(0.05)
+        yield process
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes], patience: float = 10) -> None:
+    """Ask a process to end, and make it end when it has not after ``patience`` seconds."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    process.wait()
