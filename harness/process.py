@@ -31,6 +31,7 @@ def running(
     timeout: float = 60,
     env: Mapping[str, str] | None = None,
     user: str | None = None,
+    patience: float = 10,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``command`` while the block runs, from the moment that ``ready()`` says so.
 
@@ -40,6 +41,7 @@ def running(
     :param timeout: seconds until a server that is not ready is given up.
     :param env: the whole environment, None to inherit.
     :param user: run as this user (root only).
+    :param patience: seconds between asking it to end and making it end.
     :raises RuntimeError: when the process ends early or is not ready in time; the log's end is in the text.
     """
     with log.open("ab") as output:
@@ -60,10 +62,10 @@ def running(
             time.sleep(0.05)
         yield process
     finally:
-        end(process)
+        end(process, patience)
 
 
-def end(process: subprocess.Popen[bytes], patience: float = 10) -> None:
+def end(process: subprocess.Popen[bytes], patience: float) -> None:
     """Ask a process to end, and make it end when it has not after ``patience`` seconds."""
     if process.poll() is None:
         process.terminate()

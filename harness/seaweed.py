@@ -82,11 +82,13 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         f"-filer.port={filer}",
         f"-filer.port.grpc={grpc[3]}",
         "-volume.max=20",
+        "-volume.preStopSeconds=0",
         "-master.volumeSizeLimitMB=256",
         "-master.telemetry=false",
     ]
     server = S3Server(f"http://127.0.0.1:{s3}", access_key, secret_key)
-    with running(command, log=folder / "weed.log", ready=lambda: _answers(server), timeout=90):
+    # its own graceful end takes ten seconds and saves nothing that anybody wants to keep
+    with running(command, log=folder / "weed.log", ready=lambda: _answers(server), timeout=90, patience=1):
         yield server
 
 
