@@ -12,7 +12,7 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "airflow-provider-d1",
         "name": INTEGRATION,
-        "description": "Export `Cloudflare D1 <https://developers.cloudflare.com/d1/>`__ databases into warehouse staging.",
+        "description": "Exports of `Cloudflare D1 <https://developers.cloudflare.com/d1/>`__ into warehouse staging.",
         "integrations": [
             {
                 "integration-name": INTEGRATION,

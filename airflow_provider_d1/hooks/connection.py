@@ -1,0 +1,116 @@
+"""What an Airflow connection of type ``d1`` says, checked field by field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from airflow_provider_d1.cloudflare.credentials import CLOUDFLARE_API, Credentials
+from airflow_provider_d1.exceptions import D1ConfigurationError
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to reach the API, and which database is meant.
+
+    ``database`` is a name or a UUID; None when neither the caller nor the connection names one.
+    """
+
+    conn_id: str
+    credentials: Credentials
+    database: str | None
+
+    def database_or_fail(self) -> str:
+        """Return the database.
+
+        :raises D1ConfigurationError: when there is none.
+        """
+        if self.database is None:
+            raise D1ConfigurationError(
+                f"No database: pass database=…, or put a default into the schema field of connection {self.conn_id!r}."
+            )
+        return self.database
+
+
+def read_settings(connection: Connection, extra: Mapping[str, Any], database: str | None = None) -> Settings:
+    """Turn a connection into settings; no I/O.
+
+    :param connection: *password* is the API token, or with an e-mail in *login* the Global API Key; *schema* the
+        default database; *host* the API's base URL, empty for Cloudflare's.
+    :param extra: the connection's extra as a dict: ``account_id``, ``timeout``, ``requests_per_5_minutes``. Values may
+        be texts, as a connection given as a URI has them.
+    :param database: takes precedence over the connection's.
+    :raises D1ConfigurationError: names the field that is missing or wrong, and what it should hold.
+    """
+    conn_id = str(connection.conn_id)
+
+    def wrong(field: str, should: str) -> D1ConfigurationError:
+        return D1ConfigurationError(f"Connection {conn_id!r}: {field} {should}.")
+
+    token = (connection.password or "").strip()
+    if not token:
+        raise wrong("password", "is empty; it should hold a Cloudflare API token with the D1 Edit right")
+    account_id = str(extra.get("account_id") or "").strip()
+    if not account_id:
+        raise wrong("extra field 'account_id'", "is empty; it should hold the ID of the Cloudflare account")
+    optional: dict[str, Any] = {}
+    if (timeout := _number(extra.get("timeout"))) is not None:
+        if not 0 < timeout < float("inf"):
+            raise wrong("extra field 'timeout'", "should be a number of seconds above 0")
+        optional["timeout"] = timeout
+    if (requests := _number(extra.get("requests_per_5_minutes"))) is not None:
+        if not 1 <= requests < float("inf") or requests != int(requests):
+            raise wrong("extra field 'requests_per_5_minutes'", "should be a whole number from 1")
+        optional["requests_per_5_minutes"] = int(requests)
+    credentials = Credentials(
+        account_id=account_id,
+        token=token,
+        email=(connection.login or "").strip() or None,
+        base_url=_base_url(connection),
+        **optional,
+    )
+    return Settings(conn_id, credentials, (database or connection.schema or "").strip() or None)
+
+
+async def fetch_settings(conn_id: str, database: str | None = None) -> Settings:
+    """Read a connection without blocking the event loop.
+
+    Airflow masks its secrets in the logs on the way.
+
+    :raises D1ConfigurationError: as :func:`read_settings`, and when there is no such connection.
+    """
+    from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
+    from airflow.providers.common.compat.sdk import AirflowNotFoundException
+
+    try:
+        connection = await get_async_connection(conn_id)
+    except AirflowNotFoundException:
+        raise D1ConfigurationError(f"There is no connection {conn_id!r}; create one of type 'd1'.") from None
+    return read_settings(connection, await get_async_extra_dejson(connection), database)
+
+
+def _number(value: object) -> float | None:
+    """None for an empty field, NaN for what is no number."""
+    if value is None or value == "":
+        return None
+    try:
+        return float("nan") if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return float("nan")
+
+
+def _base_url(connection: Connection) -> str:
+    host = (connection.host or "").strip()
+    if not host:
+        return CLOUDFLARE_API
+    url = host if "://" in host else f"https://{host}"
+    if connection.port and urlsplit(url).port is None:
+        # a connection given as d1://http://:token@127.0.0.1:8787/… arrives with its port apart
+        parts = urlsplit(url)
+        url = parts._replace(netloc=f"{parts.netloc}:{connection.port}").geturl()
+    return url

@@ -1,0 +1,238 @@
+"""The hook: an Airflow connection becomes clients of the D1 API."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
+
+from airflow.providers.common.compat.sdk import mask_secret
+from airflow.providers.common.sql.hooks.sql import DbApiHook
+
+from airflow_provider_d1.cloudflare.models import D1Export, Database, OnVirtualTable
+from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error
+from airflow_provider_d1.hooks.connection import Settings, fetch_settings, read_settings
+from airflow_provider_d1.hooks.dbapi import D1Connection
+from airflow_provider_d1.hooks.threads import run_coroutine
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.cloudflare.client import AsyncD1Client, D1Client
+    from airflow_provider_d1.cloudflare.download import Download
+
+
+class D1Hook(DbApiHook):
+    """Talk to Cloudflare D1 through an Airflow connection of type ``d1``.
+
+    It is a ``DbApiHook``: ``SQLExecuteQueryOperator`` and the SQL check operators work with a ``d1`` connection. D1
+    commits each statement by itself; there is no transaction over several.
+
+    :param d1_conn_id: the connection.
+    :param database: name or UUID; None for the connection's default.
+    :param ignored: dropped, but for ``log_sql``: Airflow's SQL operators pass each field of the connection's extra as a
+        keyword.
+    """
+
+    conn_name_attr = "d1_conn_id"
+    default_conn_name = "d1_default"
+    conn_type = "d1"
+    hook_name = "Cloudflare D1"
+    supports_autocommit = True
+    _placeholder = "?"
+
+    def __init__(self, d1_conn_id: str = default_conn_name, database: str | None = None, **ignored: Any) -> None:
+        super().__init__(d1_conn_id, log_sql=ignored.get("log_sql", True))
+        self.database = database
+        self._settings: Settings | None = None
+        self._uuids: dict[str, str] = {}
+
+    @property
+    def schema(self) -> str | None:
+        """The database, under the name by which Airflow's SQL operators set it from their own ``database``."""
+        return self.database
+
+    @schema.setter
+    def schema(self, value: str | None) -> None:
+        self.database = value
+
+    # clients
+
+    def get_settings(self) -> Settings:
+        """Read the connection, once, and mask its token in the logs.
+
+        :raises D1ConfigurationError: names the field that is missing or wrong.
+        """
+        if self._settings is None:
+            self._settings = read_settings(self.connection, self.connection_extra)
+            mask_secret(self._settings.credentials.token)
+        return self._settings
+
+    def get_client(self) -> D1Client:
+        """Return a client; close it, or use it as a context manager."""
+        from airflow_provider_d1.cloudflare.client import D1Client
+
+        return D1Client(self.get_settings().credentials)
+
+    async def get_async_client(self) -> AsyncD1Client:
+        """Return an async client without blocking the event loop; close it, or use it as an async context manager."""
+        from airflow_provider_d1.cloudflare.client import AsyncD1Client
+
+        if self._settings is None:
+            self._settings = await fetch_settings(self.get_conn_id())
+        return AsyncD1Client(self._settings.credentials)
+
+    def test_connection(self) -> tuple[bool, str]:  # type: ignore[override]
+        """Ask the API what the connection may do.
+
+        :return: whether it works, and what is wrong in words: the token, the account, the default database, the rights.
+        """
+        try:
+            with self.get_client() as client:
+                return True, client.verify_access(self._database_name())
+        except D1Error as error:
+            return False, str(error)
+
+    # databases and queries
+
+    def list_databases(self, name: str | None = None) -> list[Database]:
+        """List the account's databases.
+
+        :param name: only those whose name contains it.
+        """
+        with self.get_client() as client:
+            return client.list_databases(name)
+
+    def get_database(self, name_or_uuid: str | None = None) -> Database:
+        """Return a database by its exact name or its UUID.
+
+        :param name_or_uuid: None for the hook's own.
+        :raises D1DatabaseNotFoundError: when there is none.
+        """
+        with self.get_client() as client:
+            return client.get_database(name_or_uuid or self._database_or_fail())
+
+    def query(self, sql: str, parameters: Sequence[Any] | None = None) -> list[dict[str, Any]]:
+        """Run one statement and return its rows.
+
+        :param sql: ``?`` stands for a parameter.
+        :param parameters: at most 100.
+        """
+        with self.get_client() as client:
+            return client.query(self._resolve(client), sql, None if parameters is None else list(parameters))
+
+    # exports
+
+    def export(
+        self,
+        database: str | None = None,
+        *,
+        tables: Sequence[str] | None = None,
+        no_data: bool = False,
+        no_schema: bool = False,
+        on_virtual_table: OnVirtualTable = "fail",
+        poll_interval: float | None = None,
+        timeout: float = 3600,
+        max_restarts: int = 3,
+        on_progress: Callable[[str], None] | None = None,
+    ) -> D1Export:
+        """Export a database and wait for the end. Callable from any thread, a running event loop's included.
+
+        :param database: name or UUID; None for the hook's own.
+        :param tables: only these tables, by their exact names; None for all.
+        :param no_data: leave the rows out.
+        :param no_schema: leave the CREATE statements out.
+        :param on_virtual_table: ``"fail"`` refuses a database with a virtual table, ``"skip"`` leaves it out.
+        :param poll_interval: seconds between two polls, at most 10; None to adapt.
+        :param timeout: seconds until the export is given up.
+        :param max_restarts: how often an export that D1 has lost is started again.
+        :param on_progress: takes a line of text now and then; the hook's logger by default.
+        :raises D1Error: an error of its own class for each way in which it can fail.
+        """
+        from airflow_provider_d1.cloudflare.client import AsyncD1Client
+        from airflow_provider_d1.cloudflare.export import ExportRequest, run_export
+
+        credentials = self.get_settings().credentials
+        request = ExportRequest(
+            database=database or self._database_or_fail(),
+            tables=None if tables is None else tuple(tables),
+            no_data=no_data,
+            no_schema=no_schema,
+            on_virtual_table=on_virtual_table,
+            poll_interval=poll_interval,
+            deadline=time.time() + timeout,
+            max_restarts=max_restarts,
+        )
+
+        async def run() -> D1Export:
+            async with AsyncD1Client(credentials) as client:
+                return await run_export(client, request, on_progress=on_progress or self.log.info)
+
+        return run_coroutine(run)
+
+    def download(self, export: D1Export | Mapping[str, Any]) -> Download:
+        """Open the dump of a finished export.
+
+        :param export: what :meth:`export` returned, or its dict.
+        :return: a readable binary stream that survives cut connections and raises rather than end short; close it, or
+            use it as a context manager.
+        :raises D1SignedUrlExpiredError: when the export is older than its URL's hour.
+        :raises D1SealError: when another token exported it.
+        """
+        from airflow_provider_d1.cloudflare.download import Download
+        from airflow_provider_d1.cloudflare.seal import unseal
+
+        if not isinstance(export, D1Export):
+            try:
+                export = D1Export.from_dict(export)
+            except ValueError as error:
+                raise D1ConfigurationError(f"export is {error}.") from None
+        url = unseal(export.sealed_url, self.get_settings().credentials.token)
+        mask_signed_url(url)
+        return Download(url)
+
+    # DB-API
+
+    def get_conn(self) -> D1Connection:
+        """Return a DB-API connection to the database."""
+        client = self.get_client()
+        try:
+            return D1Connection(client, self._resolve(client))
+        except BaseException:
+            client.close()
+            raise
+
+    def get_autocommit(self, conn: D1Connection) -> bool:  # noqa: ARG002 - DbApiHook's signature
+        """D1 commits each statement by itself."""
+        return True
+
+    def set_autocommit(self, conn: D1Connection, autocommit: bool) -> None:
+        """Do nothing: see :meth:`get_autocommit`."""
+
+    @property
+    def dialect_name(self) -> str:
+        """D1 speaks SQLite's SQL."""
+        return "sqlite"
+
+    def _database_name(self) -> str | None:
+        return self.database or self.get_settings().database
+
+    def _database_or_fail(self) -> str:
+        return self.database or self.get_settings().database_or_fail()
+
+    def _resolve(self, client: D1Client) -> str:
+        """Return the UUID of the hook's database, asking the API once."""
+        database = self._database_or_fail()
+        if database not in self._uuids:
+            self._uuids[database] = client.get_database(database).uuid
+        return self._uuids[database]
+
+
+def mask_signed_url(url: str) -> None:
+    """Have Airflow mask a signed URL in its logs: whole, and the signature by itself.
+
+    The signature may be printed without the rest, encoded or not.
+    """
+    mask_secret(url)
+    for name, value in parse_qsl(urlsplit(url).query):
+        if name.lower().endswith("signature"):
+            mask_secret(value)

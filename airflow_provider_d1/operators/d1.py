@@ -1,0 +1,145 @@
+"""The task that exports a D1 database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from airflow_provider_d1.links.d1 import D1DatabaseLink, database_page
+from airflow_provider_d1.operators.arguments import EXPORT_RULES, Rule, check
+from airflow_provider_d1.operators.failures import no_pointless_retry
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_d1.cloudflare.models import D1Export, OnVirtualTable
+    from airflow_provider_d1.hooks.d1 import D1Hook
+    from airflow_provider_d1.triggers.d1 import D1ExportTrigger
+
+
+class D1ExportOperator(BaseOperator):
+    """Export a D1 database and return where its dump can be fetched, without holding a worker while D1 works.
+
+    The database answers no queries while it is exported. The signed URL of the result is *sealed*: only a task with the
+    same connection can open it (:class:`~airflow_provider_d1.transfers.d1_to_s3.D1ToS3Operator` does), for an hour.
+
+    What no retry can mend (a wrong token, a table that is not there, a virtual table …) fails the task at once,
+    whatever ``retries`` says; everything else follows ``retries``.
+
+    A task that is cleared or marked while it is deferred needs no cancelling: an export that nobody polls ends by
+    itself within 15 seconds, and D1 has no call to end it sooner.
+
+    :param database: name or UUID; None for the connection's default. (templated)
+    :param tables: only these tables, by their exact names; None for all. (templated)
+    :param no_data: leave the rows out.
+    :param no_schema: leave the CREATE statements out.
+    :param on_virtual_table: D1 cannot export virtual tables (FTS5 …). ``"fail"`` refuses a database that has one,
+        ``"skip"`` exports all other tables and lists the skipped ones in the result.
+    :param poll_interval: seconds between two polls, at most 10; None begins quickly and slows down to 5.
+    :param timeout: seconds until the export is given up.
+    :param max_restarts: how often an export that D1 has lost is started again.
+    :param d1_conn_id: the connection. (templated)
+    :param deferrable: True hands the waiting to the triggerer, whatever Airflow's ``default_deferrable`` says. False is
+        for a deployment without one.
+
+    Returns :class:`~airflow_provider_d1.cloudflare.models.D1Export` as a dict.
+    """
+
+    template_fields: Sequence[str] = ("database", "tables", "d1_conn_id")
+    operator_extra_links = (D1DatabaseLink(),)
+    ui_color = "#f6c6a0"
+    #: attribute → what it has to be when the task runs
+    rules: ClassVar[Mapping[str, Rule]] = EXPORT_RULES
+
+    def __init__(
+        self,
+        *,
+        database: str | None = None,
+        tables: Sequence[str] | None = None,
+        no_data: bool = False,
+        no_schema: bool = False,
+        on_virtual_table: OnVirtualTable = "fail",
+        poll_interval: float | None = None,
+        timeout: float = 3600,
+        max_restarts: int = 3,
+        d1_conn_id: str = "d1_default",
+        deferrable: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.database = database
+        self.tables = tables
+        self.no_data = no_data
+        self.no_schema = no_schema
+        self.on_virtual_table = on_virtual_table
+        self.poll_interval = poll_interval
+        self.timeout = timeout
+        self.max_restarts = max_restarts
+        self.d1_conn_id = d1_conn_id
+        self.deferrable = deferrable
+        #: the exported database in the dashboard, for :class:`D1DatabaseLink`; known after the export
+        self.database_page = ""
+        check(self, EXPORT_RULES, templates=self.template_fields)
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Start the export in the triggerer, or with ``deferrable=False`` run it here."""
+        with no_pointless_retry():
+            check(self, self.rules)
+            if self.deferrable:
+                self.defer(trigger=self._trigger(), method_name="execute_complete")
+            return self.finish(context, self.hook().export(**self._export_options(), timeout=self.timeout))
+
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Go on after the trigger's event."""
+        from airflow_provider_d1.triggers.events import exported
+
+        with no_pointless_retry():
+            return self.finish(context, exported(event))
+
+    def finish(self, context: Context, export: D1Export) -> dict[str, Any]:  # noqa: ARG002 - for subclasses
+        """Report a finished export and return it as plain JSON."""
+        self._report(export)
+        return export.to_dict()
+
+    def hook(self) -> D1Hook:
+        """The connection's hook."""
+        from airflow_provider_d1.hooks.d1 import D1Hook
+    from airflow_provider_d1.triggers.d1 import D1ExportTrigger
+
+        return D1Hook(self.d1_conn_id, database=self.database)
+
+    def _export_options(self) -> dict[str, Any]:
+        return {
+            "database": self.database,
+            "tables": None if self.tables is None else list(self.tables),
+            "no_data": self.no_data,
+            "no_schema": self.no_schema,
+            "on_virtual_table": self.on_virtual_table,
+            "poll_interval": self.poll_interval,
+            "max_restarts": self.max_restarts,
+        }
+
+    def _trigger(self) -> D1ExportTrigger:
+        from airflow_provider_d1.triggers.d1 import D1ExportTrigger
+
+        # an absolute time, as the trigger's run() begins anew whenever a triggerer is restarted
+        deadline = time.time() + self.timeout
+        return D1ExportTrigger(**self._export_options(), deadline=deadline, d1_conn_id=self.d1_conn_id)
+
+    def _report(self, export: D1Export) -> None:
+        self.database_page = database_page(export.account_id, export.database_id)
+        self.log.info(
+            "Exported %s (%s): bookmark %s, file %s, %d polls, %d restarts; the database was unavailable for %.1f s.",
+            export.database_name,
+            export.database_id,
+            export.bookmark,
+            export.filename,
+            export.polls,
+            export.restarts,
+            export.unavailable_seconds,
+        )
+        for skipped in export.skipped:
+            self.log.warning("Not in the dump: %s (%s)", skipped.name, skipped.reason)

@@ -1,0 +1,200 @@
+"""What all transfers of a D1 database into staged files share: get an export, stage it, say what is there."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from airflow_provider_d1.cloudflare.models import D1Export
+from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error, D1SignedUrlExpiredError
+from airflow_provider_d1.operators.arguments import BOOLEAN, EXPORT_RULES, Rule, check
+from airflow_provider_d1.operators.d1 import D1ExportOperator
+from airflow_provider_d1.operators.failures import no_pointless_retry
+from airflow_provider_d1.staging.manifest import MANIFEST_KEY
+from airflow_provider_d1.staging.options import MIB, StagingOptions
+from airflow_provider_d1.transfers.resume import FinishedExport
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_d1.staging.manifest import FileFormat, Manifest
+    from airflow_provider_d1.staging.sinks import Sink
+
+
+class D1ToStagingOperator(D1ExportOperator):
+    """Stage a D1 database as typed files with a manifest; where to is a subclass's matter (:meth:`sink`).
+
+    Given ``export``, that export is staged. Otherwise the database is exported first, deferring, and staged when the
+    triggerer reports the end.
+
+    :param export: output of a :class:`~airflow_provider_d1.operators.d1.D1ExportOperator` with the same connection. It
+        excludes ``database``. (templated)
+    :param file_format: ``"parquet"``, ``"csv"``, ``"jsonl"``, or ``"sql"`` for the dump as it came.
+    :param compression: None takes the format's default: Parquet zstd, CSV and JSONL gzip, SQL none.
+    :param keep_dump: store the dump too, compressed.
+    :param on_lossy: what to do about values that D1's exporter may have altered: ``"warn"``, ``"fail"``, ``"ignore"``.
+    :param on_type_conflict: for values that do not fit a column's type, ``"widen"`` the column or ``"fail"``.
+    :param max_part_bytes: the largest size of a staged file, in bytes.
+    :param parse_temporal: make a text column a timestamp or a date when every value in it parses the same way.
+    :param audit_columns: add ``_d1_database``, ``_d1_bookmark`` and ``_loaded_at`` to every table.
+    :param column_names: ``"preserve"`` D1's names or turn them into ``"snake_case"``.
+    :param replace: replace what an earlier run has staged there; False refuses.
+    :param temp_dir: where a few unfinished files may lie for a while; None for the worker's temporary folder.
+
+    All parameters of :class:`~airflow_provider_d1.operators.d1.D1ExportOperator` apply too. Returns::
+
+        {"manifest": "…/_manifest.json", "database_id": …, "bookmark": …, "rows": …, "bytes": …,
+         "tables": {"users": {"rows": 3, "uris": ["…"]}}}
+
+    Where Airflow has a ``task_state_store`` (3.3), a retry within the URL's hour stages the export that an earlier try
+    has finished instead of blocking the database again.
+    """
+
+    template_fields: Sequence[str] = (*D1ExportOperator.template_fields, "export")
+    rules: ClassVar[Mapping[str, Rule]] = EXPORT_RULES
+
+    def __init__(
+        self,
+        *,
+        export: D1Export | Mapping[str, Any] | None = None,
+        file_format: FileFormat = "parquet",
+        compression: str | None = None,
+        keep_dump: bool = False,
+        on_lossy: Literal["warn", "fail", "ignore"] = "warn",
+        on_type_conflict: Literal["widen", "fail"] = "widen",
+        max_part_bytes: int = 256 * MIB,
+        parse_temporal: bool = False,
+        audit_columns: bool = False,
+        column_names: Literal["preserve", "snake_case"] = "preserve",
+        replace: bool = True,
+        temp_dir: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.export = export
+        self.file_format = file_format
+        self.compression = compression
+        self.keep_dump = keep_dump
+        self.on_lossy = on_lossy
+        self.on_type_conflict = on_type_conflict
+        self.max_part_bytes = max_part_bytes
+        self.parse_temporal = parse_temporal
+        self.audit_columns = audit_columns
+        self.column_names = column_names
+        self.replace = replace
+        self.temp_dir = temp_dir
+        check(self, {"keep_dump": BOOLEAN, "parse_temporal": BOOLEAN, "audit_columns": BOOLEAN, "replace": BOOLEAN})
+        self._staging_options()
+        self._refuse_without_schema(self.no_schema)
+        if export is not None and self.database is not None:
+            raise D1ConfigurationError("Pass export, what to stage, or database, what to export first; not both.")
+
+    @abstractmethod
+    def sink(self) -> Sink:
+        """Where the files go; called in the worker only."""
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Stage what is exported already, or export first."""
+        with no_pointless_retry():
+            check(self, self.rules)
+            if self.export is not None:
+                return self._stage_given()
+            earlier = self._finished_export(context).get()
+            if earlier is not None:
+                self.log.info("An earlier try has exported the database: no new export.")
+                return self.finish(context, earlier)
+        return super().execute(context)
+
+    def finish(self, context: Context, export: D1Export) -> dict[str, Any]:
+        """Stage an export of this task's own."""
+        self._report(export)
+        finished = self._finished_export(context)
+        finished.put(export)
+        try:
+            result = self._stage(export)
+        except D1Error as error:
+            if not error.retryable or isinstance(error, D1SignedUrlExpiredError):
+                finished.forget()
+            raise
+        finished.forget()
+        return result
+
+    def _stage_given(self) -> dict[str, Any]:
+        """Stage what another task exported."""
+        if not isinstance(self.export, D1Export | Mapping):
+            raise D1ConfigurationError(
+                f"export must be the output of a D1ExportOperator (task.output), not {type(self.export).__name__}."
+            )
+        try:
+            export = self.export if isinstance(self.export, D1Export) else D1Export.from_dict(self.export)
+        except ValueError as error:
+            raise D1ConfigurationError(f"export is {error}.") from None
+        self._refuse_without_schema(export.options.no_schema)
+        self._report(export)
+        try:
+            return self._stage(export)
+        except D1SignedUrlExpiredError as error:
+            # this task cannot get another URL, so its retries would all meet the same
+            error.retryable = False
+            raise
+
+    def _stage(self, export: D1Export) -> dict[str, Any]:
+        from airflow_provider_d1.staging.manifest import Source
+        from airflow_provider_d1.staging.pipeline import stage
+
+        source = Source.from_dict({**export.to_dict(), "unavailable_seconds": export.unavailable_seconds})
+        sink = self.sink()
+        temp_dir = None if self.temp_dir is None else Path(self.temp_dir)
+        with self.hook().download(export) as dump:
+            if dump.content_length is not None:
+                self.log.info("The dump %s has %d bytes.", export.filename, dump.content_length)
+            manifest = stage(dump, sink, self._staging_options(), source, temp_dir=temp_dir)
+        uri = sink.uri(MANIFEST_KEY)
+        self.log.info(
+            "Staged %d tables, %d rows in %d bytes: %s", len(manifest.tables), manifest.rows, manifest.bytes, uri
+        )
+        return summary(manifest, uri)
+
+    def _staging_options(self) -> StagingOptions:
+        return StagingOptions(
+            file_format=self.file_format,
+            compression=self.compression,
+            keep_dump=self.keep_dump,
+            on_lossy=self.on_lossy,
+            on_type_conflict=self.on_type_conflict,
+            max_part_bytes=self.max_part_bytes,
+            parse_temporal=self.parse_temporal,
+            audit_columns=self.audit_columns,
+            column_names=self.column_names,
+            replace=self.replace,
+        )
+
+    def _refuse_without_schema(self, no_schema: bool) -> None:
+        if no_schema and self.file_format != "sql":
+            raise D1ConfigurationError(
+                f"no_schema leaves out what file_format={self.file_format!r} takes the columns from; use 'sql'."
+            )
+
+    def _finished_export(self, context: Context) -> FinishedExport:
+        return FinishedExport(context, {**self._export_options(), "d1_conn_id": self.d1_conn_id})
+
+
+def summary(manifest: Manifest, uri: str) -> dict[str, Any]:
+    """What a transfer returns: enough to load the tables and to tell what they came from.
+
+    For ``file_format="sql"`` there are no tables and no rows counted; the manifest lists the dump.
+
+    :param uri: the manifest's own.
+    """
+    return {
+        "manifest": uri,
+        "database_id": manifest.source.database_id,
+        "bookmark": manifest.source.bookmark,
+        "rows": manifest.rows,
+        "bytes": manifest.bytes,
+        "tables": {
+            table.name: {"rows": table.rows, "uris": [file.uri for file in table.files]} for table in manifest.tables
+        },
+    }
