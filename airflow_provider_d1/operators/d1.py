@@ -107,7 +107,6 @@ class D1ExportOperator(BaseOperator):
     def hook(self) -> D1Hook:
         """The connection's hook."""
         from airflow_provider_d1.hooks.d1 import D1Hook
-    from airflow_provider_d1.triggers.d1 import D1ExportTrigger
 
         return D1Hook(self.d1_conn_id, database=self.database)
 
