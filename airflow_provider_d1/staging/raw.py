@@ -1,0 +1,40 @@
+"""The dump as it came: one stream from the download into the sink, neither whole in memory nor on disk."""
+
+from __future__ import annotations
+
+import io
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from airflow_provider_d1.exceptions import D1StagingError
+from airflow_provider_d1.staging.names import safe_name
+from airflow_provider_d1.staging.streams import CHUNK, SUFFIXES, CompressingReader, MeteredReader
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.staging.manifest import FileEntry, Source
+    from airflow_provider_d1.staging.run import StagingRun
+
+
+def dump_name(source: Source) -> str:
+    """What a stored dump is called: after its database, else after its file."""
+    stem = PurePosixPath(source.filename).name if source.filename else ""
+    for suffix in (".gz", ".zst", ".sql"):
+        stem = stem.removesuffix(suffix)
+    return safe_name(source.database_name or stem or "dump")
+
+
+def store_dump(dump: MeteredReader, run: StagingRun, source: Source, codec: str | None) -> FileEntry:
+    """Stream a dump into the run's sink.
+
+    :param dump: the uncompressed dump.
+    :param codec: ``"gzip"``, ``"zstd"``, or None to store it as it is.
+    :raises D1StagingError: when the store holds another length than was sent.
+    """
+    key = run.dump_key(dump_name(source), f".sql{SUFFIXES[codec]}")
+    outgoing = dump if codec is None else MeteredReader(CompressingReader(dump, codec))
+    # the sink must never meet a short read: boto3 takes one for the end of the stream and reports success
+    with io.BufferedReader(outgoing, CHUNK) as stream:
+        length = run.sink.put_stream(key, stream)
+    if length != outgoing.length:
+        raise D1StagingError(f"{run.sink.uri(key)} should have {outgoing.length} bytes but has {length}")
+    return run.stored(key, length=length, sha256=outgoing.sha256)

@@ -1,0 +1,146 @@
+"""One staging run into one prefix: which names it may use, and how it ends, with a manifest or without a trace.
+
+Nothing that stood in the prefix when the run began is overwritten or deleted before the new manifest stands. What a
+reader finds is therefore always one whole run: the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import threading
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from airflow_provider_d1.exceptions import D1ManifestError, D1StagingError
+from airflow_provider_d1.staging.manifest import MANIFEST_KEY, FileEntry, Manifest, load
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.staging.sinks import Sink
+
+logger = logging.getLogger(__name__)
+
+#: every key that a run may have written for a table, whatever its format
+_PART = re.compile(r"[^/]+/part-\d{5,}(-[0-9a-f]{8})?\.(parquet|(csv|jsonl)(\.gz|\.zst)?)")
+#: a dump with a run's token in its name; one without could be anybody's
+_DUMP = re.compile(r"[^/]+-[0-9a-f]{8}\.sql(\.gz|\.zst)?")
+
+
+def could_be_ours(key: str) -> bool:
+    """Tell whether a staging run of any format could have written a key, without knowing its manifest."""
+    return _PART.fullmatch(key) is not None or _DUMP.fullmatch(key) is not None
+
+
+class StagingRun:
+    """Keeps the books of one run. Thread-safe.
+
+    :param sink: where the files go.
+    :param replace: False refuses a prefix in which a manifest stands.
+    :raises D1StagingError: when it is refused; not retryable.
+    """
+
+    def __init__(self, sink: Sink, *, replace: bool) -> None:
+        self.sink = sink
+        self._lock = threading.Lock()
+        self._attempted: set[str] = set()
+        self._stored: dict[str, int] = {}
+        self._sent: bytes | None = None
+        before = sink.list()
+        if not replace and MANIFEST_KEY in before:
+            error = D1StagingError(f"{sink.uri(MANIFEST_KEY)} already stands, and replace is False")
+            error.retryable = False
+            raise error
+        self._before = frozenset(before)
+        # plain names for the first run, which nothing can collide with; a short token for all others
+        self._token = f"-{secrets.token_hex(4)}" if before else ""
+
+    def part_key(self, folder: str, number: int, suffix: str) -> str:
+        """Key of a table's part, such as ``users/part-00000.parquet``."""
+        return self._attempt(f"{folder}/part-{number:05d}{self._token}{suffix}")
+
+    def dump_key(self, name: str, suffix: str) -> str:
+        """Key of a dump at the root of the prefix, such as ``shop.sql.zst``."""
+        return self._attempt(f"{name}{self._token}{suffix}")
+
+    def stored(self, key: str, *, length: int, sha256: str, rows: int | None = None) -> FileEntry:
+        """Note a file that has been put; its size is verified before the manifest is written."""
+        with self._lock:
+            self._stored[key] = length
+        return FileEntry(uri=self.sink.uri(key), bytes=length, sha256=sha256, rows=rows)
+
+    def commit(self, manifest: Manifest) -> None:
+        """Verify that everything arrived whole, write the manifest, then remove what it replaces.
+
+        :raises D1StagingError: when the store does not hold exactly what was put.
+        """
+        self._verify()
+        old = self._listed_by_old_manifest()
+        self._put_manifest(manifest.to_json())
+        stale = {key for key in self._before if key in old or could_be_ours(key)} - self._stored.keys() - {MANIFEST_KEY}
+        try:
+            if stale:
+                logger.info("Removing %d files of earlier runs from %s", len(stale), self.sink.uri(MANIFEST_KEY))
+                self.sink.delete(sorted(stale))
+            self.sink.discard_unfinished(could_be_ours)
+        except Exception as error:  # noqa: BLE001 # the new manifest stands; leftovers harm nobody who reads it
+            logger.warning("The manifest stands, but files of earlier runs could not be removed: %s", error)
+
+    def rollback(self) -> None:
+        """Remove every file of this run; never raises, so that the reason for the rollback stays in sight.
+
+        A run that was interrupted after its manifest was sent keeps its files if that manifest stands, or may stand.
+        """
+        if self._sent is not None and self._manifest_may_stand(self._sent):
+            return
+        with self._lock:
+            keys = sorted(self._attempted)
+        try:
+            self.sink.discard_unfinished(keys.__contains__)
+            self.sink.delete(keys)
+        except Exception as error:  # noqa: BLE001 # see above
+            logger.warning("Files of the failed run could not be removed: %s", error)
+
+    def _put_manifest(self, content: bytes) -> None:
+        self._sent = content
+        try:
+            self.sink.put_bytes(MANIFEST_KEY, content)
+        except Exception:
+            # the answer to a successful put can get lost on the way
+            if self.sink.read_bytes(MANIFEST_KEY) != content:
+                raise
+
+    def _manifest_may_stand(self, content: bytes) -> bool:
+        try:
+            return self.sink.read_bytes(MANIFEST_KEY) == content
+        except Exception as error:  # noqa: BLE001 # unknown: better orphans than a manifest without its files
+            logger.warning("Files of the failed run stay, since its manifest could not be checked: %s", error)
+            return True
+
+    def _attempt(self, key: str) -> str:
+        with self._lock:
+            if key in self._before:
+                raise D1StagingError(f"{self.sink.uri(key)} exists already")
+            self._attempted.add(key)
+        return key
+
+    def _verify(self) -> None:
+        found = self.sink.list()
+        for key, length in self._stored.items():
+            if found.get(key) != length:
+                raise D1StagingError(f"{self.sink.uri(key)} should have {length} bytes but has {found.get(key)}")
+
+    def _listed_by_old_manifest(self) -> set[str]:
+        content = self.sink.read_bytes(MANIFEST_KEY) if MANIFEST_KEY in self._before else None
+        if content is None:
+            return set()
+        try:
+            manifest = load(content)
+        except D1ManifestError as error:
+            logger.warning("The manifest that is being replaced cannot be read: %s", error)
+            return set()
+        return set(self._keys(file.uri for file in manifest.all_files))
+
+    def _keys(self, uris: Iterable[str]) -> Iterable[str]:
+        by_uri = {self.sink.uri(key): key for key in self._before}
+        return (by_uri[uri] for uri in uris if uri in by_uri)

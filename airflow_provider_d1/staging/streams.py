@@ -1,0 +1,128 @@
+"""Streams that count, hash, compress and decompress what passes through them, a piece at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from airflow_provider_d1.exceptions import D1ConfigurationError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+CHUNK = 1 << 20
+
+#: compression → what a file's name ends with
+SUFFIXES = {None: "", "gzip": ".gz", "zstd": ".zst"}
+
+
+class Readable(Protocol):
+    """All that a dump has to offer: ``read(n)`` gives at most n bytes, possibly fewer, and none only at the end."""
+
+    def read(self, size: int, /) -> bytes:
+        """Next bytes."""
+
+
+class Compressor(Protocol):
+    """What isal's and zstandard's compression objects have in common."""
+
+    def compress(self, data: bytes, /) -> bytes:
+        """Take data, give what is ready."""
+
+    def flush(self) -> bytes:
+        """End the stream, give the rest."""
+
+
+def compressor(codec: str) -> Compressor:
+    """Return a fresh compressor for one file; level 1, where isal and zstd run at 0.5 GB/s and gain a factor of four.
+
+    :param codec: ``"gzip"`` or ``"zstd"``.
+    """
+    made: Compressor
+    if codec == "gzip":
+        from isal import isal_zlib
+
+        made = isal_zlib.compressobj(1, isal_zlib.DEFLATED, 31)
+    elif codec == "zstd":
+        import zstandard
+
+        made = zstandard.ZstdCompressor(level=1, write_checksum=True).compressobj()
+    else:
+        raise D1ConfigurationError(f"No compression called {codec!r}")
+    return made
+
+
+class MeteredReader(io.RawIOBase):
+    """Passes a stream on and keeps its length and SHA-256.
+
+    :param source: read on demand; closing this reader does not close it.
+    :param on_bytes: told the length of every piece; may raise to stop the stream.
+    """
+
+    def __init__(self, source: Readable, on_bytes: Callable[[int], None] | None = None) -> None:
+        super().__init__()
+        self._source = source
+        self._digest = hashlib.sha256()
+        self._on_bytes = on_bytes
+        self.length = 0
+
+    @property
+    def sha256(self) -> str:
+        """Lower-case hex of what has passed so far."""
+        return self._digest.hexdigest()
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        """Take at most a buffer's length from the source."""
+        view = memoryview(buffer).cast("B")
+        data = self._source.read(min(len(view), CHUNK))
+        length = len(data)
+        view[:length] = data
+        self._digest.update(data)
+        self.length += length
+        if self._on_bytes is not None and length:
+            self._on_bytes(length)
+        return length
+
+
+class CompressingReader(io.RawIOBase):
+    """Reads a stream and yields it compressed.
+
+    :param source: the plain stream; closing this reader does not close it.
+    :param codec: ``"gzip"`` or ``"zstd"``.
+    """
+
+    def __init__(self, source: Readable, codec: str) -> None:
+        super().__init__()
+        self._source = source
+        self._compressor = compressor(codec)
+        self._ready = memoryview(b"")
+        self._ended = False
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        """Compress until there is something to give."""
+        while not self._ready and not self._ended:
+            chunk = self._source.read(CHUNK)
+            self._ended = not chunk
+            self._ready = memoryview(self._compressor.compress(chunk) if chunk else self._compressor.flush())
+        view = memoryview(buffer).cast("B")
+        length = min(len(view), len(self._ready))
+        view[:length] = self._ready[:length]
+        self._ready = self._ready[length:]
+        return length
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a local file, lower-case hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,163 @@
+"""Staged files in S3, or in anything that speaks its protocol, through the Amazon provider's hook.
+
+boto3 comes in with the hook's client; importing this module loads neither.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_d1.exceptions import D1StagingError
+
+if TYPE_CHECKING:
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+    from boto3.s3.transfer import TransferConfig
+    from botocore.client import BaseClient
+
+#: S3 takes at most so many keys in one DeleteObjects call
+_DELETE_BATCH = 1000
+#: of the arguments of an upload, those that reading the object back needs too
+_READ_ARGS = frozenset(
+    {"SSECustomerAlgorithm", "SSECustomerKey", "SSECustomerKeyMD5", "RequestPayer", "ExpectedBucketOwner"}
+)
+_OWNER_ARGS = frozenset({"RequestPayer", "ExpectedBucketOwner"})
+
+
+class S3Sink:
+    """A prefix of an S3 bucket.
+
+    An object appears when its upload is complete, never before; an upload that fails is aborted, so that no parts of
+    it linger and cost money.
+
+    :param hook: the Amazon provider's ``S3Hook``, or a boto3 S3 client.
+    :param bucket: name of the bucket.
+    :param prefix: where in the bucket; leading and trailing slashes do not count.
+    :param extra_args: arguments of every upload as boto3's ``ExtraArgs`` has them (KMS key, storage class, tags …), on
+        top of the hook's own.
+    """
+
+    def __init__(
+        self, hook: S3Hook | BaseClient, bucket: str, prefix: str, extra_args: Mapping[str, Any] | None = None
+    ) -> None:
+        # boto3 makes a client's methods at run time, so there is no type to give
+        self._client: Any = hook.get_conn() if hasattr(hook, "get_conn") else hook
+        self._extra_args = {**getattr(hook, "extra_args", {}), **(extra_args or {})}
+        self._bucket = bucket
+        self._root = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._cancelled = threading.Event()
+
+    def uri(self, key: str) -> str:
+        """``s3://bucket/prefix/key``."""
+        return f"s3://{self._bucket}/{self._root}{key}"
+
+    def list(self) -> dict[str, int]:
+        """Objects under the prefix, at most one folder deep."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=self._root, **self._only(_OWNER_ARGS)
+        )
+        objects = (
+            (entry["Key"][len(self._root) :], entry["Size"]) for page in pages for entry in page.get("Contents", ())
+        )
+        return {key: size for key, size in objects if key and key.count("/") <= 1}
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Upload a file, a large one in parts that are read from disk as they are sent."""
+        self._stop_if_cancelled()
+        self._client.upload_file(
+            str(path),
+            self._bucket,
+            self._root + key,
+            ExtraArgs=self._extra_args,
+            Callback=self._stop_if_cancelled,
+            Config=_transfer_config(),
+        )
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        """Upload a small object in one request."""
+        self._stop_if_cancelled()
+        self._client.put_object(Bucket=self._bucket, Key=self._root + key, Body=data, **self._extra_args)
+
+    def put_stream(self, key: str, stream: io.BufferedIOBase) -> int:
+        """Upload a stream of unknown length in parts; a few of them are in memory at a time.
+
+        The stream must not give short reads (``io.BufferedReader`` does not): boto3 takes one for the end.
+        """
+        self._stop_if_cancelled()
+        self._client.upload_fileobj(
+            stream,
+            self._bucket,
+            self._root + key,
+            ExtraArgs=self._extra_args,
+            Callback=self._stop_if_cancelled,
+            Config=_transfer_config(),
+        )
+        head = self._client.head_object(Bucket=self._bucket, Key=self._root + key, **self._only(_READ_ARGS))
+        length: int = head["ContentLength"]
+        return length
+
+    def fetch(self, key: str, path: Path) -> None:
+        """Download an object."""
+        self._client.download_file(
+            self._bucket, self._root + key, str(path), ExtraArgs=self._only(_READ_ARGS), Config=_transfer_config()
+        )
+
+    def read_bytes(self, key: str) -> bytes | None:
+        """Content of a small object; None when there is none."""
+        try:
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._root + key, **self._only(_READ_ARGS))
+        except self._client.exceptions.NoSuchKey:
+            return None
+        content: bytes = answer["Body"].read()
+        return content
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects.
+
+        :raises D1StagingError: when S3 refuses some; the message has the first one's reason.
+        """
+        names = [self._root + key for key in keys]
+        for start in range(0, len(names), _DELETE_BATCH):
+            batch = [{"Key": name} for name in names[start : start + _DELETE_BATCH]]
+            answer = self._client.delete_objects(
+                Bucket=self._bucket, Delete={"Objects": batch, "Quiet": True}, **self._only(_OWNER_ARGS)
+            )
+            if errors := answer.get("Errors"):
+                first = errors[0]
+                raise D1StagingError(
+                    f"S3 would not delete {len(errors)} objects; s3://{self._bucket}/{first.get('Key')}: "
+                    f"{first.get('Code')} {first.get('Message')}"
+                )
+
+    def cancel(self) -> None:
+        """Let uploads fail at their next piece."""
+        self._cancelled.set()
+
+    def discard_unfinished(self, ours: Callable[[str], bool]) -> None:
+        """Abort multipart uploads under the prefix whose key a staging run could have been writing."""
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(
+            Bucket=self._bucket, Prefix=self._root, **self._only(_OWNER_ARGS)
+        )
+        for page in pages:
+            for upload in page.get("Uploads", ()):
+                if upload["Key"].startswith(self._root) and ours(upload["Key"][len(self._root) :]):
+                    self._client.abort_multipart_upload(
+                        Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"], **self._only(_OWNER_ARGS)
+                    )
+
+    def _only(self, names: frozenset[str]) -> dict[str, Any]:
+        return {name: value for name, value in self._extra_args.items() if name in names}
+
+    def _stop_if_cancelled(self, _bytes_sent: int = 0) -> None:
+        if self._cancelled.is_set():
+            raise D1StagingError("The staging run was stopped")
+
+
+def _transfer_config() -> TransferConfig:
+    """Four requests at a time with 8 MiB each: enough to fill a worker's network, and bounded memory."""
+    from boto3.s3.transfer import TransferConfig
+
+    return TransferConfig(max_concurrency=4)

@@ -1,0 +1,213 @@
+"""The S3 sink against a real S3 server: whole objects or none, no upload left dangling."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from airflow_provider_d1.exceptions import D1DownloadError, D1StagingError
+from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Source, load
+from airflow_provider_d1.staging.options import StagingOptions
+from airflow_provider_d1.staging.pipeline import stage
+from airflow_provider_d1.transfers.s3_sink import S3Sink
+from harness.seaweed import S3Server, s3_server
+
+SOURCE = Source(database_name="shop", bookmark="b-1")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("seaweed")) as running:
+        yield running
+
+
+@pytest.fixture
+def bucket(server: S3Server) -> Iterator[str]:
+    """One bucket for all, emptied after each test: every new one takes volumes that the small server does not have."""
+    client = server.client()
+    if not client.list_buckets()["Buckets"]:
+        client.create_bucket(Bucket="lake")
+    yield "lake"
+    for key in everything(server, "lake"):
+        client.delete_object(Bucket="lake", Key=key)
+    for upload in client.list_multipart_uploads(Bucket="lake").get("Uploads", ()):
+        client.abort_multipart_upload(Bucket="lake", Key=upload["Key"], UploadId=upload["UploadId"])
+
+
+@pytest.fixture
+def sink(server: S3Server, bucket: str) -> S3Sink:
+    return S3Sink(server.client(), bucket, "/raw/shop/")
+
+
+def everything(server: S3Server, bucket: str) -> set[str]:
+    return {entry["Key"] for entry in server.client().list_objects_v2(Bucket=bucket).get("Contents", ())}
+
+
+def dangling(server: S3Server, bucket: str) -> list[str]:
+    return [upload["Key"] for upload in server.client().list_multipart_uploads(Bucket=bucket).get("Uploads", ())]
+
+
+class Chopped(io.RawIOBase):
+    """A source that gives short reads, as sockets do, and may fail on the way."""
+
+    def __init__(self, content: bytes, *, fail_at: int | None = None) -> None:
+        self._content = io.BytesIO(content)
+        self._fail_at = fail_at
+        self._random = random.Random(1)
+
+    def read(self, size: int = -1, /) -> bytes:
+        if self._fail_at is not None and self._content.tell() >= self._fail_at:
+            raise D1DownloadError("cut")
+        return self._content.read(min(size, self._random.randint(1, 300_000)))
+
+
+@pytest.mark.parametrize(
+    ("compression", "suffix", "unpack"),
+    [
+        (None, "", bytes),
+        ("gzip", ".gz", gzip.decompress),
+        ("zstd", ".zst", lambda data: zstandard.ZstdDecompressor().decompressobj().decompress(data)),
+    ],
+)
+def test_a_dump_arrives_whole_through_short_reads(server, bucket, sink, compression, suffix, unpack) -> None:
+    dump = random.Random(7).randbytes(30 << 20)  # four multipart parts, whatever the compression
+    manifest = stage(Chopped(dump), sink, StagingOptions(file_format="sql", compression=compression), SOURCE)
+
+    assert everything(server, bucket) == {f"raw/shop/shop.sql{suffix}", "raw/shop/_manifest.json"}
+    stored = server.client().get_object(Bucket=bucket, Key=f"raw/shop/shop.sql{suffix}")["Body"].read()
+    assert unpack(stored) == dump
+    (entry,) = manifest.files
+    assert entry.uri == f"s3://{bucket}/raw/shop/shop.sql{suffix}"
+    assert (entry.bytes, entry.sha256) == (len(stored), hashlib.sha256(stored).hexdigest())
+    assert (manifest.dump.bytes, manifest.dump.sha256) == (len(dump), hashlib.sha256(dump).hexdigest())
+    assert load(sink.read_bytes(MANIFEST_KEY) or b"") == manifest
+
+
+@pytest.mark.parametrize("fail_at", [0, 1 << 20, 25 << 20])
+def test_a_source_that_fails_leaves_no_object_and_no_upload(server, bucket, sink, fail_at) -> None:
+    dump = random.Random(7).randbytes(30 << 20)
+    with pytest.raises(D1DownloadError, match="cut"):
+        stage(Chopped(dump, fail_at=fail_at), sink, StagingOptions(file_format="sql"), SOURCE)
+    assert everything(server, bucket) == set()
+    assert dangling(server, bucket) == []
+
+
+def test_a_store_that_keeps_less_than_was_sent_is_found_out(server, bucket, sink, monkeypatch) -> None:
+    whole = sink._client.upload_fileobj
+    monkeypatch.setattr(
+        sink._client,
+        "upload_fileobj",
+        lambda stream, *args, **kwargs: whole(io.BytesIO(stream.read(10)), *args, **kwargs),
+    )
+    with pytest.raises(D1StagingError, match="should have"):
+        stage(io.BytesIO(b"x" * 1000), sink, StagingOptions(file_format="sql"), SOURCE)
+    assert everything(server, bucket) == set()
+
+
+def test_a_second_run_replaces_the_first_and_a_stranger_stays(server, bucket, sink) -> None:
+    client = server.client()
+    for key in ("raw/shop/notes.sql", "raw/shop/sub/deep/part-00000.parquet", "raw/shopping/users/part-00000.parquet"):
+        client.put_object(Bucket=bucket, Key=key, Body=b"mine")
+    stale = client.create_multipart_upload(Bucket=bucket, Key="raw/shop/users/part-00003.parquet")
+    foreign = client.create_multipart_upload(Bucket=bucket, Key="raw/shopping/users/part-00003.parquet")
+    assert stale["UploadId"] != foreign["UploadId"]
+    strangers = everything(server, bucket)
+
+    options = StagingOptions(file_format="sql")
+    first = stage(io.BytesIO(b"one"), sink, options, SOURCE)
+    second = stage(io.BytesIO(b"two"), sink, options, SOURCE)
+
+    assert first.files[0].uri != second.files[0].uri
+    key = second.files[0].uri.removeprefix(f"s3://{bucket}/")
+    assert everything(server, bucket) == strangers | {key, "raw/shop/_manifest.json"}
+    assert client.get_object(Bucket=bucket, Key=key)["Body"].read() == b"two"
+    assert dangling(server, bucket) == ["raw/shopping/users/part-00003.parquet"]
+
+
+def test_replace_false_refuses_before_reading_anything(server, bucket, sink) -> None:
+    stage(io.BytesIO(b"one"), sink, StagingOptions(file_format="sql"), SOURCE)
+    before = everything(server, bucket)
+    dump = io.BytesIO(b"two")
+    with pytest.raises(D1StagingError, match="replace is False") as refused:
+        stage(dump, sink, StagingOptions(file_format="sql", replace=False), SOURCE)
+    assert not refused.value.retryable
+    assert dump.tell() == 0
+    assert everything(server, bucket) == before
+
+
+def test_a_manifest_that_cannot_be_put_takes_the_files_with_it(server, bucket, sink, monkeypatch) -> None:
+    def refuse(key: str, data: bytes) -> None:
+        raise OSError("no")
+
+    monkeypatch.setattr(sink, "put_bytes", refuse)
+    with pytest.raises(OSError, match="no"):
+        stage(io.BytesIO(b"one"), sink, StagingOptions(file_format="sql"), SOURCE)
+    assert everything(server, bucket) == set()
+
+
+def test_a_lost_answer_to_the_manifest_does_not_lose_the_run(server, bucket, sink, monkeypatch) -> None:
+    put = sink.put_bytes
+
+    def put_and_lose(key: str, data: bytes) -> None:
+        put(key, data)
+        raise OSError("connection reset")
+
+    monkeypatch.setattr(sink, "put_bytes", put_and_lose)
+    stage(io.BytesIO(b"one"), sink, StagingOptions(file_format="sql"), SOURCE)
+    assert everything(server, bucket) == {"raw/shop/shop.sql", "raw/shop/_manifest.json"}
+
+
+def test_files_go_up_and_come_back(sink: S3Sink, tmp_path: Path) -> None:
+    path = tmp_path / "part"
+    path.write_bytes(random.Random(3).randbytes(20 << 20))
+    sink.put_file("users/part-00000.parquet", path)
+    assert sink.list() == {"users/part-00000.parquet": 20 << 20}
+    sink.fetch("users/part-00000.parquet", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == path.read_bytes()
+    sink.delete(["users/part-00000.parquet", "never/was"])
+    assert sink.list() == {}
+    assert sink.read_bytes("users/part-00000.parquet") is None
+
+
+def test_a_cancelled_sink_stops_an_upload_and_leaves_nothing(server, bucket, sink, tmp_path) -> None:
+    class Cancelling(io.BytesIO):
+        def readinto(self, buffer, /) -> int:
+            if self.tell() > 10 << 20:
+                sink.cancel()
+            return super().readinto(buffer)
+
+    with pytest.raises(D1StagingError, match="stopped"):
+        sink.put_stream("shop.sql", io.BufferedReader(Cancelling(bytes(64 << 20))))
+    with pytest.raises(D1StagingError, match="stopped"):
+        sink.put_file("shop.sql", tmp_path / "not even read")
+    assert everything(server, bucket) == set()
+    assert dangling(server, bucket) == []
+
+
+def test_upload_arguments_reach_every_object(server, bucket) -> None:
+    sink = S3Sink(server.client(), bucket, "raw", extra_args={"Metadata": {"owner": "data"}})
+    stage(io.BytesIO(bytes(20 << 20)), sink, StagingOptions(file_format="sql"), SOURCE)
+    for key in everything(server, bucket):
+        assert server.client().head_object(Bucket=bucket, Key=key)["Metadata"] == {"owner": "data"}
+
+
+def test_the_hook_brings_its_own_arguments(server, bucket) -> None:
+    class Hook:
+        extra_args = {"StorageClass": "STANDARD_IA", "Metadata": {"from": "hook"}}  # noqa: RUF012 - a stand-in
+
+        def get_conn(self) -> object:
+            return server.client()
+
+    sink = S3Sink(Hook(), bucket, "", extra_args={"Metadata": {"from": "operator"}})
+    sink.put_bytes("_manifest.json", b"{}")
+    head = server.client().head_object(Bucket=bucket, Key="_manifest.json")
+    assert head["Metadata"] == {"from": "operator"}
+    assert json.loads(sink.read_bytes("_manifest.json") or b"") == {}
