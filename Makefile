@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: test lint types unit integration pins clean
+.PHONY: test lint types unit integration test-system pins clean
 
 $(VENV)/.ready: requirements/dev.txt requirements/bootstrap.txt pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -25,6 +25,10 @@ unit: $(VENV)/.ready
 
 integration: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest tests/integration
+
+# one Airflow, one S3 server, and all that can go wrong; takes minutes
+test-system: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest tests/system
 
 pins: $(VENV)/.ready
 	for extra in demo dev; do $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --extra $$extra \
