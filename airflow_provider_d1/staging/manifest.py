@@ -366,12 +366,12 @@ class Manifest:
         return (*self.files, *(file for table in self.tables for file in table.files), *kept)
 
     @property
-    def total_rows(self) -> int:
+    def rows(self) -> int:
         """Rows of all tables together; 0 for ``format="sql"``, whose rows nobody counted."""
         return sum(table.rows for table in self.tables)
 
     @property
-    def total_bytes(self) -> int:
+    def bytes(self) -> int:
         """Stored bytes of all files together, a kept dump included."""
         return sum(file.bytes for file in self.all_files)
 
@@ -394,10 +394,6 @@ class Manifest:
             data["tables"] = [table.to_dict() for table in self.tables]
         return data
 
-    def to_json(self) -> bytes:
-        """UTF-8, readable, the same bytes for the same manifest."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass") + b"\n"
-
     @classmethod
     def from_dict(cls, data: Json) -> Manifest:
         """Read what :meth:`to_dict` wrote.
@@ -417,12 +413,17 @@ class Manifest:
             provider_version=_text(data, "provider_version", ""),
             source=Source.from_dict(_object(data, "source", "")),
             dump=DumpEntry.from_dict(_object(data, "dump", "")),
-            format=cast("FileFormat", file_format),
+            format=file_format,
             compression=_optional(data, "compression", "", _text),
             tables=() if sql else _each(data, "tables", "", TableEntry.from_dict),
             files=_each(data, "files", "", FileEntry.from_dict) if sql else (),
             binary_encoding=_optional(data, "binary_encoding", "", _text),
         )
+
+
+def dumps(manifest: Manifest) -> bytes:
+    """Write a manifest as UTF-8 JSON, readable, the same bytes for the same manifest."""
+    return json.dumps(manifest.to_dict(), ensure_ascii=False, indent=1).encode() + b"\n"
 
 
 def load(content: bytes | str) -> Manifest:

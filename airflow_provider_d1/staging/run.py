@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from airflow_provider_d1.exceptions import D1ManifestError, D1StagingError
-from airflow_provider_d1.staging.manifest import MANIFEST_KEY, FileEntry, Manifest, load
+from airflow_provider_d1.staging.manifest import MANIFEST_KEY, FileEntry, Manifest, dumps, load
 
 if TYPE_CHECKING:
     from airflow_provider_d1.staging.sinks import Sink
@@ -76,7 +76,7 @@ class StagingRun:
         """
         self._verify()
         old = self._listed_by_old_manifest()
-        self._put_manifest(manifest.to_json())
+        self._put_manifest(dumps(manifest))
         stale = {key for key in self._before if key in old or could_be_ours(key)} - self._stored.keys() - {MANIFEST_KEY}
         try:
             if stale:
