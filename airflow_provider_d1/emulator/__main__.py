@@ -1,0 +1,101 @@
+"""``python -m airflow_provider_d1.emulator --database shop=seed.sql``: a local D1 API until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from airflow_provider_d1.emulator import faults
+from airflow_provider_d1.emulator.seeds import SeedError
+from airflow_provider_d1.emulator.server import DEFAULT_ACCOUNT_ID, DEFAULT_TOKEN, Emulator
+
+
+def _named_path(text: str) -> tuple[str, Path | None]:
+    name, equals, path = text.partition("=")
+    if not name or (equals and not path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FILE")
+    if path and not Path(path).is_file():
+        raise argparse.ArgumentTypeError(f"{path} does not exist")
+    return name, Path(path) if path else None
+
+
+def _fault(text: str) -> dict[str, Any]:
+    try:
+        return dict(faults.parse(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m airflow_provider_d1.emulator", description="A local Cloudflare D1 API for demos and DAG tests."
+    )
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
+    parser.add_argument("--token", default=DEFAULT_TOKEN, help="the API token (default: %(default)s)")
+    parser.add_argument("--account", default=DEFAULT_ACCOUNT_ID, help="the account's id (default: %(default)s)")
+    parser.add_argument("--email", default="user@example.com", help="makes the token a Global API Key as well")
+    parser.add_argument(
+        "--database",
+        metavar="NAME[=SEED]",
+        type=_named_path,
+        action="append",
+        default=[],
+        help="a database, from an .sql script or dump, a .sqlite or .db file, or a .json list of statements",
+    )
+    parser.add_argument(
+        "--dump",
+        metavar="NAME=FILE",
+        type=_named_path,
+        action="append",
+        default=[],
+        help="a ready .sql file that every export of that database hands out as it is",
+    )
+    parser.add_argument(
+        "--fault",
+        metavar="NAME[=VALUE]",
+        type=_fault,
+        action="append",
+        default=[],
+        help=", ".join(faults.Faults.names()),
+    )
+    parser.add_argument("--speed", type=float, default=1.0, help="emulator seconds in one real second")
+    parser.add_argument("--cancel-after", type=float, default=15.0, help="seconds without a poll that cancel an export")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until SIGINT or SIGTERM; the exit code is 1 for a seed that cannot be read or a port that is taken."""
+    given = _parser().parse_args(arguments)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    emulator = Emulator(
+        given.token,
+        given.account,
+        dict(given.database),
+        dumps={name: path for name, path in given.dump if path is not None},
+        faults={name: value for fault in given.fault for name, value in fault.items()},
+        email=given.email,
+        host=given.host,
+        port=given.port,
+        speed=given.speed,
+        cancel_after=given.cancel_after,
+    )
+    try:
+        with emulator:
+            names = ", ".join(emulator.database_ids()) or "no databases"
+            print(f"D1 emulator ready at {emulator.url} (account {emulator.account_id}: {names})", flush=True)  # noqa: T201 - what a command line is for
+            stop.wait()
+    except (SeedError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - what a command line is for
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""Who may call: an API token, or a Global API Key with its e-mail address."""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from airflow_provider_d1.emulator.envelopes import (
+    INVALID_TOKEN,
+    MISSING_CREDENTIALS,
+    NO_ACCESS,
+    NO_AUTHENTICATION,
+    NO_ROUTE,
+    ApiError,
+)
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.emulator.faults import Faults
+
+_ACCOUNT_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The one credential that opens the one account.
+
+    :param token: as ``Authorization: Bearer``, or as ``X-Auth-Key`` beside ``X-Auth-Email``.
+    :param account_id: the account.
+    :param email: the Global API Key's address.
+    :param account_owned: the token belongs to the account, not to a user: each kind has a verify call of its own.
+    :param faults: may revoke the token, or leave it without a right to D1.
+    """
+
+    token: str = field(repr=False)
+    account_id: str
+    email: str
+    account_owned: bool
+    faults: Faults = field(repr=False)
+
+    def authenticate(self, headers: Mapping[str, str]) -> None:
+        """Accept the credential of a call.
+
+        :raises ApiError: there is none, it is wrong, or it was revoked.
+        """
+        bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        key = headers.get("x-auth-key", "")
+        if not bearer and not key:
+            raise ApiError(400, MISSING_CREDENTIALS, "Missing X-Auth-Key, X-Auth-Email or Authorization headers")
+        right = hmac.compare_digest((bearer or key).encode(), self.token.encode())
+        if not bearer and headers.get("x-auth-email") != self.email:
+            right = False
+        if not right or self._revoked():
+            raise ApiError(401, NO_AUTHENTICATION, "Authentication error")
+
+    def _revoked(self) -> bool:
+        return self.faults.revoked_after >= 0 and not self.faults.take("revoked_after")
+
+    def enter(self, account_id: str, route: str) -> None:
+        """Let an authenticated call into the account's D1.
+
+        :param account_id: the one in the path.
+        :param route: the path, for the message.
+        :raises ApiError: it is another account, or the token has no right to D1.
+        """
+        if account_id != self.account_id:
+            if _ACCOUNT_ID.fullmatch(account_id):
+                raise ApiError(403, NO_ACCESS, "Unauthorized to access requested resource")
+            raise ApiError(404, NO_ROUTE, no_route(route))
+        if self.faults.no_d1_right:
+            raise ApiError(403, NO_AUTHENTICATION, "Authentication error")
+
+    def verify(self, account_id: str | None) -> dict[str, str]:
+        """What the verify calls say of an authenticated token.
+
+        :param account_id: the one in the path, None for ``/user/tokens/verify``.
+        :raises ApiError: it is a token of the other kind.
+        """
+        if (account_id is not None) != self.account_owned or account_id not in (None, self.account_id):
+            raise ApiError(401, INVALID_TOKEN, "Invalid API Token")
+        return {"id": "ed17574386854bf78a67040be0a770b0", "status": "active"}
+
+
+def no_route(path: str) -> str:
+    """Cloudflare's words for a path or an id in it that it does not know."""
+    return f"Could not route to {path}, perhaps your object identifier is invalid?"

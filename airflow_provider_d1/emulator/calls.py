@@ -1,0 +1,91 @@
+"""What the emulator was asked: one entry for each API call and each download."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar, overload
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One API call.
+
+    ``kind`` is ``list``, ``get``, ``query``, ``raw``, ``export_start``, ``export_poll``, ``bookmark``, ``verify`` or
+    ``unknown``; ``path`` has no query and no ``/client/v4``; ``body`` is the JSON that was sent; ``time`` is in
+    emulator seconds, taken when the call came in; ``status`` is the answer's, 0 when the connection was broken instead.
+    """
+
+    kind: str
+    method: str
+    path: str
+    query: dict[str, str]
+    body: object
+    time: float
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """One request for a signed URL.
+
+    ``path`` is without its query; ``authorization`` says whether a credential was sent along, which would be wrong;
+    ``sent`` counts the bytes of the body that were handed to the network.
+    """
+
+    path: str
+    range: str | None
+    authorization: bool
+    time: float
+    status: int
+    sent: int
+
+
+T = TypeVar("T", Call, Download)
+
+
+class Log(Sequence[T], Generic[T]):
+    """A list that the server's thread writes and others read; reading sees one state of it."""
+
+    def __init__(self) -> None:
+        self._entries: list[T] = []
+        self._lock = threading.Lock()
+
+    def add(self, entry: T) -> None:
+        """Append an entry."""
+        with self._lock:
+            self._entries.append(entry)
+
+    def clear(self) -> None:
+        """Forget all entries."""
+        with self._lock:
+            self._entries.clear()
+
+    def _snapshot(self) -> list[T]:
+        with self._lock:
+            return list(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._snapshot())
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._snapshot())
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        return self._snapshot()[index]
+
+    def __repr__(self) -> str:
+        return repr(self._snapshot())
+
+
+class CallLog(Log[Call]):
+    """The API calls, in the order of their answers."""
+
+    def of(self, *kinds: str) -> list[Call]:
+        """The calls of these kinds."""
+        return [call for call in self if call.kind in kinds]

@@ -1,0 +1,52 @@
+"""Routes to rehearse a bad day from outside the process; they ask for no credential."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from airflow_provider_d1.emulator.calls import CallLog, Download, Log
+    from airflow_provider_d1.emulator.faults import Faults
+
+
+def control_routes(faults: Faults, calls: CallLog, downloads: Log[Download], ids: Mapping[str, str]) -> list[Route]:
+    """``faults`` (GET, PATCH, DELETE), ``calls`` (GET, DELETE) and ``databases`` (GET, UUIDs by name).
+
+    :param faults: what goes wrong.
+    :param calls: the API calls so far.
+    :param downloads: the downloads so far.
+    :param ids: UUIDs by name.
+    """
+
+    async def fault_values(request: Request) -> Response:
+        if request.method == "PATCH":
+            try:
+                faults.set(dict(json.loads(await request.body())))
+            except (TypeError, ValueError) as error:
+                return JSONResponse({"error": str(error)}, 400)
+        elif request.method == "DELETE":
+            faults.reset()
+        return JSONResponse(faults.to_dict())
+
+    async def call_log(request: Request) -> Response:
+        if request.method == "DELETE":
+            calls.clear()
+            downloads.clear()
+        return JSONResponse({"calls": [asdict(c) for c in calls], "downloads": [asdict(d) for d in downloads]})
+
+    async def database_ids(_request: Request) -> Response:
+        return JSONResponse(dict(ids))
+
+    return [
+        Route("/faults", fault_values, methods=["GET", "PATCH", "DELETE"]),
+        Route("/calls", call_log, methods=["GET", "DELETE"]),
+        Route("/databases", database_ids, methods=["GET"]),
+    ]

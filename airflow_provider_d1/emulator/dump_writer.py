@@ -1,0 +1,127 @@
+"""A database's dump, statement by statement, byte for byte as D1 writes it.
+
+The order and the oddities are D1's own: tables in schema order with ``sqlite_sequence`` last, then whatever else the
+schema holds; no transaction; statements joined by one newline with none at the end; ``tables`` compared with every
+object's own name, case-sensitively, so that a name that matches nothing gives an empty dump and no error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from airflow_provider_d1.emulator import literals
+
+if TYPE_CHECKING:
+    import apsw
+
+VIRTUAL_TABLE_ERROR = "D1 Export error: cannot export databases with Virtual Tables (fts5)"
+#: D1 looks for this anywhere in the statement, comments included, and then cuts off what should be its beginning
+_QUOTED_TABLE = re.compile(r"""CREATE TABLE ['"]""")
+_CREATE_TABLE = "CREATE TABLE "
+_STATISTICS = re.compile(r"sqlite_stat.")
+
+_TABLES = (
+    "SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND sql IS NOT NULL"
+    " ORDER BY tbl_name = 'sqlite_sequence', rowid"
+)
+_REST = (
+    "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND type IN ('index', 'trigger', 'view')"
+    " ORDER BY type COLLATE NOCASE"
+)
+
+
+class VirtualTableError(Exception):
+    """The dump met a virtual table, where D1's exporter gives up."""
+
+
+@dataclass(frozen=True, slots=True)
+class DumpOptions:
+    """The export call's ``dump_options``; no ``tables`` means all of them."""
+
+    no_schema: bool = False
+    no_data: bool = False
+    tables: tuple[str, ...] = ()
+
+    def wants(self, name: str) -> bool:
+        """Whether an object of that name goes into the dump."""
+        return not self.tables or name in self.tables
+
+
+def statements(connection: apsw.Connection, options: DumpOptions) -> Iterator[bytes]:
+    """The dump's statements, each with its semicolon; rows are read one at a time.
+
+    :param connection: an open database; nothing may write to it until the iterator ends.
+    :param options: what goes into the dump.
+    :raises VirtualTableError: on reaching a virtual table that the options do not leave out.
+    """
+    yield b"PRAGMA defer_foreign_keys=TRUE;"
+    tables: list[tuple[str, str]] = connection.execute(_TABLES).fetchall()
+    for name, sql in tables:
+        if options.wants(name):
+            yield from _table(connection, name, sql, options)
+    if not options.no_schema:
+        rest: list[tuple[str, str]] = connection.execute(_REST).fetchall()
+        for name, sql in rest:
+            if options.wants(name):
+                yield f"{sql};".encode()
+
+
+def _table(connection: apsw.Connection, name: str, sql: str, options: DumpOptions) -> Iterator[bytes]:
+    if name == "sqlite_sequence":
+        head = "DELETE FROM sqlite_sequence;"
+    elif _STATISTICS.match(name):
+        head = "ANALYZE sqlite_schema;"
+    elif sql.startswith("CREATE VIRTUAL TABLE"):
+        raise VirtualTableError(VIRTUAL_TABLE_ERROR)
+    elif name.startswith(("_cf_", "sqlite_")):
+        return
+    elif _QUOTED_TABLE.search(sql):
+        head = f"CREATE TABLE IF NOT EXISTS {sql[len(_CREATE_TABLE) :]};"
+    else:
+        head = f"{sql};"
+    if not options.no_schema:
+        yield head.encode()
+    if not options.no_data:
+        yield from _rows(connection, name)
+
+
+def _rows(connection: apsw.Connection, table: str) -> Iterator[bytes]:
+    quoted = literals.identifier(table)
+    # table_info, not table_xinfo: it leaves generated columns out, and so does D1
+    columns = [literals.identifier(row[1]) for row in connection.execute(f"PRAGMA table_info={quoted}")]
+    # A text is fetched as bytes, with a flag beside it: it need not be valid UTF-8.
+    fields = (f"typeof({c})='text', CASE typeof({c}) WHEN 'text' THEN CAST({c} AS BLOB) ELSE {c} END" for c in columns)
+    prefix = f"INSERT INTO {quoted} ({','.join(columns)}) VALUES(".encode()
+    for row in connection.execute(f"SELECT {', '.join(fields)} FROM {quoted}"):  # noqa: S608 - both are quoted names
+        yield prefix + b",".join(map(_literal, row[::2], row[1::2])) + b");"
+
+
+def _literal(is_text: int, value: float | bytes | None) -> bytes:
+    if value is None:
+        return b"NULL"
+    if isinstance(value, bytes):
+        return literals.text(value) if is_text else literals.blob(value)
+    return literals.number(value).encode()
+
+
+def chunks(connection: apsw.Connection, options: DumpOptions, size: int = 1 << 20) -> Iterator[bytes]:
+    """The dump as one stream: its statements joined by newlines, in pieces of about ``size`` bytes.
+
+    :param connection: an open database; nothing may write to it until the iterator ends.
+    :param options: what goes into the dump.
+    :param size: a piece ends with the statement that reaches this many bytes.
+    """
+    separator = b""
+    buffer = bytearray()
+    for statement in statements(connection, options):
+        buffer += separator
+        buffer += statement
+        separator = b"\n"
+        if len(buffer) >= size:
+            yield bytes(buffer)
+            buffer.clear()
+    if buffer:
+        yield bytes(buffer)

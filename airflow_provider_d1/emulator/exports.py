@@ -1,0 +1,201 @@
+"""One database's exports as D1 runs them: a state machine with no clock, thread or HTTP of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from airflow_provider_d1.emulator.dump_writer import VIRTUAL_TABLE_ERROR, DumpOptions
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.emulator.faults import Faults
+
+LOST = "Not currently exporting anything."
+BUSY = "Currently processing a long-running export."
+BUSY_START = f"{BUSY} Cannot start a new export until that completes or times out."
+
+
+class DumpJob(Protocol):
+    """A dump being written."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the dump is whole, or failed."""
+        ...
+
+    @property
+    def error(self) -> str | None:
+        """Why it failed."""
+        ...
+
+    def cancel(self) -> None:
+        """Stop writing and throw away what there is."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """Still at work."""
+
+    bookmark: str
+    messages: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """Done; the dump is stored under ``filename``."""
+
+    bookmark: str
+    messages: tuple[str, ...]
+    filename: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Refused, forgotten or broken. With a bookmark it is told as ``status: "error"``, without as an inner failure."""
+
+    error: str
+    bookmark: str | None = None
+
+
+Answer = Active | Complete | Failed
+
+
+@dataclass(slots=True)
+class _Export:
+    bookmark: str
+    filename: str
+    started: float
+    touched: float
+    seconds: float
+    parts: int
+    job: DumpJob
+    polls: int = 0
+    told: int = 0
+    messages: list[str] = field(default_factory=list)
+
+    def ready(self, now: float) -> bool:
+        return self.job.finished and now - self.started >= self.seconds
+
+    def news(self, now: float) -> tuple[str, ...]:
+        """The log lines since the last answer; parts are uploaded side by side, so their numbers come out of order."""
+        order = [
+            part + 1 if part % 2 and part < self.parts else part - 1 + part % 2 for part in range(1, self.parts + 1)
+        ]
+        share = 1.0 if self.ready(now) else min(1.0, (now - self.started) / self.seconds) if self.seconds else 0.0
+        reached = int(share * self.parts)
+        lines, self.messages = self.messages, []
+        lines += [f"Uploaded part {part}" for part in order[self.told : reached]]
+        self.told = max(self.told, reached)
+        return tuple(lines)
+
+
+class ExportDesk:
+    """Takes the starts and polls for one database.
+
+    :param write: begins to write a dump of the given options under the given file name.
+    :param name: of the dumps' files, without the ending.
+    :param new_bookmark: the database's current bookmark.
+    :param faults: what goes wrong.
+    :param cancel_after: seconds without a poll after which D1 cancels an export.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[DumpOptions, str], DumpJob],
+        name: str,
+        new_bookmark: Callable[[], str],
+        faults: Faults,
+        cancel_after: float = 15.0,
+    ) -> None:
+        self._write = write
+        self._name = name
+        self._new_bookmark = new_bookmark
+        self._faults = faults
+        self._cancel_after = cancel_after
+        self._export: _Export | None = None
+        self._locked_at: float | None = None
+        self._failures = 0
+
+    def unavailable(self, now: float) -> bool:
+        """Whether queries are refused at this moment."""
+        self._cancel_unpolled(now)
+        return self._held_by_others(now) or (self._export is not None and not self._export.ready(now))
+
+    def start(self, options: DumpOptions, now: float) -> Answer:
+        """Begin an export of what the options say."""
+        self._cancel_unpolled(now)
+        if self._export is not None or self._held_by_others(now):
+            return Failed(BUSY_START)
+        if self._faults.start_error and self._fails_now():
+            return Failed(self._faults.start_error)
+        bookmark = self._new_bookmark()
+        filename = f"{self._name}-{bookmark}.sql"
+        self._export = _Export(
+            bookmark,
+            filename,
+            now,
+            now,
+            self._faults.export_seconds,
+            max(1, self._faults.export_parts),
+            self._write(options, filename),
+            messages=[f"Generating {filename}"],
+        )
+        if self._faults.complete_at_start and self._export.ready(now):
+            return self._complete(self._export, now)
+        return Active(bookmark, self._export.news(now))
+
+    def poll(self, bookmark: str, now: float) -> Answer:
+        """Answer a poll. ``complete`` is told once: afterwards the bookmark is unknown."""
+        self._cancel_unpolled(now)
+        export = self._export
+        if export is None or export.bookmark != bookmark:
+            return Failed(LOST)
+        if export.polls >= self._faults.lost_after_polls and self._faults.take("lost_exports"):
+            self._forget()
+            return Failed(LOST)
+        export.polls += 1
+        export.touched = now
+        if export.job.error is not None:
+            return self._broken(export.job.error, now)
+        if not export.ready(now):
+            return Active(bookmark, export.news(now))
+        return self._complete(export, now)
+
+    def _complete(self, export: _Export, now: float) -> Answer:
+        if export.job.error is not None:
+            return self._broken(export.job.error, now)
+        if self._faults.export_error and self._fails_now():
+            self._forget()
+            return Failed(self._faults.export_error)
+        if self._faults.export_status_error and self._fails_now():
+            self._forget()
+            return Failed(self._faults.export_status_error, export.bookmark)
+        messages = (*export.news(now), f"Finished uploading {export.filename} in {export.parts} parts.")
+        self._export = None
+        return Complete(export.bookmark, messages, export.filename)
+
+    def _broken(self, error: str, now: float) -> Failed:
+        self._forget()
+        if error == VIRTUAL_TABLE_ERROR:
+            self._locked_at = now
+        return Failed(error)
+
+    def _fails_now(self) -> bool:
+        self._failures += 1
+        return not self._faults.export_error_times or self._failures <= self._faults.export_error_times
+
+    def _held_by_others(self, now: float) -> bool:
+        if self._locked_at is not None and now >= self._locked_at + self._faults.virtual_table_lock_seconds:
+            self._locked_at = None
+        return self._locked_at is not None or self._faults.lasts("busy_seconds") > 0
+
+    def _cancel_unpolled(self, now: float) -> None:
+        if self._export is not None and now - self._export.touched > self._cancel_after:
+            self._forget()
+
+    def _forget(self) -> None:
+        if self._export is not None:
+            self._export.job.cancel()
+            self._export = None

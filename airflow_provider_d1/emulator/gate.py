@@ -1,0 +1,116 @@
+"""What every API call passes before and after its route: the faults, the limit on calls, the credential, the log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from airflow_provider_d1.emulator import connections
+from airflow_provider_d1.emulator.access import Access, no_route
+from airflow_provider_d1.emulator.calls import Call, CallLog
+from airflow_provider_d1.emulator.envelopes import D1_ERROR, NO_ROUTE, THROTTLED, ApiError
+from airflow_provider_d1.emulator.routes import ApiCall, Route, Routes
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from airflow_provider_d1.emulator.clock import Clock
+    from airflow_provider_d1.emulator.faults import Faults
+    from airflow_provider_d1.emulator.ratelimit import RateLimit
+
+API_PREFIX = "/client/v4"
+UNKNOWN = "unknown"
+_HTML = (
+    "<!DOCTYPE html>\n<html><head><title>{status}: Bad gateway</title></head>"
+    "<body><h1>Error {status}</h1><p>cloudflare</p></body></html>\n"
+)
+
+
+class ConnectionLostError(Exception):
+    """The caller gets no answer: the connection is reset."""
+
+
+class Gate:
+    """The API as an ASGI application: every call passes the faults, the limit and the credential check, in this order.
+
+    :param routes: what answers in the end.
+    :param access: knows the credential.
+    :param limit: counts the calls.
+    :param clock: emulator time.
+    :param faults: what goes wrong.
+    :param log: where each call is written down.
+    """
+
+    def __init__(
+        self, routes: Routes, access: Access, limit: RateLimit, clock: Clock, faults: Faults, log: CallLog
+    ) -> None:
+        self._routes = routes
+        self._access = access
+        self._limit = limit
+        self._clock = clock
+        self._faults = faults
+        self._log = log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        request = Request(scope, receive)
+        began = self._clock.now()
+        body = _json(await request.body())
+        path = request.url.path.removeprefix(API_PREFIX)
+        call = ApiCall(path, request.query_params, body, f"http://{request.headers['host']}")
+        route = self._routes.find(request.method, path, body)
+        response: Response | None
+        try:
+            response = await self._answer(request.headers, call, route)
+        except ConnectionLostError:
+            response = None
+        status = response.status_code if response else 0
+        kind = route.kind if route else UNKNOWN
+        self._log.add(Call(kind, request.method, path, dict(request.query_params), body, began, status))
+        if response is None:
+            await connections.reset(scope, receive)
+        else:
+            await response(scope, receive, send)
+
+    async def _answer(self, headers: Mapping[str, str], call: ApiCall, route: Route | None) -> Response:
+        faults = self._faults
+        kind = route.kind if route else UNKNOWN
+        hit = not faults.only or kind in {name.strip() for name in faults.only.split(",")}
+        if hit and faults.slow_seconds:
+            await asyncio.sleep(self._clock.real(faults.slow_seconds))
+        if hit and faults.take("reset_connections"):
+            raise ConnectionLostError
+        credential = headers.get("authorization") or headers.get("x-auth-key", "")
+        allowance = self._limit.spend(credential, self._clock.now())
+        limits = self._limit.headers(allowance, self._clock.speed)
+        if hit and faults.take("html_errors"):
+            return Response(_HTML.format(status=faults.html_status), faults.html_status, media_type="text/html")
+        try:
+            if allowance.wait > 0:
+                raise ApiError(429, THROTTLED, "Please wait and consider throttling your request speed")
+            if hit and faults.take("overloaded"):
+                raise ApiError(429, D1_ERROR, "D1 DB is overloaded. Requests queued for too long.")
+            self._access.authenticate(headers)
+            if route is None:
+                raise ApiError(404, NO_ROUTE, no_route(call.path))
+            status, body = await route.handler(call, **route.arguments)
+        except ApiError as error:
+            status, body = error.status, error.body()
+        if kind in ("export_start", "export_poll") and faults.take(f"lost_{kind.removeprefix('export_')}_answers"):
+            raise ConnectionLostError
+        content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        if hit and faults.take("truncated_json"):
+            content = content[: len(content) // 2]
+        return Response(content, status, limits, media_type="application/json")
+
+
+def _json(body: bytes) -> object:
+    try:
+        return json.loads(body) if body else None
+    except ValueError:
+        return None

@@ -1,0 +1,79 @@
+"""SQL literals exactly as D1's exporter writes them: JavaScript's numbers, ``replace()`` around newlines, hex.
+
+D1 reads every value into JavaScript before it prints it. That is why integers beyond 2^53 lose digits, why 1.0 becomes
+``1`` and invalid UTF-8 becomes U+FFFD: the losses are reproduced here on purpose.
+"""
+
+from __future__ import annotations
+
+import math
+
+MAX_EXACT_INTEGER = 2**53
+
+
+def number(value: int | float) -> str:
+    """A number as JavaScript's ``String()`` prints it, infinities as the ``9e999`` that SQLite reads back.
+
+    :param value: an INTEGER or a REAL of SQLite.
+    """
+    if isinstance(value, int):
+        if -MAX_EXACT_INTEGER <= value <= MAX_EXACT_INTEGER:
+            return str(value)
+        value = float(value)
+    if math.isinf(value):
+        return "9e999" if value > 0 else "-9e999"
+    shortest = repr(value)
+    if "e" not in shortest:
+        if not shortest.endswith(".0"):
+            return shortest
+        return "0" if value == 0 else shortest[:-2]
+    return _exponential(shortest)
+
+
+def _exponential(shortest: str) -> str:
+    """Python turns to exponents below 1e-4 and from 1e16 on, JavaScript below 1e-6 and from 1e21 on."""
+    mantissa, exponent = shortest.split("e")
+    sign = "-" if mantissa.startswith("-") else ""
+    whole, _, fraction = mantissa.lstrip("-").partition(".")
+    digits = whole + fraction
+    point = int(exponent) + 1  # the decimal point stands behind this many digits
+    if len(digits) <= point <= 21:
+        return f"{sign}{digits}{'0' * (point - len(digits))}"
+    if -6 < point <= 0:
+        return f"{sign}0.{'0' * -point}{digits}"
+    tail = f".{digits[1:]}" if len(digits) > 1 else ""
+    return f"{sign}{digits[0]}{tail}e{point - 1:+d}"
+
+
+def valid_utf8(raw: bytes) -> bytes:
+    """The same text with each invalid sequence replaced by U+FFFD, as a JavaScript string would hold it."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode(errors="replace").encode()
+    return raw
+
+
+def text(raw: bytes) -> bytes:
+    r"""A text as D1 quotes it; NUL stays a raw byte, newlines and carriage returns become ``\n`` and ``\r``.
+
+    A text that holds a real newline and a literal ``\n`` as well comes back with two newlines: D1's loss, kept here.
+
+    :param raw: the text's bytes as stored, not necessarily valid UTF-8.
+    """
+    quoted = b"'" + valid_utf8(raw).replace(b"'", b"''") + b"'"
+    if b"\r" in quoted:
+        quoted = b"replace(" + quoted.replace(b"\r", b"\\r") + b",'\\r',char(13))"
+    if b"\n" in quoted:
+        quoted = b"replace(" + quoted.replace(b"\n", b"\\n") + b",'\\n',char(10))"
+    return quoted
+
+
+def blob(raw: bytes) -> bytes:
+    """A blob as ``X'00ff10'``."""
+    return b"X'" + raw.hex().encode() + b"'"
+
+
+def identifier(name: str) -> str:
+    """A table's or column's name in double quotes."""
+    return '"' + name.replace('"', '""') + '"'

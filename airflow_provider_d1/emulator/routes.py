@@ -1,0 +1,286 @@
+"""The D1 API's routes: a call's parameters in, HTTP status and body out."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from starlette.concurrency import run_in_threadpool
+
+from airflow_provider_d1.emulator import envelopes
+from airflow_provider_d1.emulator.access import Access, no_route
+from airflow_provider_d1.emulator.bucket import Bucket, DumpThread
+from airflow_provider_d1.emulator.download import object_path
+from airflow_provider_d1.emulator.dump_writer import DumpOptions
+from airflow_provider_d1.emulator.envelopes import BAD_BODY, D1_ERROR, NO_ROUTE, NOT_FOUND, ApiError, Json
+from airflow_provider_d1.emulator.exports import BUSY, Complete, ExportDesk
+from airflow_provider_d1.emulator.store import LocalDatabase, QueryError, StatementResult, Store
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.emulator.clock import Clock
+    from airflow_provider_d1.emulator.faults import Faults
+    from airflow_provider_d1.emulator.signing import Signer
+
+#: a dump of a few rows is given this long to be ready for the first poll, in real seconds
+_SMALL_DUMP_SECONDS = 1.0
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiCall:
+    """What a route needs to know of a request; ``origin`` is the ``http://host:port`` that it was sent to."""
+
+    path: str
+    query: Mapping[str, str]
+    body: object
+    origin: str
+
+
+Answer = tuple[int, Json]
+Handler = Callable[..., Awaitable[Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a call leads."""
+
+    kind: str
+    handler: Handler
+    arguments: dict[str, str]
+
+
+class Routes:
+    """All routes over one account.
+
+    :param store: its databases.
+    :param access: opens the account.
+    :param bucket: where dumps go.
+    :param signer: signs their URLs.
+    :param clock: emulator time.
+    :param faults: what goes wrong.
+    :param cancel_after: seconds without a poll after which an export is cancelled.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        access: Access,
+        bucket: Bucket,
+        signer: Signer,
+        clock: Clock,
+        faults: Faults,
+        cancel_after: float,
+    ) -> None:
+        self._store = store
+        self._access = access
+        self._bucket = bucket
+        self._signer = signer
+        self._clock = clock
+        self._faults = faults
+        self._cancel_after = cancel_after
+        self._desks: dict[str, ExportDesk] = {}
+        self._jobs: dict[str, DumpThread] = {}
+        database = r"/accounts/(?P<account>[^/]+)/d1/database"
+        one = rf"{database}/(?P<database>[^/]+)"
+        self._table: list[tuple[str, str, str, Handler]] = [
+            ("GET", database, "list", self.list_databases),
+            ("GET", one, "get", self.get_database),
+            ("POST", rf"{one}/query", "query", self.query),
+            ("POST", rf"{one}/raw", "raw", self.raw),
+            ("POST", rf"{one}/export", "export_start", self.export),
+            ("GET", rf"{one}/time_travel/bookmark", "bookmark", self.bookmark),
+            ("GET", "/user/tokens/verify", "verify", self.verify),
+            ("GET", "/accounts/(?P<account>[^/]+)/tokens/verify", "verify", self.verify),
+        ]
+
+    def find(self, method: str, path: str, body: object) -> Route | None:
+        """The route of a call; a poll is told from a start by its body."""
+        for wanted, pattern, kind, handler in self._table:
+            match = re.fullmatch(pattern, path)
+            if match and method == wanted:
+                poll = kind == "export_start" and isinstance(body, dict) and body.get("current_bookmark")
+                return Route("export_poll" if poll else kind, handler, match.groupdict())
+        return None
+
+    async def verify(self, _call: ApiCall, account: str | None = None) -> Answer:
+        """``GET …/tokens/verify``."""
+        message = {"code": 10000, "message": "This API Token is valid and active", "type": None}
+        return 200, {**envelopes.success(self._access.verify(account)), "messages": [message]}
+
+    async def list_databases(self, call: ApiCall, account: str) -> Answer:
+        """``GET …/d1/database``: a page of the databases whose name contains ``name``."""
+        self._access.enter(account, call.path)
+        page = _whole(call.query.get("page", "1"), "page", 1, None)
+        per_page = _whole(call.query.get("per_page", "100"), "per_page", 10, 10_000)
+        found = self._store.search(call.query.get("name"))
+        shown = found[(page - 1) * per_page : page * per_page]
+        info = {"count": len(shown), "page": page, "per_page": per_page, "total_count": len(found)}
+        return 200, envelopes.success([_listed(database) for database in shown], result_info=info)
+
+    async def get_database(self, call: ApiCall, account: str, database: str) -> Answer:
+        """``GET …/d1/database/{uuid}``."""
+        found = self._open(call, account, database)
+
+        def describe() -> Json:
+            return {
+                **_listed(found),
+                "file_size": found.file_size,
+                "num_tables": found.table_count,
+                "running_in_region": "WEUR",
+                "read_replication": {"mode": "disabled"},
+            }
+
+        return 200, envelopes.success(await run_in_threadpool(describe))
+
+    async def query(self, call: ApiCall, account: str, database: str) -> Answer:
+        """``POST …/query``: rows as objects, in which a later column of the same name wins."""
+        return await self._run(call, account, database, lambda r: [dict(zip(r.columns, row)) for row in r.rows])  # noqa: B905 - always the same length
+
+    async def raw(self, call: ApiCall, account: str, database: str) -> Answer:
+        """``POST …/raw``: columns and rows apart."""
+        return await self._run(call, account, database, lambda r: {"columns": r.columns, "rows": r.rows})
+
+    async def _run(self, call: ApiCall, account: str, database: str, shape: Callable[[StatementResult], Any]) -> Answer:
+        found = self._open(call, account, database)
+        statements = _statements(call.body)
+        if self._desk(found).unavailable(self._clock.now()):
+            raise ApiError(400, D1_ERROR, BUSY)
+        began = time.perf_counter()
+        try:
+            results = await run_in_threadpool(found.query, statements)
+        except QueryError as error:
+            raise ApiError(400, D1_ERROR, str(error)) from error
+        size = await run_in_threadpool(lambda: found.file_size)
+        meta = {
+            "served_by": "emulator",
+            "served_by_region": "WEUR",
+            "served_by_primary": True,
+            "duration": round((time.perf_counter() - began) * 1000, 4),
+            "size_after": size,
+        }
+        return 200, envelopes.success(
+            [
+                {
+                    "results": shape(result),
+                    "success": True,
+                    "meta": {
+                        **meta,
+                        "changes": result.changes,
+                        "last_row_id": result.last_row_id,
+                        "changed_db": result.changes > 0,
+                        "rows_read": len(result.rows),
+                        "rows_written": result.changes,
+                    },
+                }
+                for result in results
+            ]
+        )
+
+    async def bookmark(self, call: ApiCall, account: str, database: str) -> Answer:
+        """``GET …/time_travel/bookmark``; there is no past here, so ``timestamp`` changes nothing."""
+        found = self._open(call, account, database)
+        return 200, envelopes.success({"bookmark": await run_in_threadpool(found.bookmark)})
+
+    async def export(self, call: ApiCall, account: str, database: str) -> Answer:
+        """``POST …/export``, for start and poll alike."""
+        found = self._open(call, account, database)
+        options, bookmark = _export_body(call.body)
+        desk = self._desk(found)
+        if bookmark is None:
+            if self._faults.drop_table:
+                await run_in_threadpool(found.drop_table, self._faults.drop_table)
+            answer = desk.start(options, self._clock.now())
+            job = self._jobs.get(found.uuid)
+            if job is not None and not self._faults.export_seconds:
+                await run_in_threadpool(job.join, _SMALL_DUMP_SECONDS)
+        else:
+            answer = desk.poll(bookmark, self._clock.now())
+        status, body = envelopes.export(answer)
+        if isinstance(answer, Complete):
+            lifetime = timedelta(seconds=self._faults.url_seconds)
+            url = self._signer.sign(call.origin, object_path(answer.filename), datetime.now(UTC), lifetime)
+            body["result"]["result"]["signed_url"] = url
+        return status, body
+
+    def _open(self, call: ApiCall, account: str, database: str) -> LocalDatabase:
+        self._access.enter(account, call.path)
+        if not _UUID.fullmatch(database):
+            raise ApiError(404, NO_ROUTE, no_route(call.path))
+        found = self._store.get(database)
+        if found is None:
+            raise ApiError(404, NOT_FOUND, f"The database {database} could not be found")
+        return found
+
+    def _desk(self, database: LocalDatabase) -> ExportDesk:
+        if database.uuid not in self._desks:
+
+            def write(options: DumpOptions, filename: str) -> DumpThread:
+                job = DumpThread(database, options, self._bucket, filename)
+                self._jobs[database.uuid] = job
+                return job
+
+            self._desks[database.uuid] = ExportDesk(
+                write, database.name, database.bookmark, self._faults, self._cancel_after
+            )
+        return self._desks[database.uuid]
+
+    def close(self) -> None:
+        """End the dumps that are still being written."""
+        for job in self._jobs.values():
+            job.cancel()
+            job.join()
+
+
+def _listed(database: LocalDatabase) -> Json:
+    return {
+        "uuid": database.uuid,
+        "name": database.name,
+        "version": "production",
+        "created_at": database.created_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "jurisdiction": None,
+    }
+
+
+def _whole(text: str, name: str, least: int, most: int | None) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < least or (most is not None and int(text) > most):
+        span = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ApiError(400, BAD_BODY, f"{name} must be a whole number {span}")
+    return int(text)
+
+
+def _statements(body: object) -> list[tuple[str, list[Any]]]:
+    if not isinstance(body, dict):
+        raise ApiError(400, BAD_BODY, "The request is malformed: the body must be a JSON object")
+    queries = body.get("batch", [body])
+    if not isinstance(queries, list) or not all(isinstance(q, dict) and isinstance(q.get("sql"), str) for q in queries):
+        raise ApiError(400, BAD_BODY, "The request is malformed: Required at body.sql")
+    parameters = [query.get("params") or [] for query in queries]
+    if not all(isinstance(values, list) for values in parameters):
+        raise ApiError(400, BAD_BODY, "The request is malformed: Expected array at body.params")
+    if any(len(values) > 100 for values in parameters):
+        raise ApiError(400, D1_ERROR, "too many SQL variables: SQLITE_ERROR")
+    if any(len(query["sql"].encode()) > 100_000 for query in queries):
+        raise ApiError(400, D1_ERROR, "statement too long: SQLITE_TOOBIG")
+    return [(query["sql"], values) for query, values in zip(queries, parameters, strict=True)]
+
+
+def _export_body(body: object) -> tuple[DumpOptions, str | None]:
+    if not isinstance(body, dict) or body.get("output_format") != "polling":
+        raise ApiError(
+            400, BAD_BODY, 'The request is malformed: Invalid literal value, expected "polling" at body.output_format'
+        )
+    options = body.get("dump_options") or {}
+    tables = options.get("tables") or [] if isinstance(options, dict) else None
+    flags = [options.get("no_schema", False), options.get("no_data", False)] if isinstance(options, dict) else []
+    if not isinstance(tables, list) or not all(isinstance(t, str) for t in tables):
+        raise ApiError(400, BAD_BODY, "The request is malformed: Expected array of strings at body.dump_options.tables")
+    if not all(isinstance(flag, bool) for flag in flags):
+        raise ApiError(400, BAD_BODY, "The request is malformed: Expected boolean at body.dump_options")
+    bookmark = body.get("current_bookmark")
+    if bookmark is not None and not isinstance(bookmark, str):
+        raise ApiError(400, BAD_BODY, "The request is malformed: Expected string at body.current_bookmark")
+    return DumpOptions(flags[0], flags[1], tuple(tables)), bookmark or None

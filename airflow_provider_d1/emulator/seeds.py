@@ -1,0 +1,104 @@
+"""What a database starts with: an SQL script or dump, a SQLite file, a list of statements, or rows of plain Python."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from airflow_provider_d1.emulator import literals
+
+#: a file, SQL text, single statements, ``{"table": [{"column": value, …}, …]}``, or None for an empty database
+Seed = Path | str | Sequence[str] | Mapping[str, Sequence[Mapping[str, Any]]] | None
+
+_SQLITE_SUFFIXES = {".sqlite", ".sqlite3", ".db"}
+_DECLARED = {bool: "BOOLEAN", int: "INTEGER", float: "REAL", str: "TEXT", bytes: "BLOB"}
+
+
+class SeedError(Exception):
+    """A seed that cannot be read; the message names the file or statement."""
+
+
+def apply(connection: apsw.Connection, seed: Seed) -> None:
+    """Fill an empty database.
+
+    :param connection: where the seed goes; foreign keys are not enforced meanwhile.
+    :param seed: the seed; files are only read, a SQLite file is copied.
+    :raises SeedError: when it cannot be read or its SQL fails.
+    """
+    if isinstance(seed, Path):
+        _file(connection, seed)
+    elif isinstance(seed, str):
+        _script(connection, seed, "the SQL text")
+    elif isinstance(seed, Mapping):
+        for table, rows in seed.items():
+            _rows(connection, table, rows)
+    elif seed is not None:
+        _list(connection, seed)
+
+
+def _file(connection: apsw.Connection, path: Path) -> None:
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        raise SeedError(f"seed file {path} does not exist")
+    if suffix in _SQLITE_SUFFIXES:
+        _copy(connection, path)
+    elif suffix == ".json":
+        statements = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(statements, list) or not all(isinstance(s, str) for s in statements):
+            raise SeedError(f"{path} must hold a JSON list of SQL statements")
+        _list(connection, statements)
+    elif suffix == ".sql":
+        _script(connection, path.read_text(encoding="utf-8"), str(path))
+    else:
+        raise SeedError(f"{path}: a seed file ends in .sql, .json, {', '.join(sorted(_SQLITE_SUFFIXES))}")
+
+
+def _script(connection: apsw.Connection, sql: str, where: str) -> None:
+    # SQLite's parser stops at NUL, which D1 writes raw inside its quotes: such a text is put together instead.
+    sql = sql.replace("\0", "'||char(0)||'")
+    try:
+        for _ in connection.execute(sql):  # without this a statement that returns rows would be the last to run
+            pass
+    except apsw.Error as error:
+        raise SeedError(f"{where}: {error}") from error
+
+
+def _list(connection: apsw.Connection, statements: Sequence[str]) -> None:
+    for statement in statements:
+        _script(connection, statement, repr(statement[:90]))
+
+
+def _copy(connection: apsw.Connection, path: Path) -> None:
+    source = apsw.Connection(
+        f"{path.resolve().as_uri()}?mode=ro", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    )
+    try:
+        if source.pragma("encoding") != "UTF-8":
+            raise SeedError(f"{path} is encoded in {source.pragma('encoding')}; D1's databases are UTF-8")
+        with connection.backup("main", source, "main") as backup:
+            backup.step()
+    except apsw.Error as error:
+        raise SeedError(f"{path}: {error}") from error
+    finally:
+        source.close()
+
+
+def _rows(connection: apsw.Connection, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    columns: dict[str, str] = {}
+    for row in rows:
+        for name, value in row.items():
+            if value is not None or name not in columns:
+                columns[name] = columns.get(name) or _DECLARED.get(type(value), "")
+    if not columns:
+        raise SeedError(f"table {table!r} needs at least one row, to know its columns by")
+    definition = ", ".join(f"{literals.identifier(name)} {declared}".rstrip() for name, declared in columns.items())
+    marks = ", ".join("?" * len(columns))
+    connection.execute(f"CREATE TABLE {literals.identifier(table)} ({definition})")
+    connection.executemany(
+        f"INSERT INTO {literals.identifier(table)} VALUES ({marks})",  # noqa: S608 - a quoted name and question marks
+        [tuple(row.get(name) for name in columns) for row in rows],
+    )

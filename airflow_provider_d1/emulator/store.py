@@ -1,0 +1,293 @@
+"""The account's databases: SQLite files in a folder of the emulator's own, queried the way D1 lets one query."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from airflow_provider_d1.emulator import literals, seeds
+from airflow_provider_d1.emulator.values import JsonValue, to_json
+
+#: the PRAGMAs that D1 documents; all others are refused
+_PRAGMAS = frozenset(
+    (
+        "case_sensitive_like",
+        "data_version",
+        "defer_foreign_keys",
+        "foreign_key_check",
+        "foreign_key_list",
+        "foreign_keys",
+        "function_list",
+        "ignore_check_constraints",
+        "index_info",
+        "index_list",
+        "index_xinfo",
+        "legacy_alter_table",
+        "optimize",
+        "quick_check",
+        "recursive_triggers",
+        "reverse_unordered_selects",
+        "table_info",
+        "table_list",
+        "table_xinfo",
+    )
+)
+_REFUSED = frozenset((apsw.SQLITE_ATTACH, apsw.SQLITE_DETACH, apsw.SQLITE_TRANSACTION, apsw.SQLITE_SAVEPOINT))
+_ON_TABLES = frozenset(
+    (
+        apsw.SQLITE_ALTER_TABLE,
+        apsw.SQLITE_CREATE_TABLE,
+        apsw.SQLITE_DELETE,
+        apsw.SQLITE_DROP_TABLE,
+        apsw.SQLITE_INSERT,
+        apsw.SQLITE_READ,
+        apsw.SQLITE_UPDATE,
+    )
+)
+_COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+
+
+class QueryError(Exception):
+    """SQL that failed, in D1's words."""
+
+
+@dataclass(slots=True)
+class StatementResult:
+    """What one statement of a query gave."""
+
+    columns: list[str] = field(default_factory=list)
+    rows: list[list[JsonValue]] = field(default_factory=list)
+    changes: int = 0
+    last_row_id: int = 0
+
+
+def _authorize(
+    operation: int, first: str | None, second: str | None, _database: str | None, _trigger: str | None
+) -> int:
+    """Refuse what D1 refuses: transactions, other files, unlisted PRAGMAs, Cloudflare's own tables."""
+    if operation in _REFUSED:
+        return apsw.SQLITE_DENY
+    if operation == apsw.SQLITE_PRAGMA and (first or "").lower() not in _PRAGMAS:
+        return apsw.SQLITE_DENY
+    table = second if operation == apsw.SQLITE_ALTER_TABLE else first
+    if operation in _ON_TABLES and (table or "").lower().startswith("_cf_"):
+        return apsw.SQLITE_DENY
+    return apsw.SQLITE_OK
+
+
+class LocalDatabase:
+    """One D1 database.
+
+    :param path: the SQLite file, created and filled from the seed.
+    :param name: its name in the account.
+    :param database_id: its UUID.
+    :param seed: what it starts with.
+    :param ready_dump: a file that every export of it hands out as it is, in place of a dump written from the tables.
+    """
+
+    def __init__(
+        self, path: Path, name: str, database_id: str, seed: seeds.Seed, ready_dump: Path | None = None
+    ) -> None:
+        self.path = path
+        self.name = name
+        self.uuid = database_id
+        self.created_at = datetime.now(UTC)
+        self.ready_dump = ready_dump
+        self._lock = threading.Lock()
+        self._bookmarks = 0
+        self._connection = apsw.Connection(str(path))
+        # A crash may cost this file, which is temporary anyway; seeding row by row would be slow otherwise.
+        self._pragmas(journal_mode="OFF", synchronous="OFF", foreign_keys="OFF")
+        seeds.apply(self._connection, seed)
+        self._drop_foreign_statistics()
+        # A write-ahead log, so that a dump still being written does not hold up queries after its export was given up.
+        self._pragmas(journal_mode="WAL", foreign_keys="ON")
+
+    def _pragmas(self, **settings: str) -> None:
+        for name, value in settings.items():
+            self._connection.pragma(name, value)
+
+    def _drop_foreign_statistics(self) -> None:
+        """ANALYZE fills a table here that D1's SQLite is built without."""
+        if self._connection.table_exists("main", "sqlite_stat4"):
+            self._connection.execute("DROP TABLE sqlite_stat4")
+
+    @property
+    def file_size(self) -> int:
+        """Size in bytes, as SQLite counts its pages."""
+        with self._lock:
+            return self._size()
+
+    def _size(self) -> int:
+        return int(self._connection.pragma("page_count")) * int(self._connection.pragma("page_size"))
+
+    @property
+    def table_count(self) -> int:
+        """How many tables the schema lists."""
+        with self._lock:
+            query = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+            (count,) = self._connection.execute(query).fetchall()[0]
+            return int(count)
+
+    def bookmark(self) -> str:
+        """A new bookmark of the database's present state; no two are alike."""
+        with self._lock:
+            self._bookmarks += 1
+            version = self._connection.data_version("main")
+            return f"{self._connection.total_changes():08x}-{self._bookmarks:08x}-{version:08x}-{secrets.token_hex(16)}"
+
+    def query(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[StatementResult]:
+        """Run statements in one transaction.
+
+        :param statements: pairs of SQL (one statement or several) and bound parameters.
+        :raises QueryError: with SQLite's message as D1 prints it; nothing was changed then.
+        """
+        with self._lock, self._connection:
+            results = [result for sql, parameters in statements for result in self._run(sql, parameters)]
+            if not results:
+                raise QueryError("No SQL statements detected.")
+            self._drop_foreign_statistics()
+        return results
+
+    def _run(self, sql: str, parameters: Sequence[Any]) -> list[StatementResult]:
+        results: list[StatementResult] = []
+        before = self._connection.total_changes()
+
+        def started(cursor: apsw.Cursor, statement: str, _bindings: object) -> bool:
+            self._finish(results, before)
+            if _COMMENT.sub("", statement).strip(" \t\r\n;"):
+                results.append(StatementResult([column[0] for column in cursor.get_description()]))
+            return True
+
+        self._connection.authorizer = _authorize
+        cursor = self._connection.cursor()
+        cursor.exec_trace = started
+        try:
+            for row in cursor.execute(sql, tuple(parameters), can_cache=False):
+                results[-1].rows.append([_plain(value) for value in row])
+        except apsw.AuthError as error:
+            raise QueryError(f"{error}: SQLITE_AUTH") from error
+        except apsw.Error as error:
+            raise QueryError(_message(error)) from error
+        except UnicodeDecodeError:
+            self._connection.authorizer = None
+            results[-1:] = [self._run_bytewise(sql, parameters)]
+        finally:
+            self._connection.authorizer = None
+        self._finish(results, before)
+        return results
+
+    def _run_bytewise(self, sql: str, parameters: Sequence[Any]) -> StatementResult:
+        """The same SELECT again with its texts fetched as bytes, because one of them is not valid UTF-8."""
+        cursor = self._connection.cursor()
+        columns: list[str] = []
+
+        def describe(cursor: apsw.Cursor, _statement: str, _bindings: object) -> bool:
+            columns.extend(column[0] for column in cursor.get_description())
+            return False
+
+        cursor.exec_trace = describe
+        with suppress(apsw.ExecTraceAbort):
+            cursor.execute(sql, tuple(parameters), can_cache=False)
+        names = [f"c{i}" for i in range(len(columns))]
+        fields = ", ".join(
+            f"typeof({n})='text', CASE typeof({n}) WHEN 'text' THEN CAST({n} AS BLOB) ELSE {n} END" for n in names
+        )
+        wrapped = f"WITH q({', '.join(names)}) AS ({sql.strip().rstrip(';')}\n) SELECT {fields} FROM q"  # noqa: S608 - a query of the user's own, as it is
+        rows = self._connection.execute(wrapped, tuple(parameters), can_cache=False)
+        return StatementResult(
+            columns, [[to_json(bool(t), v) for t, v in zip(r[::2], r[1::2], strict=True)] for r in rows]
+        )
+
+    def _finish(self, results: list[StatementResult], before: int) -> None:
+        if results:
+            counted = sum(result.changes for result in results)
+            results[-1].changes = self._connection.total_changes() - before - counted
+            results[-1].last_row_id = self._connection.last_insert_rowid()
+
+    @contextmanager
+    def reader(self) -> Iterator[apsw.Connection]:
+        """A second, read-only connection that sees one state of the database throughout."""
+        connection = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY)
+        try:
+            with connection:
+                yield connection
+        finally:
+            connection.close()
+
+    def drop_table(self, name: str) -> None:
+        """Drop a table behind the API's back; a name that does not exist is left alone."""
+        with self._lock:
+            self._connection.execute(f"DROP TABLE IF EXISTS {literals.identifier(name)}")
+
+    def close(self) -> None:
+        """Close the file; it stays on disk."""
+        with self._lock:
+            self._connection.close()
+
+
+def _plain(value: apsw.SQLiteValue) -> JsonValue:
+    if isinstance(value, str):
+        return value
+    return to_json(False, value)
+
+
+def _message(error: apsw.Error) -> str:
+    """``near "SELEC": syntax error at offset 0: SQLITE_ERROR``, as D1 words it."""
+    offset = getattr(error, "error_offset", -1)
+    code = apsw.mapping_result_codes.get(getattr(error, "extendedresult", 1) & 0xFF, "SQLITE_ERROR")
+    extended = apsw.mapping_extended_result_codes.get(getattr(error, "extendedresult", 1))
+    at = f" at offset {offset}" if offset is not None and offset >= 0 else ""
+    tail = f" (extended: {extended})" if extended else ""
+    return f"{error}{at}: {code}{tail}"
+
+
+class Store:
+    """The databases of the account, by UUID and in the order they were added.
+
+    :param folder: where their files go.
+    :param account_id: makes the UUIDs: the same account and name always give the same one.
+    """
+
+    def __init__(self, folder: Path, account_id: str) -> None:
+        self._folder = folder
+        self._account_id = account_id
+        self._databases: dict[str, LocalDatabase] = {}
+
+    def add(self, name: str, seed: seeds.Seed, ready_dump: Path | None = None) -> LocalDatabase:
+        """Create a database.
+
+        :raises seeds.SeedError: when the seed cannot be read.
+        """
+        database_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"d1:{self._account_id}/{name}"))
+        database = LocalDatabase(self._folder / f"{database_id}.sqlite", name, database_id, seed, ready_dump)
+        self._databases[database_id] = database
+        return database
+
+    def get(self, database_id: str) -> LocalDatabase | None:
+        """The database of that UUID."""
+        return self._databases.get(database_id.lower())
+
+    def search(self, name: str | None) -> list[LocalDatabase]:
+        """What the list call finds: ``name`` anywhere in the name, in any case."""
+        wanted = (name or "").lower()
+        return [database for database in self._databases.values() if wanted in database.name.lower()]
+
+    def ids(self) -> Mapping[str, str]:
+        """UUIDs by name."""
+        return {database.name: database.uuid for database in self._databases.values()}
+
+    def close(self) -> None:
+        """Close all files."""
+        for database in self._databases.values():
+            database.close()
