@@ -1,0 +1,57 @@
+"""One Airflow, one S3 server; all scenarios run in it at once.
+
+A scenario is a test that takes ``night``. All that were collected start together when the first is asked for; a test
+then waits for its own and shows how it ended. So the order of the tests does not matter, and each scenario has an
+emulator, an API token, a connection, a DAG and an S3 prefix of its own.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.airflow import airflow_deployment
+from harness.seaweed import s3_server
+from tests.system.night import Night
+
+DAGS = Path(__file__).parent / "dags"
+BUCKET = "night"
+
+
+@pytest.fixture(scope="session")
+def night(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
+    folder = tmp_path_factory.mktemp("night")
+    scenarios = {item.nodeid: item for item in request.session.items if is_scenario(item)}
+    with s3_server(folder / "s3") as s3, airflow_deployment(folder / "airflow", DAGS) as airflow:
+        s3.client().create_bucket(Bucket=BUCKET)
+        airflow.wait_for_dag("two_at_once")
+        with Night(airflow, s3, BUCKET) as night:
+            for nodeid, item in scenarios.items():
+                night.start(nodeid, item.obj, **callspec(item))
+            yield night
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_scenario(item: pytest.Item) -> bool:
+    return "night" in getattr(item, "fixturenames", ()) and item.get_closest_marker("afterwards") is None
+
+
+def callspec(item: pytest.Item) -> dict[str, object]:
+    return dict(item.callspec.params) if hasattr(item, "callspec") else {}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Wait for the scenario instead of running it now."""
+    if not is_scenario(pyfuncitem):
+        return None
+    pyfuncitem.funcargs["night"].result(pyfuncitem.nodeid)
+    return True
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What looks at the remains comes after the scenarios."""
+    items.sort(key=lambda item: item.get_closest_marker("afterwards") is not None)

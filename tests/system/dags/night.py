@@ -1,0 +1,70 @@
+"""The DAGs of the scenarios: one each, named like its connection, bucket prefix and, where it has its own, queue."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.sdk import DAG
+
+from airflow_provider_d1.operators.d1 import D1ExportOperator
+from airflow_provider_d1.transfers.d1_to_s3 import D1ToS3Operator
+
+BUCKET = "night"
+
+
+def stage(dag_id: str, *, retries: int = 0, queue: str = "default", **arguments: object) -> DAG:
+    """A DAG with one task that exports the database ``shop`` and stages it under its own prefix."""
+    with DAG(dag_id, schedule=None, catchup=False) as dag:
+        D1ToS3Operator(
+            task_id="stage",
+            d1_conn_id=dag_id,
+            aws_conn_id=f"{dag_id}_s3",
+            database="shop",
+            s3_bucket=arguments.pop("s3_bucket", BUCKET),
+            s3_prefix=dag_id,
+            retries=retries,
+            retry_delay=timedelta(seconds=1),
+            queue=queue,
+            **arguments,
+        )
+    return dag
+
+
+for name in ("terminated", "killed", "stopped"):
+    globals()[name] = stage(f"triggerer_{name}", queue=name)
+
+SMALL_PARTS = {"max_part_bytes": 256 * 1024, "file_format": "csv"}
+for name in ("early", "late", "before_manifest"):
+    globals()[name] = stage(f"worker_killed_{name}", retries=1, **SMALL_PARTS)
+cleared_when_done = stage("cleared_when_done", retries=1)
+
+for name in ("cleared", "marked_failed", "run_deleted"):
+    globals()[name] = stage(f"{name}_while_deferred", retries=1)
+timed_out = stage("timed_out_while_deferred", timeout=8)
+
+for name in (
+    "rate_limit_block",
+    "bad_answers",
+    "slow_answers",
+    "lost_start_answer",
+    "lost_three_times",
+    "busy",
+    "inner_failure",
+    "virtual_table",
+    "table_vanishes",
+    "token_revoked",
+    "no_such_host",
+    "download_cut",
+    "url_expired",
+):
+    globals()[name] = stage(name, retries=1, timeout=120, tables=["users"] if name == "table_vanishes" else None)
+lost_too_often = stage("lost_too_often", max_restarts=1)
+busy_too_long = stage("busy_too_long", timeout=8)
+
+for name in ("s3_slow_down", "s3_drops_part", "s3_denies_manifest"):
+    globals()[name] = stage(name)
+s3_no_bucket = stage("s3_no_bucket", retries=1, s3_bucket="no-such-bucket")
+
+with DAG("two_at_once", schedule=None, catchup=False) as two_at_once:
+    for task_id in ("one", "other"):
+        D1ExportOperator(task_id=task_id, d1_conn_id="two_at_once", database="shop", timeout=180)

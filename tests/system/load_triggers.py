@@ -1,0 +1,87 @@
+"""Run many export triggers in one event loop, as a triggerer does, and print what they cost as one line of JSON.
+
+``python -m tests.system.load_triggers COUNT SPEED`` reads the connection from ``AIRFLOW_CONN_D1_LOAD``. ``SPEED`` is how
+many times faster than the world's the clock of the retry policy, the budget and the export driver runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+from airflow_provider_d1.cloudflare.clock import Clock
+from airflow_provider_d1.triggers.d1 import D1ExportTrigger
+
+_SCHEDSTAT = Path("/proc/thread-self/schedstat")
+
+
+def hurry(speed: float) -> None:
+    """Let the package's clock run faster."""
+    epoch, began = time.time(), time.monotonic()
+
+    async def sleep_async(_: Clock, seconds: float) -> None:
+        await asyncio.sleep(seconds / speed)
+
+    Clock.monotonic = lambda _: (time.monotonic() - began) * speed
+    Clock.time = lambda _: epoch + (time.monotonic() - began) * speed
+    Clock.sleep_async = sleep_async
+
+
+class Steps:
+    """How long the loop's single steps take; time spent waiting for a processor does not count as blocking."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self._run = asyncio.Handle._run
+
+    def watch(self) -> None:
+        def run(handle: asyncio.Handle) -> None:
+            waited, began = self._waited(), time.monotonic()
+            self._run(handle)
+            took = time.monotonic() - began
+            if took > self.longest:
+                self.longest = max(self.longest, took - (self._waited() - waited))
+
+        asyncio.Handle._run = run
+
+    @staticmethod
+    def _waited() -> float:
+        """Seconds that this thread was ready to run while the machine was busy with others."""
+        try:
+            return int(_SCHEDSTAT.read_text().split()[1]) / 1e9
+        except OSError:
+            return 0.0
+
+
+async def export(database: str, deadline: float) -> dict:
+    async for event in D1ExportTrigger(database=database, deadline=deadline, d1_conn_id="d1_load").run():
+        return event.payload
+    raise AssertionError("the trigger ended without an event")
+
+
+async def main(count: int) -> dict:
+    # what is loaded and built once in a process is not what is measured
+    await export("shop-0", Clock().time() + 3600)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    steps = Steps()
+    steps.watch()
+    deadline = Clock().time() + 100_000
+    payloads = await asyncio.gather(*(export(f"shop-{number}", deadline) for number in range(1, count + 1)))
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "succeeded": sum(payload["status"] == "success" for payload in payloads),
+        "restarts": sum(payload.get("export", {}).get("restarts", 0) for payload in payloads),
+        "failures": [payload.get("message") for payload in payloads if payload["status"] != "success"][:3],
+        "longest_step": round(steps.longest, 4),
+        "memory_kb": after,
+        "memory_growth_kb": after - before,
+    }
+
+
+if __name__ == "__main__":
+    hurry(float(sys.argv[2]))
+    print(json.dumps(asyncio.run(main(int(sys.argv[1])))))

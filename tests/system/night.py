@@ -1,0 +1,210 @@
+"""What a scenario is given: an Airflow, an S3 server and, on request, a D1 of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from airflow_provider_d1.emulator.server import Emulator
+from harness.airflow import Airflow, wait_until
+from harness.s3_faults import S3Proxy, s3_proxy
+from harness.seaweed import S3Server
+
+#: three tables, one of them empty
+SHOP = """
+CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT, score REAL);
+INSERT INTO users VALUES (1, 'Ada', 1.5), (2, 'Grace', 2.5), (3, NULL, NULL);
+CREATE TABLE orders (id INTEGER PRIMARY KEY, user_id INTEGER, note TEXT);
+INSERT INTO orders VALUES (1, 1, 'first'), (2, 2, 'second');
+CREATE TABLE nothing (id INTEGER);
+"""
+#: about 2 MB of text that does not compress
+BIG = """
+CREATE TABLE big (id INTEGER PRIMARY KEY, noise TEXT);
+WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+INSERT INTO big SELECT i, hex(randomblob(50)) FROM n;
+"""
+SIGNATURE = re.compile(rb"X-Amz-Signature(?:=|%3D|\"?: ?\"?)[0-9a-fA-F]{16}", re.IGNORECASE)
+#: scenarios that are under way at once
+TOGETHER = 8
+
+
+@dataclass
+class Bed:
+    """A D1 with its connection, and the DAG of the same name."""
+
+    name: str
+    airflow: Airflow
+    s3: S3Server
+    proxy: S3Proxy
+    bucket: str
+    emulator: Emulator
+    token: str = field(repr=False)
+
+    def run(self) -> str:
+        return self.airflow.trigger(self.name)
+
+    def ended(self, run_id: str, timeout: float = 300) -> str:
+        return self.airflow.wait_for_run(self.name, run_id, timeout)
+
+    def succeeds(self, run_id: str, timeout: float = 300) -> dict[str, Any]:
+        """Wait for the run's good end and return the manifest, having checked that it is true."""
+        state = self.ended(run_id, timeout)
+        assert state == "success", self.airflow.log(self.name, run_id)[-6000:]
+        return self.staged()
+
+    def fails(self, run_id: str, timeout: float = 300) -> str:
+        """Wait for the run's bad end and return what its tasks and triggers logged."""
+        state = self.ended(run_id, timeout)
+        log = self.airflow.log(self.name, run_id)
+        assert state == "failed", log[-6000:]
+        return log
+
+    def deferred(self, run_id: str, task_id: str = "stage") -> None:
+        """Wait until the task is deferred and its export is being polled."""
+        self.airflow.wait_for_task(self.name, run_id, task_id, "deferred")
+        wait_until(lambda: len(self.calls("export_poll")) >= 2, "the export is polled", 60, every=0.1)
+
+    def calls(self, *kinds: str) -> list[Any]:
+        return self.emulator.calls.of(*kinds)
+
+    def exports(self) -> int:
+        """How many exports D1 has accepted and somebody has polled: each has a bookmark of its own."""
+        return len({call.body["current_bookmark"] for call in self.calls("export_poll")})
+
+    def silence(self, seconds: float = 8, timeout: float = 60) -> None:
+        """Wait until nobody has asked about an export for a while; whoever polls does so at least every 5 s."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            before = len(self.calls("export_start", "export_poll"))
+            time.sleep(seconds)
+            if len(self.calls("export_start", "export_poll")) == before:
+                return
+        raise AssertionError(f"the export of {self.name} was still polled after {timeout:g} s")
+
+    # what is left behind
+
+    def objects(self) -> dict[str, int]:
+        pages = self.s3.client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{self.name}/")
+        return {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", [])}
+
+    def uploads(self) -> list[str]:
+        """Keys of multipart uploads that nobody completed or aborted."""
+        found = self.s3.client().list_multipart_uploads(Bucket=self.bucket, Prefix=f"{self.name}/")
+        return [upload["Key"] for upload in found.get("Uploads", [])]
+
+    def manifest(self) -> dict[str, Any] | None:
+        key = f"{self.name}/_manifest.json"
+        return json.loads(self.read(key)) if key in self.objects() else None
+
+    def read(self, key: str) -> bytes:
+        return self.s3.client().get_object(Bucket=self.bucket, Key=key)["Body"].read()
+
+    def staged(self) -> dict[str, Any]:
+        """The manifest; it lists all objects under the prefix, of the right size, and nothing else is there."""
+        manifest = self.manifest()
+        assert manifest is not None, self.objects()
+        listed = {
+            file["uri"].removeprefix(f"s3://{self.bucket}/"): file["bytes"]
+            for table in manifest["tables"]
+            for file in table["files"]
+        }
+        objects = self.objects()
+        del objects[f"{self.name}/_manifest.json"]
+        assert objects == listed
+        assert self.uploads() == []
+        return manifest
+
+    def nothing_staged(self) -> None:
+        assert self.objects() == {}
+        assert self.uploads() == []
+
+
+class Night:
+    """All scenarios of a session, and what they may have leaked."""
+
+    def __init__(self, airflow: Airflow, s3: S3Server, bucket: str) -> None:
+        self.airflow = airflow
+        self.s3 = s3
+        self.bucket = bucket
+        #: scenario → its API token
+        self.tokens: dict[str, str] = {}
+        #: what the processes' arguments and environments gave away
+        self.process_leaks: set[str] = set()
+        self.processes_seen: set[int] = set()
+        self._pool = ThreadPoolExecutor(TOGETHER, thread_name_prefix="scenario")
+        self._futures: dict[str, Future[None]] = {}
+        self._over = threading.Event()
+        self._watcher = threading.Thread(target=self._watch_processes, name="process-watcher")
+
+    def __enter__(self) -> Night:
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._over.set()
+        self._watcher.join()
+
+    def start(self, nodeid: str, scenario: Callable[..., None], **arguments: object) -> None:
+        self._futures[nodeid] = self._pool.submit(scenario, night=self, **arguments)
+
+    def result(self, nodeid: str) -> None:
+        self._futures[nodeid].result()
+
+    def wait_for_all(self) -> None:
+        for future in self._futures.values():
+            future.exception()
+
+    @contextmanager
+    def bed(self, name: str, seed: str = SHOP, **emulator: Any) -> Iterator[Bed]:
+        """Make the D1, the S3 and the connections for the DAG called ``name``."""
+        token = self.tokens[name] = f"secret-{secrets.token_hex(20)}"
+        account = secrets.token_hex(16)
+        with ExitStack() as stack:
+            d1 = stack.enter_context(Emulator(token=token, account_id=account, databases={"shop": seed}, **emulator))
+            proxy = stack.enter_context(s3_proxy(self.s3))
+            extra = {"account_id": account}
+            self.airflow.set_connection(
+                name, {"conn_type": "d1", "host": d1.url, "password": token, "extra": extra}
+            )
+            self.airflow.set_connection(f"{name}_s3", json.loads(proxy.server.airflow_connection()))
+            yield Bed(name, self.airflow, self.s3, proxy, self.bucket, d1, token)
+
+    def leaks_in(self, where: str, content: bytes) -> list[str]:
+        """What of the secrets is in ``content``, in words without the secret."""
+        found = [f"the token of {name} in {where}" for name, token in self.tokens.items() if token.encode() in content]
+        if SIGNATURE.search(content):
+            found.append(f"a signed URL in {where}")
+        return found
+
+    def _watch_processes(self) -> None:
+        while not self._over.wait(0.5):
+            for component in list(self.airflow.processes.values()):
+                self._look_at(component.pid)
+
+    def _look_at(self, pid: int) -> None:
+        try:
+            parent = psutil.Process(pid)
+            family = [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return
+        for process in family:
+            for part in ("cmdline", "environ"):
+                try:
+                    content = Path(f"/proc/{process.pid}/{part}").read_bytes()
+                except OSError:
+                    continue  # it has ended meanwhile
+                self.processes_seen.add(process.pid)
+                self.process_leaks.update(self.leaks_in(f"the {part} of a process", content))

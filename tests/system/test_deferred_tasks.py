@@ -1,0 +1,56 @@
+"""Somebody ends a task while it is deferred: the export stops by itself, because nobody polls it any more."""
+
+from __future__ import annotations
+
+from harness.airflow import wait_until
+from tests.system.night import Night
+
+FOREVER = 3600
+
+
+def test_a_deferred_task_is_cleared(night: Night) -> None:
+    with night.bed("cleared_while_deferred") as bed:
+        bed.emulator.faults.export_seconds = FOREVER
+        run = bed.run()
+        bed.deferred(run)
+        bed.emulator.faults.export_seconds = 2
+        night.airflow.clear(bed.name, run, "stage")
+        manifest = bed.succeeds(run)
+        # D1 refuses the new export until it has given up the old one, which it does 15 s after the last poll
+        assert bed.exports() == 2
+        assert manifest["tables"][0]["rows"] == 3
+
+
+def test_a_deferred_task_is_marked_failed(night: Night) -> None:
+    with night.bed("marked_failed_while_deferred") as bed:
+        bed.emulator.faults.export_seconds = FOREVER
+        run = bed.run()
+        bed.deferred(run)
+        night.airflow.mark(bed.name, run, "stage", "failed")
+        bed.silence()
+        bed.fails(run)
+        assert bed.exports() == 1
+        bed.nothing_staged()
+
+
+def test_the_run_of_a_deferred_task_is_deleted(night: Night) -> None:
+    with night.bed("run_deleted_while_deferred") as bed:
+        bed.emulator.faults.export_seconds = FOREVER
+        run = bed.run()
+        bed.deferred(run)
+        night.airflow.mark(bed.name, run, "stage", "failed")  # Airflow deletes no run that is under way
+        night.airflow.delete_run(bed.name, run)
+        wait_until(lambda: night.airflow.run_state(bed.name, run) is None, "the run is gone", 60)
+        bed.silence()
+        assert bed.exports() == 1
+        bed.nothing_staged()
+
+
+def test_a_deferred_task_runs_out_of_time(night: Night) -> None:
+    with night.bed("timed_out_while_deferred") as bed:
+        bed.emulator.faults.export_seconds = FOREVER
+        run = bed.run()
+        assert "D1ExportTimeoutError" in bed.fails(run)
+        bed.silence()
+        assert bed.exports() == 1
+        bed.nothing_staged()

@@ -1,0 +1,35 @@
+"""The object store has a bad day."""
+
+from __future__ import annotations
+
+from harness.s3_faults import Fault
+from tests.system.night import BIG, Night
+
+
+def test_s3_asks_to_slow_down(night: Night) -> None:
+    with night.bed("s3_slow_down") as bed:
+        bed.proxy.faults.append(Fault("PUT", "part-", "slow_down", times=2))
+        bed.succeeds(bed.run())
+        assert bed.proxy.count("PUT", "part-", 503) == 2
+        assert bed.exports() == 1
+
+
+def test_s3_drops_the_connection(night: Night) -> None:
+    with night.bed("s3_drops_part", BIG) as bed:
+        bed.proxy.faults.append(Fault("PUT", "part-", "drop", times=1))
+        bed.succeeds(bed.run())
+        assert bed.proxy.count("PUT", "part-", 0) == 1
+        assert bed.exports() == 1
+
+
+def test_s3_refuses_the_manifest(night: Night) -> None:
+    with night.bed("s3_denies_manifest") as bed:
+        bed.proxy.faults.append(Fault("PUT", "_manifest.json", "access_denied"))
+        assert "AccessDenied" in bed.fails(bed.run())
+        bed.nothing_staged()
+
+
+def test_the_bucket_does_not_exist(night: Night) -> None:
+    with night.bed("s3_no_bucket") as bed:
+        assert "NoSuchBucket" in bed.fails(bed.run())
+        assert bed.exports() <= 1
