@@ -64,6 +64,21 @@ class D1ApiError(D1Error):
             self.retryable = retryable
 
 
+class D1ConnectionError(D1ApiError):
+    """No whole answer came: no connection, a reset, a timeout, a cut body.
+
+    :param message: what happened.
+    :param sent: False when the request surely never left, so that repeating it cannot do anything twice.
+    :param retryable: False where repeating cannot help (an untrusted certificate).
+    """
+
+    retryable = True
+
+    def __init__(self, message: str, *, sent: bool = True, retryable: bool | None = None) -> None:
+        super().__init__(message, retryable=retryable)
+        self.sent = sent
+
+
 class D1AuthenticationError(D1ApiError):
     """The token is wrong, expired, or lacks the D1 right."""
 

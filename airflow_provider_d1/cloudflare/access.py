@@ -1,0 +1,86 @@
+"""Tell why a connection does not work: bad token, wrong account, missing database, or no right to D1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from airflow_provider_d1.cloudflare import lookup, protocol
+from airflow_provider_d1.cloudflare.lookup import Plan
+from airflow_provider_d1.cloudflare.models import Database
+from airflow_provider_d1.cloudflare.protocol import Call, Request
+from airflow_provider_d1.exceptions import D1ApiError, D1AuthenticationError, D1DatabaseNotFoundError
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A connection that works: how many databases it sees, and the one that was asked for."""
+
+    databases: int
+    database: Database | None
+
+
+def verify(account_id: str, database: str | None, *, global_key: bool) -> Plan[Access]:
+    """Check token, account, D1 right and, if named, the database.
+
+    Only reads: whether the token may also *edit*, which exports need, shows when one is started.
+
+    :raises D1AuthenticationError: for a bad token, a wrong account, or no D1 right; the message tells which.
+    :raises D1DatabaseNotFoundError: when only the database is missing.
+    """
+    try:
+        page = yield Call(protocol.list_databases(account_id), protocol.read_databases)
+    except (D1AuthenticationError, D1DatabaseNotFoundError) as error:
+        reason, status, code = type(error), error.status, error.code
+    else:
+        count = len(page.databases) if page.total is None else page.total
+        return Access(count, (yield from lookup.one_database(account_id, database)) if database else None)
+    if reason is D1DatabaseNotFoundError:
+        text = _wrong_account(account_id)
+    else:
+        text = yield from _refusal(account_id, global_key=global_key)
+    raise D1AuthenticationError(text, status=status, code=code)
+
+
+def _refusal(account_id: str, *, global_key: bool) -> Plan[str]:
+    account = quote(account_id, safe="")
+    # Cloudflare knows tokens of users and of accounts; each kind verifies at its own place, and neither place knows D1.
+    places = ["/user"] if global_key else ["/user/tokens/verify", f"/accounts/{account}/tokens/verify"]
+    for place in places:
+        status = yield from _ask(place)
+        if isinstance(status, dict):
+            break
+    else:
+        what = "Global API key or the e-mail" if global_key else "API token"
+        return f"Cloudflare does not accept the {what}: it is wrong, expired or revoked"
+    if isinstance(status, dict) and status.get("status", "active") != "active":
+        return f"the API token is {status['status']}, not active"
+    if (yield from _ask(f"/accounts/{account}")):
+        return _no_right(account_id)
+    visible = yield from _ask("/accounts")
+    if (
+        isinstance(visible, list)
+        and visible
+        and account_id not in {a.get("id") for a in visible if isinstance(a, dict)}
+    ):
+        return _wrong_account(account_id)
+    return f"{_no_right(account_id)} (or account_id is not the account that the token belongs to)"
+
+
+def _ask(path: str) -> Plan[Any]:
+    try:
+        result = yield Call(Request("GET", path), protocol.read_result)
+    except D1ApiError as error:
+        if error.retryable:
+            raise
+        return None
+    return result
+
+
+def _wrong_account(account_id: str) -> str:
+    return f"wrong account: the token is accepted, but does not reach account_id {account_id!r}"
+
+
+def _no_right(account_id: str) -> str:
+    return f"the token is valid but has no D1 right on account {account_id!r}: it needs D1 Edit (Read does not export)"

@@ -1,0 +1,256 @@
+"""Two thin clients over :mod:`~airflow_provider_d1.cloudflare.protocol`: one for event loops, one for threads.
+
+Both take their turn at the token's request budget, send, read, and retry by one policy. Neither imports httpx before its first
+request, so that importing this module costs a DAG parser and a triggerer next to nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+
+from airflow_provider_d1.cloudflare import access, lookup, protocol
+from airflow_provider_d1.cloudflare.budget import RequestBudget, budget_for
+from airflow_provider_d1.cloudflare.clock import SYSTEM_CLOCK, Clock
+from airflow_provider_d1.cloudflare.credentials import Credentials
+from airflow_provider_d1.cloudflare.models import Database
+from airflow_provider_d1.cloudflare.protocol import Answer, Request
+from airflow_provider_d1.cloudflare.retry import PATIENCE, async_retrying, retrying
+from airflow_provider_d1.exceptions import D1Error, D1RateLimitError
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.cloudflare.transport import AsyncTransport, SyncTransport
+
+T = TypeVar("T")
+
+
+class AsyncD1Client:
+    """The D1 API from an event loop. Use as ``async with``, or call :meth:`aclose`.
+
+    :param credentials: account, token and API base.
+    :param clock: the time that waits and deadlines go by.
+    :param transport_options: passed to httpx's client (``transport=`` in tests).
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        budget: RequestBudget | None = None,
+        **transport_options: Any,  # noqa: ANN401 - httpx's own
+    ) -> None:
+        self.credentials = credentials
+        self.clock = clock
+        self.budget = budget or budget_for(credentials)
+        self._options = transport_options
+        self._opening: asyncio.Task[AsyncTransport] | None = None
+
+    async def list_databases(self, name: str | None = None) -> list[Database]:
+        """Every database of the account, or those that Cloudflare's search for ``name`` finds."""
+        return await self._carry_out(lookup.all_databases(self.credentials.account_id, name))
+
+    async def get_database(
+        self, name_or_uuid: str, *, deadline: float | None = None, priority: bool = False
+    ) -> Database:
+        """The database of exactly this name or UUID.
+
+        :raises D1DatabaseNotFoundError: when there is none; the message suggests near names.
+        """
+        plan = lookup.one_database(self.credentials.account_id, name_or_uuid)
+        return await self._carry_out(plan, deadline=deadline, priority=priority)
+
+    async def query(self, database_id: str, sql: str, params: Sequence[Any] | None = None) -> list[dict[str, Any]]:
+        """Run one SQL statement; a dict for each row."""
+        columns, rows = await self.raw(database_id, sql, params)
+        return [dict(zip(columns, row, strict=False)) for row in rows]
+
+    async def raw(
+        self, database_id: str, sql: str, params: Sequence[Any] | None = None
+    ) -> tuple[list[str], list[list[Any]]]:
+        """Run one SQL statement; column names (which may repeat) and rows."""
+        request = protocol.raw(self.credentials.account_id, database_id, sql, params)
+        return await self.call(request, protocol.read_raw)
+
+    async def verify_access(self, database: str | None = None) -> access.Access:
+        """Check token, account, D1 right and database, telling them apart in the error; see :func:`access.verify`."""
+        account = self.credentials.account_id
+        plan = access.verify(account, database, global_key=self.credentials.email is not None)
+        return await self._carry_out(plan, deadline=self.clock.time() + self.credentials.timeout)
+
+    async def call(
+        self,
+        request: Request,
+        read: Callable[[Answer], T],
+        *,
+        deadline: float | None = None,
+        priority: bool = False,
+    ) -> T:
+        """Send a request until it is answered for good, by the shared retry policy.
+
+        :param deadline: when to give up, in epoch seconds; by default ten minutes from now.
+        :param priority: goes before other calls: for admitted exports.
+        """
+        end = self.clock.time() + PATIENCE if deadline is None else deadline
+
+        async def attempt() -> T:
+            return read(await self.send(request, deadline=end, priority=priority))
+
+        policy = async_retrying(self.clock, deadline=end, repeatable=request.repeatable)
+        result: T = await policy(attempt)
+        return result
+
+    async def send(
+        self, request: Request, *, deadline: float, priority: bool = False, total: float | None = None
+    ) -> Answer:
+        """Send a request once, when the budget lets it.
+
+        :param total: seconds that the exchange may take as a whole.
+        :raises D1ConnectionError: when no whole answer came.
+        :raises D1RateLimitError: when the budget has no call to give before ``deadline``.
+        """
+        transport = await self._transport()
+        while (wait := self.budget.take(priority=priority)) > 0:
+            if self.clock.time() + wait > deadline:
+                raise _out_of_budget(wait)
+            await self.clock.sleep_async(wait)
+        answer = await transport.send(request, min(self.credentials.timeout, total or self.credentials.timeout), total)
+        self.budget.learn(answer)
+        return answer
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._opening is not None:
+            await (await self._opening).aclose()
+            self._opening = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _carry_out(self, plan: lookup.Plan[T], *, deadline: float | None = None, priority: bool = False) -> T:
+        try:
+            step = next(plan)
+            while True:
+                try:
+                    result = await self.call(step.request, step.read, deadline=deadline, priority=priority)
+                except D1Error as error:
+                    step = plan.throw(error)
+                else:
+                    step = plan.send(result)
+        except StopIteration as end:
+            return cast("T", end.value)
+
+    async def _transport(self) -> AsyncTransport:
+        if self._opening is None:
+            # In a thread: importing httpx and reading the certificate authorities would hold up the event loop.
+            self._opening = asyncio.create_task(asyncio.to_thread(_open_async, self.credentials, self._options))
+        return await asyncio.shield(self._opening)
+
+
+class D1Client:
+    """The D1 API from a thread, as :class:`AsyncD1Client`. Use as ``with``, or call :meth:`close`."""
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        budget: RequestBudget | None = None,
+        **transport_options: Any,  # noqa: ANN401 - httpx's own
+    ) -> None:
+        self.credentials = credentials
+        self.clock = clock
+        self.budget = budget or budget_for(credentials)
+        self._options = transport_options
+        self._open: SyncTransport | None = None
+
+    def list_databases(self, name: str | None = None) -> list[Database]:
+        """As :meth:`AsyncD1Client.list_databases`."""
+        return self._carry_out(lookup.all_databases(self.credentials.account_id, name))
+
+    def get_database(self, name_or_uuid: str) -> Database:
+        """As :meth:`AsyncD1Client.get_database`."""
+        return self._carry_out(lookup.one_database(self.credentials.account_id, name_or_uuid))
+
+    def query(self, database_id: str, sql: str, params: Sequence[Any] | None = None) -> list[dict[str, Any]]:
+        """As :meth:`AsyncD1Client.query`."""
+        columns, rows = self.raw(database_id, sql, params)
+        return [dict(zip(columns, row, strict=False)) for row in rows]
+
+    def raw(self, database_id: str, sql: str, params: Sequence[Any] | None = None) -> tuple[list[str], list[list[Any]]]:
+        """As :meth:`AsyncD1Client.raw`."""
+        return self.call(protocol.raw(self.credentials.account_id, database_id, sql, params), protocol.read_raw)
+
+    def verify_access(self, database: str | None = None) -> access.Access:
+        """As :meth:`AsyncD1Client.verify_access`."""
+        account = self.credentials.account_id
+        plan = access.verify(account, database, global_key=self.credentials.email is not None)
+        return self._carry_out(plan, deadline=self.clock.time() + self.credentials.timeout)
+
+    def call(self, request: Request, read: Callable[[Answer], T], *, deadline: float | None = None) -> T:
+        """As :meth:`AsyncD1Client.call`."""
+        end = self.clock.time() + PATIENCE if deadline is None else deadline
+        policy = retrying(self.clock, deadline=end, repeatable=request.repeatable)
+        result: T = policy(lambda: read(self._send(request, end)))
+        return result
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _send(self, request: Request, deadline: float) -> Answer:
+        if self._open is None:
+            from airflow_provider_d1.cloudflare.transport import SyncTransport
+
+            self._open = SyncTransport(self.credentials, **self._options)
+        while (wait := self.budget.take()) > 0:
+            if self.clock.time() + wait > deadline:
+                raise _out_of_budget(wait)
+            self.clock.sleep(wait)
+        answer = self._open.send(request, self.credentials.timeout)
+        self.budget.learn(answer)
+        return answer
+
+    def _carry_out(self, plan: lookup.Plan[T], *, deadline: float | None = None) -> T:
+        try:
+            step = next(plan)
+            while True:
+                try:
+                    result = self.call(step.request, step.read, deadline=deadline)
+                except D1Error as error:
+                    step = plan.throw(error)
+                else:
+                    step = plan.send(result)
+        except StopIteration as end:
+            return cast("T", end.value)
+
+
+def _open_async(credentials: Credentials, options: dict[str, Any]) -> AsyncTransport:
+    from airflow_provider_d1.cloudflare.transport import AsyncTransport
+
+    return AsyncTransport(credentials, **options)
+
+
+def _out_of_budget(wait: float) -> D1RateLimitError:
+    return D1RateLimitError(
+        "the calls that this token may make in five minutes are used up, and the next one is free too late",
+        status=None,
+        retry_after=wait,
+    )

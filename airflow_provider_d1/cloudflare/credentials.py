@@ -1,0 +1,93 @@
+"""Who asks, and where: what every request to the D1 API needs."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from urllib.parse import SplitResult, urlsplit
+
+from airflow_provider_d1 import __version__
+from airflow_provider_d1.exceptions import D1ConfigurationError
+
+CLOUDFLARE_API = "https://api.cloudflare.com/client/v4"
+USER_AGENT = f"airflow-provider-d1/{__version__}"
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """One Cloudflare account as one token sees it.
+
+    :param account_id: the account that owns the databases.
+    :param token: an API token, or a Global API Key when ``email`` is given. Never part of a repr.
+    :param email: set only with a Global API Key.
+    :param base_url: the API's base, ``/client/v4`` included; https, or http on loopback.
+    :param timeout: seconds to wait for a connection or for the next bytes of an answer.
+    :param requests_per_5_minutes: how many calls this process may make with the token; Cloudflare's limit is 1,200
+        for all users of the token together.
+    :raises D1ConfigurationError: when a field cannot work; the message names it, and never shows the token.
+    """
+
+    account_id: str
+    token: str = field(repr=False)
+    email: str | None = None
+    base_url: str = CLOUDFLARE_API
+    timeout: float = 30.0
+    requests_per_5_minutes: int = 1000
+
+    def __post_init__(self) -> None:
+        # A newline after the token is what a secret read from a file usually ends in.
+        object.__setattr__(self, "token", _header_value("password (the API token)", self.token))
+        object.__setattr__(self, "account_id", _header_value("account_id", self.account_id))
+        object.__setattr__(self, "email", _header_value("login", self.email) if self.email else None)
+        object.__setattr__(self, "base_url", _base_url(self.base_url))
+        if not self.timeout > 0:
+            raise D1ConfigurationError("timeout must be a number of seconds above 0")
+        if self.requests_per_5_minutes < 1:
+            raise D1ConfigurationError("requests_per_5_minutes must be at least 1")
+
+    def headers(self) -> dict[str, str]:
+        """The headers that authenticate a request; they go to ``base_url`` and nowhere else."""
+        if self.email:
+            return {"X-Auth-Email": self.email, "X-Auth-Key": self.token}
+        return {"Authorization": f"Bearer {self.token}"}
+
+    def fingerprint(self) -> str:
+        """Tells one token from another without holding it."""
+        return hashlib.sha256(f"{self.base_url}\n{self.email}\n{self.token}".encode()).hexdigest()
+
+
+def allowed_scheme(url: SplitResult) -> bool:
+    """True for https, and for http where it does not leave the machine."""
+    return bool(url.hostname) and (url.scheme == "https" or (url.scheme == "http" and is_loopback(url.hostname or "")))
+
+
+def is_loopback(host: str) -> bool:
+    """True for ``localhost`` and the loopback addresses; other names are not resolved, so never loopback."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _header_value(what: str, value: str) -> str:
+    value = value.strip()
+    if not value:
+        raise D1ConfigurationError(f"{what} of the D1 connection is empty")
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise D1ConfigurationError(f"{what} of the D1 connection holds a character that it cannot have")
+    return value
+
+
+def _base_url(value: str) -> str:
+    value = value.strip() or CLOUDFLARE_API
+    try:
+        url = urlsplit(value)
+        usable = url.hostname is not None and (url.port is None or url.port > 0)
+    except ValueError:
+        usable = False
+    if not usable or url.query or url.fragment or url.username or url.password:
+        raise D1ConfigurationError(f"host of the D1 connection must be the API's base URL, like {CLOUDFLARE_API}")
+    if not allowed_scheme(url):
+        raise D1ConfigurationError("host of the D1 connection must be an https URL (http is for loopback only)")
+    return value.rstrip("/")

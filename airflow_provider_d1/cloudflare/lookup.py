@@ -1,0 +1,78 @@
+"""Find databases by name or UUID, as plans of calls that either client carries out.
+
+A plan is a generator: it yields a :class:`~airflow_provider_d1.cloudflare.protocol.Call`, is sent what the answer held (or
+thrown the error), and returns its result. So the steps are written once for threads and event loops.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Generator, Iterable
+from typing import Any, TypeVar
+
+from airflow_provider_d1.cloudflare import protocol
+from airflow_provider_d1.cloudflare.models import Database
+from airflow_provider_d1.cloudflare.protocol import Call
+from airflow_provider_d1.exceptions import D1ApiError, D1ConfigurationError, D1DatabaseNotFoundError
+
+T = TypeVar("T")
+Plan = Generator[Call, Any, T]
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+def all_databases(account_id: str, name: str | None = None) -> Plan[list[Database]]:
+    """Every page of the account's databases, or of those that a search for ``name`` finds."""
+    found: dict[str, Database] = {}
+    page = 1
+    while True:
+        request = protocol.list_databases(account_id, page=page, name=name)
+        listing = yield Call(request, protocol.read_databases)
+        before = len(found)
+        found.update((database.uuid, database) for database in listing.databases)
+        # A page without news ends the listing, whatever the totals say: they can be absent, and change while we read.
+        if len(found) == before or (listing.total is not None and len(found) >= listing.total):
+            return list(found.values())
+        page += 1
+
+
+def one_database(account_id: str, name_or_uuid: str) -> Plan[Database]:
+    """The database of exactly this UUID or name.
+
+    :raises D1DatabaseNotFoundError: with the nearest names of the account, when there are some.
+    """
+    if not name_or_uuid:
+        raise D1ConfigurationError("no database was named: give one, or set it as the connection's schema")
+    if _UUID.fullmatch(name_or_uuid):
+        try:
+            database: Database = yield Call(
+                protocol.get_database(account_id, name_or_uuid.lower()), protocol.read_database
+            )
+        except D1DatabaseNotFoundError:
+            pass  # a name may look like a UUID
+        else:
+            return database
+    for candidate in (yield from all_databases(account_id, name_or_uuid)):
+        if candidate.name == name_or_uuid:
+            return candidate
+    near = yield from _names(account_id)
+    raise D1DatabaseNotFoundError(
+        f"the account has no D1 database {name_or_uuid!r}{suggest(name_or_uuid, near)}", status=404
+    )
+
+
+def suggest(name: str, candidates: Iterable[str]) -> str:
+    """``"; did you mean 'shop'?"`` for the names most like ``name``, or nothing."""
+    by_folded = {candidate.casefold(): candidate for candidate in candidates}
+    near = [by_folded[folded] for folded in difflib.get_close_matches(name.casefold(), list(by_folded), n=3)]
+    return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+
+
+def _names(account_id: str) -> Plan[list[str]]:
+    try:
+        # One page is enough for a hint: an account may have 50,000 databases.
+        page = yield Call(protocol.list_databases(account_id), protocol.read_databases)
+    except D1ApiError:
+        return []
+    return [database.name for database in page.databases]

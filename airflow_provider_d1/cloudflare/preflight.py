@@ -1,0 +1,133 @@
+"""What to look for in a database before its export is started; pure functions over the rows of its schema.
+
+D1 exports an empty dump, without an error, for a table that does not exist, and refuses a database with a virtual table in a
+way that has left databases locked for hours. Both show in ``sqlite_schema``, so an export is started only after a look there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from airflow_provider_d1.cloudflare.lookup import suggest
+from airflow_provider_d1.cloudflare.models import ExportOptions, OnVirtualTable, SkippedObject
+from airflow_provider_d1.exceptions import D1ConfigurationError, D1TableNotFoundError, D1VirtualTableError
+
+SCHEMA_QUERY = (
+    "SELECT name, type, CASE WHEN sql LIKE 'CREATE VIRTUAL TABLE%' THEN sql END AS sql"
+    " FROM sqlite_schema WHERE type IN ('table', 'view') ORDER BY rowid"
+)
+#: module → what it appends to a virtual table's name for the ordinary tables in which it keeps its data
+_SHADOWS = {
+    "fts3": ("content", "segments", "segdir", "docsize", "stat"),
+    "fts4": ("content", "segments", "segdir", "docsize", "stat"),
+    "fts5": ("data", "idx", "content", "docsize", "config"),
+    "rtree": ("node", "rowid", "parent"),
+    "rtree_i32": ("node", "rowid", "parent"),
+    "geopoly": ("node", "rowid", "parent"),
+}
+_MODULE = re.compile(r"\bUSING\s+[\"'`\[]?(\w+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The tables of a database by kind, in schema order; ``shadows`` maps to the virtual table that each belongs to."""
+
+    tables: tuple[str, ...]
+    virtual: Mapping[str, str]
+    shadows: Mapping[str, str]
+    views: frozenset[str] = frozenset()
+
+
+def read_schema(rows: Iterable[Mapping[str, Any]]) -> Schema:
+    """Sort the rows of :data:`SCHEMA_QUERY`; SQLite's and D1's own tables are left out, as D1's exporter does."""
+    objects = [(str(row["name"]), str(row["type"]), row.get("sql")) for row in rows]
+    virtual = {name: _module(str(sql)) for name, _, sql in objects if sql and _is_virtual(str(sql))}
+    owner = {
+        f"{name}_{suffix}".lower(): name for name, module in virtual.items() for suffix in _SHADOWS.get(module, ())
+    }
+    plain = [name for name, kind, _ in objects if kind == "table" and name not in virtual and not _internal(name)]
+    return Schema(
+        tables=tuple(name for name in plain if name.lower() not in owner),
+        virtual=virtual,
+        shadows={name: owner[name.lower()] for name in plain if name.lower() in owner},
+        views=frozenset(name for name, kind, _ in objects if kind == "view"),
+    )
+
+
+def check_arguments(options: ExportOptions) -> None:
+    """Refuse what no database could satisfy.
+
+    :raises D1ConfigurationError: for an empty list of tables, which D1 would take for "all".
+    """
+    if options.tables is not None and not options.tables:
+        raise D1ConfigurationError("tables is an empty list: leave it out (None) to export the whole database")
+    if options.no_data and options.no_schema:
+        raise D1ConfigurationError("no_data and no_schema together leave nothing to export")
+
+
+def decide(
+    options: ExportOptions, schema: Schema, on_virtual_table: OnVirtualTable
+) -> tuple[ExportOptions, tuple[SkippedObject, ...]]:
+    """Which tables to ask D1 for.
+
+    :param options: what the user asked for.
+    :param schema: what the database has.
+    :param on_virtual_table: ``"fail"``, or ``"skip"`` for an explicit list that leaves virtual tables and their shadows out.
+    :return: the options to send, and what they leave out.
+    :raises D1TableNotFoundError: when a name in ``tables`` is not exactly that of a table.
+    :raises D1VirtualTableError: when a virtual table is in the way, or nothing is left without it.
+    """
+    wanted = None if options.tables is None else tuple(dict.fromkeys(options.tables))
+    if wanted is not None:
+        _check_names(wanted, schema)
+    unfit = {name: f"virtual table ({module})" for name, module in schema.virtual.items()}
+    unfit |= {name: f"shadow table of {owner}" for name, owner in schema.shadows.items()}
+    in_the_way = [name for name in unfit if wanted is None or name in wanted]
+    if not in_the_way:
+        return replace(options, tables=wanted), ()
+    if on_virtual_table != "skip":
+        raise D1VirtualTableError(
+            f"D1 cannot export virtual tables, and trying has left databases locked: {', '.join(in_the_way)}."
+            ' Name the other tables in tables, or set on_virtual_table="skip"'
+        )
+    rest = tuple(name for name in (schema.tables if wanted is None else wanted) if name not in unfit)
+    if not rest:
+        raise D1VirtualTableError(f"nothing is left to export without the virtual tables: {', '.join(in_the_way)}")
+    return replace(options, tables=rest), tuple(SkippedObject(name, unfit[name]) for name in in_the_way)
+
+
+def check_still_there(options: ExportOptions, schema: Schema) -> None:
+    """After an export: a table that vanished meanwhile may be missing in the dump, and D1 does not say so.
+
+    :raises D1TableNotFoundError: when a table of an explicit list is gone.
+    """
+    gone = [name for name in options.tables or () if name not in schema.tables]
+    if gone:
+        raise D1TableNotFoundError(
+            f"dropped or renamed while the export ran, so the dump may lack it: {', '.join(gone)}"
+        )
+
+
+def _check_names(wanted: Iterable[str], schema: Schema) -> None:
+    known = {*schema.tables, *schema.virtual, *schema.shadows}
+    missing = [name for name in wanted if name not in known]
+    if not missing:
+        return
+    hints = [f"{name!r} is a view" if name in schema.views else f"{name!r}{suggest(name, known)}" for name in missing]
+    raise D1TableNotFoundError(f"no such table (names are case-sensitive here): {', '.join(hints)}")
+
+
+def _is_virtual(sql: str) -> bool:
+    return sql[:20].upper() == "CREATE VIRTUAL TABLE"
+
+
+def _module(sql: str) -> str:
+    found = _MODULE.search(sql)
+    return found[1].lower() if found else "unknown"
+
+
+def _internal(name: str) -> bool:
+    return name.lower().startswith(("sqlite_", "_cf_"))

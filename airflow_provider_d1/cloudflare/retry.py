@@ -1,0 +1,68 @@
+"""The one retry policy of both clients: what is worth a retry, after how long, and when to give up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import tenacity
+
+from airflow_provider_d1.cloudflare.clock import Clock
+from airflow_provider_d1.exceptions import D1ApiError, D1ConnectionError, D1RateLimitError
+
+#: attempts at one call, the first included; waits that the server asked for don't count as failures
+ATTEMPTS = 6
+#: seconds a call may take, its retries included, unless its caller knows better: longer than Cloudflare's five-minute block
+PATIENCE = 600.0
+_backoff = tenacity.wait_random_exponential(multiplier=0.5, max=20)
+
+
+def worth_a_retry(error: BaseException, *, repeatable: bool) -> bool:
+    """Whether sending the request again may help, and cannot do anything twice.
+
+    :param error: what the call raised.
+    :param repeatable: whether the request may be repeated though D1 may have acted on it.
+    """
+    if not isinstance(error, D1ApiError) or not error.retryable:
+        return False
+    refused = isinstance(error, D1RateLimitError)
+    never_sent = isinstance(error, D1ConnectionError) and not error.sent
+    return repeatable or refused or never_sent
+
+
+def retrying(clock: Clock, *, deadline: float, repeatable: bool) -> tenacity.Retrying:
+    """The policy for blocking code; ``deadline`` is absolute, in epoch seconds."""
+    return tenacity.Retrying(sleep=clock.sleep, **_policy(clock, deadline, repeatable))
+
+
+def async_retrying(clock: Clock, *, deadline: float, repeatable: bool) -> tenacity.AsyncRetrying:
+    """The policy for coroutines; ``deadline`` is absolute, in epoch seconds."""
+    return tenacity.AsyncRetrying(sleep=clock.sleep_async, **_policy(clock, deadline, repeatable))
+
+
+def _policy(clock: Clock, deadline: float, repeatable: bool) -> dict[str, Any]:
+    predicate: Callable[[BaseException], bool] = partial(worth_a_retry, repeatable=repeatable)
+    return {
+        "retry": tenacity.retry_if_exception(predicate),
+        "wait": _wait,
+        "stop": partial(_stop, clock, deadline),
+        "reraise": True,
+    }
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    asked = _asked_for(state)
+    return _backoff(state) if asked is None else asked
+
+
+def _stop(clock: Clock, deadline: float, state: tenacity.RetryCallState) -> bool:
+    if clock.time() + state.upcoming_sleep > deadline:
+        return True
+    return _asked_for(state) is None and state.attempt_number >= ATTEMPTS
+
+
+def _asked_for(state: tenacity.RetryCallState) -> float | None:
+    """Seconds that the server asked to wait, None when it did not ask."""
+    error = state.outcome.exception() if state.outcome else None
+    return error.retry_after if isinstance(error, D1RateLimitError) else None

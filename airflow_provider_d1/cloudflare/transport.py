@@ -1,0 +1,173 @@
+"""Send one request and read its answer: the only place, besides the download, that knows httpx.
+
+Answers are bounded before anybody parses them, redirects are returned and not followed, and what httpx raises ends here:
+its exceptions and log records carry whole URLs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import ssl
+import time
+from typing import Any
+
+import httpx
+
+from airflow_provider_d1.cloudflare.credentials import USER_AGENT, Credentials
+from airflow_provider_d1.cloudflare.protocol import MIB, Answer, Request
+from airflow_provider_d1.cloudflare.quiet import quiet
+from airflow_provider_d1.exceptions import D1ApiError, D1ConnectionError
+
+#: a whole answer may take this many times what one wait for bytes may: an endless trickle ends
+_WHOLE_ANSWER = 4
+
+
+@functools.cache
+def ssl_context() -> ssl.SSLContext:
+    """One verifying context for the process: building it reads every certificate authority, some 20 ms."""
+    return httpx.create_ssl_context()
+
+
+def describe(error: Exception) -> tuple[str, bool]:
+    """What went wrong, in words without any URL, and whether the request may have been sent."""
+    match error:
+        case httpx.ConnectTimeout() | httpx.PoolTimeout():
+            return "no connection in time", False
+        case httpx.ConnectError():
+            return f"no connection: {error}", False
+        case httpx.ProxyError():
+            return "the proxy refused", False
+        case httpx.ReadTimeout() | httpx.WriteTimeout() | TimeoutError():
+            return "no answer in time", True
+        case httpx.RemoteProtocolError():
+            return "the connection closed before the whole answer was there", True
+        case _:
+            return type(error).__name__, True
+
+
+class _Shell:
+    """What the two transports share: how a request is dressed and what its answer may be."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+        self._options: dict[str, Any] = {
+            "headers": {
+                "User-Agent": USER_AGENT,
+                "Accept": "application/json",
+                # Nothing compressed: the bound on an answer's size is then a bound on memory.
+                "Accept-Encoding": "identity",
+            },
+            "follow_redirects": False,
+            "verify": ssl_context(),
+        }
+
+    def _build(self, client: httpx.Client | httpx.AsyncClient, request: Request, timeout: float) -> httpx.Request:
+        content = None if request.body is None else json.dumps(request.body).encode()
+        headers = self._credentials.headers()
+        if content is not None:
+            headers["Content-Type"] = "application/json"
+        return client.build_request(
+            request.method,
+            self._credentials.base_url + request.path,
+            params=dict(request.query),
+            content=content,
+            headers=headers,
+            timeout=timeout,
+        )
+
+    def _collect(self, body: bytearray, chunk: bytes, bound: int) -> None:
+        body += chunk
+        if len(body) > bound:
+            raise D1ApiError(f"the D1 API's answer is longer than {bound // MIB} MiB: cut off", retryable=False)
+
+    def _answer(self, response: httpx.Response, body: bytearray) -> Answer:
+        # A server that echoes the token must not get it into an error text.
+        secret = self._credentials.token.encode()
+        clean = bytes(body).replace(secret, b"***") if secret in body else bytes(body)
+        return Answer(response.status_code, {k.lower(): v for k, v in response.headers.items()}, clean)
+
+    @staticmethod
+    def _refuse_compression(response: httpx.Response) -> None:
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise D1ApiError("the D1 API's answer is compressed although none was asked for", retryable=False)
+
+
+class AsyncTransport(_Shell):
+    """Sends requests from an event loop."""
+
+    def __init__(self, credentials: Credentials, **options: Any) -> None:  # noqa: ANN401 - httpx's own
+        super().__init__(credentials)
+        self._client = httpx.AsyncClient(**{**self._options, **options})
+
+    async def send(self, request: Request, timeout: float, total: float | None = None) -> Answer:
+        """One request, one answer.
+
+        :param request: what to send.
+        :param timeout: seconds to wait for a connection or for the next bytes.
+        :param total: seconds for the whole exchange.
+        :raises D1ConnectionError: when no whole answer came.
+        :raises D1ApiError: when the answer is too long or compressed.
+        """
+        body = bytearray()
+        with quiet():
+            try:
+                async with asyncio.timeout(total or timeout * _WHOLE_ANSWER):
+                    response = await self._client.send(self._build(self._client, request, timeout), stream=True)
+                    try:
+                        self._refuse_compression(response)
+                        async for chunk in response.aiter_bytes():
+                            self._collect(body, chunk, request.max_answer_bytes)
+                    finally:
+                        await response.aclose()
+            except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError, OSError) as error:
+                problem = describe(error)
+            else:
+                return self._answer(response, body)
+        raise _unanswered(*problem)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        with quiet():
+            await self._client.aclose()
+
+
+class SyncTransport(_Shell):
+    """Sends requests from a thread."""
+
+    def __init__(self, credentials: Credentials, **options: Any) -> None:  # noqa: ANN401 - httpx's own
+        super().__init__(credentials)
+        self._client = httpx.Client(**{**self._options, **options})
+
+    def send(self, request: Request, timeout: float) -> Answer:
+        """As :meth:`AsyncTransport.send`."""
+        body = bytearray()
+        end = time.monotonic() + timeout * _WHOLE_ANSWER
+        with quiet():
+            try:
+                response = self._client.send(self._build(self._client, request, timeout), stream=True)
+                try:
+                    self._refuse_compression(response)
+                    for chunk in response.iter_bytes():
+                        self._collect(body, chunk, request.max_answer_bytes)
+                        if time.monotonic() > end:
+                            raise TimeoutError
+                finally:
+                    response.close()
+            except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError, OSError) as error:
+                problem = describe(error)
+            else:
+                return self._answer(response, body)
+        raise _unanswered(*problem)
+
+    def close(self) -> None:
+        """Close the connections."""
+        with quiet():
+            self._client.close()
+
+
+def _unanswered(text: str, sent: bool) -> D1ConnectionError:
+    return D1ConnectionError(
+        f"no answer from the D1 API: {text}", sent=sent, retryable="CERTIFICATE_VERIFY_FAILED" not in text
+    )
