@@ -29,6 +29,11 @@ def get_provider_info() -> dict[str, Any]:
                 "target-integration-name": "Amazon Simple Storage Service (S3)",
                 "python-module": "airflow_provider_d1.transfers.d1_to_s3",
             },
+            {
+                "source-integration-name": INTEGRATION,
+                "target-integration-name": "Common IO",
+                "python-module": "airflow_provider_d1.transfers.d1_to_object_storage",
+            },
         ],
         "extra-links": ["airflow_provider_d1.links.d1.D1DatabaseLink"],
         "connection-types": [

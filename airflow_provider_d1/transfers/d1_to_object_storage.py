@@ -1,0 +1,54 @@
+"""A D1 database into any object store that Airflow reaches, as typed files with a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow_provider_d1.operators.arguments import EXPORT_RULES, Rule, check
+from airflow_provider_d1.transfers.staging import D1ToStagingOperator
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.staging.sinks import Sink
+
+PATH_RULES: Mapping[str, Rule] = {
+    "path": Rule(
+        lambda value: isinstance(value, str) and "://" in value,
+        "a URL such as gs://connection@bucket/prefix or file:///folder",
+    )
+}
+
+
+class D1ToObjectStorageOperator(D1ToStagingOperator):
+    """Stage a D1 database under ``path``: ``{path}/{table}/part-00000.parquet`` … and last ``{path}/_manifest.json``.
+
+    Each database needs a path of its own. For S3,
+    :class:`~airflow_provider_d1.transfers.d1_to_s3.D1ToS3Operator` is faster and also clears away unfinished uploads.
+
+    :param path: what ``ObjectStoragePath`` takes: ``gs://connection@bucket/prefix``, ``abfs://…``, ``file:///…``. The
+        store's provider package must be installed. A run replaces what an earlier one has staged there. (templated)
+
+    All parameters of :class:`~airflow_provider_d1.transfers.staging.D1ToStagingOperator` apply too.
+    """
+
+    # database before path: fields are rendered in this order, and a path may refer to task.database
+    template_fields: Sequence[str] = (*D1ToStagingOperator.template_fields, "path")
+    ui_color = "#f4b183"
+    rules: ClassVar[Mapping[str, Rule]] = {**EXPORT_RULES, **PATH_RULES}
+
+    def __init__(self, *, path: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.path = path
+        check(self, PATH_RULES, templates=self.template_fields)
+
+    def sink(self) -> Sink:
+        """The prefix of the store; a local folder is written with the atomic renames that it allows."""
+        from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+        from airflow_provider_d1.staging.sinks import FolderSink
+        from airflow_provider_d1.transfers.object_storage_sink import ObjectStorageSink
+
+        path = ObjectStoragePath(self.path)
+        if path.protocol in ("", "file", "local"):
+            return FolderSink(path.path)
+        return ObjectStorageSink(path)
