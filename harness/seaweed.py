@@ -74,6 +74,8 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         "-s3",
         f"-s3.port={s3}",
         f"-s3.port.grpc={grpc[0]}",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
         f"-s3.config={config}",
         f"-master.port={master}",
         f"-master.port.grpc={grpc[1]}",
