@@ -58,15 +58,17 @@ def statements(connection: apsw.Connection, options: DumpOptions) -> Iterator[by
     :raises VirtualTableError: on reaching a virtual table that the options do not leave out.
     """
     yield b"PRAGMA defer_foreign_keys=TRUE;"
-    tables: list[tuple[str, str]] = connection.execute(_TABLES).fetchall()
-    for name, sql in tables:
+    for name, sql in _objects(connection, _TABLES):
         if options.wants(name):
             yield from _table(connection, name, sql, options)
     if not options.no_schema:
-        rest: list[tuple[str, str]] = connection.execute(_REST).fetchall()
-        for name, sql in rest:
+        for name, sql in _objects(connection, _REST):
             if options.wants(name):
                 yield f"{sql};".encode()
+
+
+def _objects(connection: apsw.Connection, query: str) -> list[tuple[str, str]]:
+    return [(str(name), str(sql)) for name, sql in connection.execute(query)]
 
 
 def _table(connection: apsw.Connection, name: str, sql: str, options: DumpOptions) -> Iterator[bytes]:

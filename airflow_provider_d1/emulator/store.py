@@ -135,9 +135,8 @@ class LocalDatabase:
     def table_count(self) -> int:
         """How many tables the schema lists."""
         with self._lock:
-            query = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
-            (count,) = self._connection.execute(query).fetchall()[0]
-            return int(count)
+            query = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+            return len(self._connection.execute(query).fetchall())
 
     def bookmark(self) -> str:
         """A new bookmark of the database's present state; no two are alike."""
