@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from airflow_provider_d1.exceptions import D1ConfigurationError
+from airflow_provider_d1.exceptions import D1ConfigurationError, D1DumpError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+    from typing_extensions import Buffer
 
 CHUNK = 1 << 20
 
@@ -29,11 +30,15 @@ class Readable(Protocol):
 class Compressor(Protocol):
     """What isal's and zstandard's compression objects have in common."""
 
-    def compress(self, data: bytes, /) -> bytes:
+    def compress(self, data: bytes | bytearray | memoryview, /) -> bytes:
         """Take data, give what is ready."""
 
-    def flush(self) -> bytes:
-        """End the stream, give the rest."""
+    def flush(self, mode: int = ..., /) -> bytes:
+        """End the stream and give the rest; with one of :data:`_SYNC`, give all so far and go on."""
+
+
+#: isal_zlib.Z_SYNC_FLUSH, zstandard.COMPRESSOBJ_FLUSH_BLOCK
+_SYNC = {"gzip": 2, "zstd": 1}
 
 
 def compressor(codec: str) -> Compressor:
@@ -120,6 +125,96 @@ class CompressingReader(io.RawIOBase):
         view[:length] = self._ready[:length]
         self._ready = self._ready[length:]
         return length
+
+
+class CompressedFile:
+    """A local file that is compressed while it is written, and always knows its size.
+
+    :param codec: ``"gzip"``, ``"zstd"`` or None.
+    """
+
+    def __init__(self, path: Path, codec: str | None) -> None:
+        self._file = path.open("wb", buffering=0)
+        self._codec = codec
+        self._compressor = None if codec is None else compressor(codec)
+        self._size = 0
+
+    def write(self, data: Buffer) -> None:
+        """Compress and write; nothing stays behind in the compressor."""
+        if self._codec is None or self._compressor is None:
+            self._write(memoryview(data))
+        else:
+            self._write(self._compressor.compress(memoryview(data)))
+            self._write(self._compressor.flush(_SYNC[self._codec]))
+
+    def size_bound(self, length: int) -> int:
+        """Return a size that the closed file cannot exceed if so many bytes more are written."""
+        return self._size + length + (length >> 10) + 64
+
+    def close(self) -> None:
+        """End the compressed stream and close the file."""
+        with self._file:
+            if self._compressor is not None:
+                self._write(self._compressor.flush())
+
+    def _write(self, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            written = self._file.write(view)
+            self._size += written
+            view = view[written:]
+
+
+class UnpackingReader(io.RawIOBase):
+    """A dump or a staged file, from disk or from a pipe; gzip and zstd are known by their first bytes and unpacked.
+
+    :param file: the stream; closing this reader closes it.
+    """
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        super().__init__()
+        self._file = file
+        self._plain = _unpacking(file)
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        """Unpack at most a buffer's length.
+
+        :raises D1DumpError: when compressed data is cut off or damaged.
+        """
+        view = memoryview(buffer).cast("B")
+        try:
+            data = self._plain.read(len(view))
+        except (EOFError, ValueError, OSError, RuntimeError) as error:
+            if self._plain is self._file:
+                raise
+            raise D1DumpError(f"The compressed dump is cut off or damaged ({error})") from error
+        view[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Close the file too."""
+        super().close()
+        self._file.close()
+
+
+def _unpacking(file: io.BufferedReader) -> Readable:
+    magic = file.peek(4)[:4]
+    if magic.startswith(b"\x1f\x8b"):
+        from isal import igzip
+
+        unpacked: Readable = igzip.IGzipFile(fileobj=file, mode="rb")  # type: ignore[no-untyped-call] # isal has none
+        return unpacked
+    if magic == b"\x28\xb5\x2f\xfd":
+        import pyarrow as pa
+
+        # unlike zstandard's reader, Arrow's says so when the stream ends too early
+        packed: Readable = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
+        return packed
+    return file
 
 
 def file_sha256(path: Path) -> str:

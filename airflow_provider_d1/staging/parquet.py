@@ -1,0 +1,83 @@
+"""Parquet parts: row groups that bound memory, dictionaries where they pay, statistics, and the rows' origin."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+#: decides the memory of the whole pipeline; with twice as much, the peak grows by half
+ROW_GROUP_BYTES = 16 << 20
+
+_SAMPLE_ROWS = 4096
+#: what a column chunk can add beyond its values: page headers, statistics, its entry in the footer
+_COLUMN_OVERHEAD = 600
+_FOOTER_OVERHEAD = 2048
+
+
+class ParquetFormat:
+    """Parquet with zstd level 1 by default, which is as fast as snappy here and a third smaller."""
+
+    suffix = ".parquet"
+    batch_bytes = ROW_GROUP_BYTES
+
+    def __init__(self, codec: str | None) -> None:
+        self._codec = codec
+
+    def open(self, path: Path, schema: pa.Schema, sample: pa.Table) -> ParquetPart:
+        """Begin a file; a column is dictionary-encoded when under a quarter of the sample's values are distinct."""
+        return ParquetPart(path, schema, self._codec, _repetitive(sample))
+
+    def read(self, path: Path, schema: pa.Schema) -> Iterator[pa.Table]:  # noqa: ARG002 # the file knows its own
+        """Read a row group at a time."""
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, use_threads=False)
+
+
+class ParquetPart:
+    """One Parquet file; every :meth:`add` is a row group."""
+
+    def __init__(self, path: Path, schema: pa.Schema, codec: str | None, dictionary: list[str]) -> None:
+        self._schema = schema
+        self._file = pa.OSFile(str(path), "wb")
+        self._groups = 0
+        # what the footer holds of the schema and its metadata, once as Parquet's own and once as Arrow's in base64
+        self._footer = _FOOTER_OVERHEAD + 3 * schema.serialize().size
+        self._writer = pq.ParquetWriter(
+            self._file,
+            schema,
+            compression=codec or "none",
+            compression_level=1 if codec == "zstd" else None,
+            use_dictionary=dictionary,
+        )
+
+    def add(self, rows: pa.Table, limit: int | None) -> bool:
+        """Write a row group; before compression it is at least as large as after."""
+        if limit is not None:
+            overhead = (self._groups + 1) * len(self._schema) * _COLUMN_OVERHEAD + self._footer
+            if self._file.tell() + rows.nbytes + overhead > limit:
+                return False
+        self._writer.write_table(rows, row_group_size=max(1, rows.num_rows))
+        self._groups += 1
+        return True
+
+    def close(self) -> None:
+        """Write the footer."""
+        with contextlib.closing(self._file):
+            self._writer.close()
+
+
+def _repetitive(sample: pa.Table) -> list[str]:
+    """Names of the columns whose values repeat enough for a dictionary."""
+    rows = sample.slice(0, _SAMPLE_ROWS)
+    names = []
+    for name, column in zip(rows.column_names, rows.columns, strict=True):
+        values = len(column) - column.null_count
+        if values and pc.count_distinct(column, mode="only_valid").as_py() * 4 < values:
+            names.append(name)
+    return names

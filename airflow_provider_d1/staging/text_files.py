@@ -1,0 +1,88 @@
+"""What CSV and JSONL share: compressed text files of bounded size, and the text forms of single values."""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_provider_d1.staging.streams import CompressedFile
+
+#: text is made and compressed in pieces of about this much Arrow data
+BATCH_BYTES = 4 << 20
+
+
+class TextPart:
+    """One compressed text file.
+
+    :param encode: turns rows into text, whole lines.
+    :param header: what the file begins with.
+    """
+
+    def __init__(self, path: Path, codec: str | None, encode: Callable[[pa.Table], pa.Buffer], header: bytes) -> None:
+        self._encode = encode
+        self._file = CompressedFile(path, codec)
+        self._file.write(header)
+
+    def add(self, rows: pa.Table, limit: int | None) -> bool:
+        """Write lines; compression may not help, so the plain length is what counts against the limit."""
+        text = self._encode(rows)
+        if limit is not None and self._file.size_bound(text.size) > limit:
+            return False
+        self._file.write(text)
+        return True
+
+    def close(self) -> None:
+        """Finish the compressed stream."""
+        self._file.close()
+
+
+def number_text(column: pa.Array) -> pa.Array:
+    """Numbers, dates and timestamps as text; floats in the shortest form that reads back to the same bits.
+
+    Infinities are ``Infinity`` and ``-Infinity``, since no two readers agree on another form.
+    """
+    text = pc.cast(column, pa.string())
+    if pa.types.is_floating(column.type) and has_infinity(column):
+        infinite = pc.is_inf(column)
+        named = pc.if_else(pc.greater(column, 0.0), "Infinity", "-Infinity")
+        text = pc.if_else(infinite, named, text)
+    return text
+
+
+def has_infinity(column: pa.Array) -> bool:
+    """Tell whether a float column holds an infinity, by its extremes."""
+    extremes = pc.min_max(column)
+    return any(abs(extremes[end].as_py() or 0.0) == float("inf") for end in ("min", "max"))
+
+
+def hex_text(column: pa.Array) -> pa.Array:
+    """Upper-case hex of a binary column."""
+    offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
+    data = column.buffers()[2]
+    body = memoryview(data)[offsets[0] : offsets[-1]] if data is not None else b""
+    text = binascii.hexlify(body).upper()
+    doubled = (offsets - offsets[0]) * 2
+    valid = None if column.null_count == 0 else pc.is_valid(column).buffers()[1]
+    return pa.StringArray.from_buffers(
+        len(column), pa.py_buffer(doubled.astype(np.int32)), pa.py_buffer(text), valid, column.null_count
+    )
+
+
+def unhex_text(column: pa.Array) -> pa.Array:
+    """Undo :func:`hex_text`."""
+    values = [None if text is None else bytes.fromhex(text) for text in column.to_pylist()]
+    return pa.array(values, pa.binary())
+
+
+def from_text(column: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """Read a column of text forms back into its type."""
+    if pa.types.is_binary(wanted):
+        return unhex_text(column)
+    if pa.types.is_floating(wanted):
+        column = pc.replace_substring(column, "Infinity", "inf")
+    return pc.cast(column, wanted)
