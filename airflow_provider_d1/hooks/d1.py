@@ -88,9 +88,13 @@ class D1Hook(DbApiHook):
         """
         try:
             with self.get_client() as client:
-                return True, client.verify_access(self._database_name())
+                access = client.verify_access(self.database or self.get_settings().database)
         except D1Error as error:
             return False, str(error)
+        found = (
+            "" if access.database is None else f" Default database: {access.database.name} ({access.database.uuid})."
+        )
+        return True, f"The account has {access.databases} D1 databases.{found}"
 
     # databases and queries
 
@@ -212,9 +216,6 @@ class D1Hook(DbApiHook):
     def dialect_name(self) -> str:
         """D1 speaks SQLite's SQL."""
         return "sqlite"
-
-    def _database_name(self) -> str | None:
-        return self.database or self.get_settings().database
 
     def _database_or_fail(self) -> str:
         return self.database or self.get_settings().database_or_fail()

@@ -1,0 +1,178 @@
+"""The operator hands an export to the triggerer and reads what comes back."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+from airflow.sdk import DAG
+
+from airflow_provider_d1.cloudflare.models import D1Export, ExportOptions, SkippedObject
+from airflow_provider_d1.exceptions import (
+    D1AuthenticationError,
+    D1ConfigurationError,
+    D1ExportBusyError,
+    D1ExportError,
+    D1ExportTimeoutError,
+    D1VirtualTableError,
+)
+from airflow_provider_d1.hooks.d1 import D1Hook
+from airflow_provider_d1.links.d1 import D1DatabaseLink
+from airflow_provider_d1.operators.d1 import D1ExportOperator
+from airflow_provider_d1.triggers import events
+from airflow_provider_d1.triggers.d1 import D1ExportTrigger
+
+EXPORT = D1Export(
+    database_id="11111111-2222-3333-4444-555555555555",
+    database_name="shop",
+    account_id="acc",
+    bookmark="00000001",
+    filename="shop.sql",
+    sealed_url="d1seal1.1.x",
+    expires_at=datetime(2026, 11, 22, 13, tzinfo=UTC),
+    started_at=datetime(2026, 11, 22, 12, tzinfo=UTC),
+    completed_at=datetime(2026, 11, 22, 12, 0, 30, 500_000, tzinfo=UTC),
+    polls=9,
+    restarts=1,
+    options=ExportOptions(),
+    skipped=(SkippedObject("search", "virtual table"),),
+)
+#: no value is its parameter's default
+ARGUMENTS: dict[str, Any] = {
+    "database": "shop",
+    "tables": ["users"],
+    "no_data": True,
+    "no_schema": True,
+    "on_virtual_table": "skip",
+    "poll_interval": 2.5,
+    "timeout": 77,
+    "max_restarts": 7,
+    "d1_conn_id": "d1_other",
+    "deferrable": True,
+}
+
+
+def own_parameters() -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(D1ExportOperator.__init__).parameters
+    return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def deferred(operator: D1ExportOperator) -> TaskDeferred:
+    with pytest.raises(TaskDeferred) as raised:
+        operator.execute({})
+    return raised.value
+
+
+def test_the_promised_parameters_and_defaults() -> None:
+    assert {name: p.default for name, p in own_parameters().items()} == {
+        "database": None,
+        "tables": None,
+        "no_data": False,
+        "no_schema": False,
+        "on_virtual_table": "fail",
+        "poll_interval": None,
+        "timeout": 3600,
+        "max_restarts": 3,
+        "d1_conn_id": "d1_default",
+        "deferrable": True,
+    }
+
+
+def test_every_parameter_reaches_the_trigger() -> None:
+    assert set(ARGUMENTS) == set(own_parameters())
+    before = time.time()
+    trigger = deferred(D1ExportOperator(task_id="export", **ARGUMENTS)).trigger
+    assert isinstance(trigger, D1ExportTrigger)
+    _, kwargs = trigger.serialize()
+    assert before + 77 <= kwargs.pop("deadline") <= time.time() + 77
+    assert kwargs == {name: value for name, value in ARGUMENTS.items() if name not in ("timeout", "deferrable")}
+
+
+def test_every_parameter_reaches_the_hook_when_not_deferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def export(hook: D1Hook, database: str | None = None, **arguments: Any) -> D1Export:
+        seen.update(d1_conn_id=hook.get_conn_id(), database=database, **arguments)
+        return EXPORT
+
+    monkeypatch.setattr(D1Hook, "export", export)
+    operator = D1ExportOperator(task_id="export", **{**ARGUMENTS, "deferrable": False})
+    assert operator.execute({}) == EXPORT.to_dict()
+    assert seen == {name: value for name, value in ARGUMENTS.items() if name != "deferrable"}
+
+
+def test_it_defers_by_default_whatever_airflows_default_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", "False")
+    error = deferred(D1ExportOperator(task_id="export"))
+    assert error.method_name == "execute_complete"
+    assert error.timeout is None
+    assert not error.kwargs  # dag.test() drops them
+
+
+def test_the_result_is_plain_json() -> None:
+    result = D1ExportOperator(task_id="export").execute_complete({}, json.loads(json.dumps(events.success(EXPORT))))
+    assert result == EXPORT.to_dict()
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_the_essentials_are_logged(capfd: pytest.CaptureFixture[str]) -> None:
+    D1ExportOperator(task_id="export").execute_complete({}, events.success(EXPORT))
+    logged = capfd.readouterr().out
+    for essential in ("shop", "00000001", "shop.sql", "9 polls", "1 restarts", "30.5 s", "search (virtual table)"):
+        assert essential in logged
+    assert EXPORT.sealed_url not in logged
+
+
+@pytest.mark.parametrize("error", [D1VirtualTableError("fts5"), D1AuthenticationError("bad token", status=401)])
+def test_what_no_retry_can_mend_fails_the_task_and_keeps_its_cause(error: Exception) -> None:
+    with pytest.raises(AirflowFailException, match=f"{type(error).__name__}: {error}") as raised:
+        D1ExportOperator(task_id="export").execute_complete({}, events.failure(error))
+    assert type(raised.value.__cause__) is type(error)
+
+
+@pytest.mark.parametrize("error", [D1ExportError("odd"), D1ExportBusyError("busy"), D1ExportTimeoutError("slow")])
+def test_what_a_retry_may_mend_is_raised_as_itself(error: Exception) -> None:
+    with pytest.raises(type(error), match=str(error)):
+        D1ExportOperator(task_id="export").execute_complete({}, events.failure(error))
+
+
+def test_a_malformed_event_is_an_error() -> None:
+    with pytest.raises(D1ExportError, match="event"):
+        D1ExportOperator(task_id="export").execute_complete({}, None)
+
+
+def test_a_template_that_renders_badly_fails_before_anything_starts() -> None:
+    operator = D1ExportOperator(task_id="export", tables="{{ params.tables }}")
+    operator.tables = "['users']"
+    with pytest.raises(AirflowFailException, match="tables must be a list") as raised:
+        operator.execute({})
+    assert isinstance(raised.value.__cause__, D1ConfigurationError)
+
+
+def test_templates_are_rendered() -> None:
+    with DAG("templates", schedule=None):
+        operator = D1ExportOperator(task_id="export", database="{{ name }}", tables=["{{ name }}s"])
+    operator.render_template_fields({"name": "shop"})
+    assert (operator.database, operator.tables) == ("shop", ["shops"])
+    assert isinstance(D1ExportOperator.template_fields, tuple)
+
+
+def test_it_can_be_mapped() -> None:
+    with DAG("mapped", schedule=None):
+        mapped = D1ExportOperator.partial(task_id="export", d1_conn_id="d1_other").expand(database=["a", "b"])
+    assert mapped.unmap({"database": "a"}).database == "a"
+
+
+def test_the_link_leads_to_the_database_once_it_is_known() -> None:
+    operator = D1ExportOperator(task_id="export")
+    link = D1DatabaseLink()
+    assert link.get_link(operator, ti_key=None) == ""
+    operator.execute_complete({}, events.success(EXPORT))
+    assert link.get_link(operator, ti_key=None) == (
+        "https://dash.cloudflare.com/acc/workers/d1/databases/11111111-2222-3333-4444-555555555555"
+    )

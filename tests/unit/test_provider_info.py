@@ -1,0 +1,70 @@
+"""Airflow's own schemas accept the metadata, and everything it names exists."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.resources import files
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from airflow_provider_d1.provider_info import get_provider_info
+
+
+def schema(name: str) -> dict:
+    return json.loads(files("airflow").joinpath(name).read_text())
+
+
+def test_the_runtime_schema_accepts_it() -> None:
+    jsonschema.validate(get_provider_info(), schema("provider_info.schema.json"))
+
+
+def test_the_connection_form_follows_the_stricter_schema_of_the_source_tree() -> None:
+    connection_types = schema("provider.yaml.schema.json")["properties"]["connection-types"]
+    jsonschema.validate(get_provider_info()["connection-types"], connection_types)
+
+
+def test_the_form_offers_every_field_of_the_connection_and_hides_the_port() -> None:
+    (connection,) = get_provider_info()["connection-types"]
+    assert connection["connection-type"] == "d1"
+    assert set(connection["conn-fields"]) == {"account_id", "timeout", "requests_per_5_minutes"}
+    assert connection["ui-field-behaviour"]["hidden-fields"] == ["port"]
+
+
+def test_the_entry_point_leads_here() -> None:
+    (entry,) = [e for e in entry_points(group="apache_airflow_provider") if e.value.startswith("airflow_provider_d1")]
+    assert entry.load()() == get_provider_info()
+
+
+def modules() -> list[str]:
+    info = get_provider_info()
+    listed = [
+        name for key in ("hooks", "operators", "triggers") for entry in info[key] for name in entry["python-modules"]
+    ]
+    return listed + [transfer["python-module"] for transfer in info["transfers"]]
+
+
+@pytest.mark.parametrize("name", modules())
+def test_every_module_exists(name: str) -> None:
+    import_module(name)
+
+
+def test_every_class_exists() -> None:
+    info = get_provider_info()
+    for path in [*info["extra-links"], *(c["hook-class-name"] for c in info["connection-types"])]:
+        module, name = path.rsplit(".", 1)
+        assert getattr(import_module(module), name)
+
+
+def test_every_transfer_is_listed() -> None:
+    """A transfer is a module that defines an operator, but for the base class of them all."""
+    folder = Path(import_module("airflow_provider_d1.transfers").__path__[0])
+    operators = {
+        f"airflow_provider_d1.transfers.{path.stem}"
+        for path in folder.glob("*.py")
+        if "Operator):" in path.read_text() and path.stem != "staging"
+    }
+    assert operators == {transfer["python-module"] for transfer in get_provider_info()["transfers"]}

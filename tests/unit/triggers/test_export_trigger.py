@@ -1,0 +1,132 @@
+"""The trigger: plain JSON in, one event out, whatever happens in between."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import secrets
+from typing import Any
+
+import pytest
+from airflow.triggers.base import BaseTrigger
+
+from airflow_provider_d1.cloudflare import export as export_module
+from airflow_provider_d1.exceptions import D1ExportTimeoutError, D1VirtualTableError
+from airflow_provider_d1.triggers.d1 import D1ExportTrigger
+
+ARGUMENTS = {
+    "database": "shop",
+    "tables": ["users", "Orders"],
+    "no_data": True,
+    "no_schema": True,
+    "on_virtual_table": "skip",
+    "poll_interval": 2.5,
+    "deadline": 1_900_000_000.5,
+    "max_restarts": 7,
+    "d1_conn_id": "d1_other",
+}
+
+
+@pytest.fixture
+def connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = {"conn_type": "d1", "password": "tok-123", "extra": {"account_id": "acc"}}
+    monkeypatch.setenv("AIRFLOW_CONN_D1_OTHER", json.dumps(value))
+
+
+async def events_of(trigger: BaseTrigger) -> list[dict[str, Any]]:
+    return [event.payload async for event in trigger.run()]
+
+
+def test_serialize_covers_every_argument_and_is_plain_json() -> None:
+    path, kwargs = D1ExportTrigger(**ARGUMENTS).serialize()
+    assert path == "airflow_provider_d1.triggers.d1.D1ExportTrigger"
+    assert kwargs == ARGUMENTS
+    assert set(kwargs) == set(inspect.signature(D1ExportTrigger.__init__).parameters) - {"self"}
+    assert json.loads(json.dumps(kwargs)) == kwargs
+    assert D1ExportTrigger(**kwargs).serialize()[1] == kwargs
+
+
+def test_nothing_secret_is_in_its_repr(connection: None) -> None:
+    assert "tok-123" not in repr(D1ExportTrigger(**ARGUMENTS))
+
+
+async def test_every_argument_reaches_the_driver(connection: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    async def run_export(client: Any, request: Any, **_: Any) -> None:
+        seen.update(client=client, request=request)
+        raise D1VirtualTableError("enough seen")
+
+    monkeypatch.setattr(export_module, "run_export", run_export)
+    assert await events_of(D1ExportTrigger(**ARGUMENTS)) == [
+        {"status": "error", "error": "D1VirtualTableError", "message": "enough seen", "retryable": False}
+    ]
+    request = seen["request"]
+    assert request.tables == ("users", "Orders")
+    for name in set(ARGUMENTS) - {"tables", "d1_conn_id"}:
+        assert getattr(request, name) == ARGUMENTS[name], name
+    assert seen["client"].credentials.token == "tok-123"
+    assert seen["client"].credentials.account_id == "acc"
+
+
+async def test_a_timeout_is_an_event(connection: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run_export(*_: Any, **__: Any) -> None:
+        raise D1ExportTimeoutError("too late")
+
+    monkeypatch.setattr(export_module, "run_export", run_export)
+    assert await events_of(D1ExportTrigger(**ARGUMENTS)) == [{"status": "timeout", "message": "too late"}]
+
+
+async def test_a_foreign_exception_is_an_event_and_its_text_goes_nowhere(
+    connection: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    url = f"https://r2.example/x?X-Amz-Signature={secrets.token_hex(16)}"  # a traceback shows source lines
+
+    async def run_export(*_: Any, **__: Any) -> None:
+        raise RuntimeError(url)
+
+    monkeypatch.setattr(export_module, "run_export", run_export)
+    (event,) = await events_of(D1ExportTrigger(**ARGUMENTS))
+    assert (event["status"], event["error"], event["retryable"]) == ("error", "RuntimeError", True)
+    logged = capfd.readouterr().out
+    assert "RuntimeError" in logged
+    assert url[-32:] not in json.dumps(event) + logged
+
+
+async def test_a_cancellation_passes_through(connection: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = asyncio.Event()
+
+    async def run_export(*_: Any, **__: Any) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(export_module, "run_export", run_export)
+    task = asyncio.create_task(events_of(D1ExportTrigger(**ARGUMENTS)))
+    async with asyncio.timeout(30):
+        await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_connection_that_does_not_exist_is_a_permanent_error() -> None:
+    (event,) = await events_of(D1ExportTrigger(deadline=1e10, d1_conn_id="nowhere"))
+    assert event["error"] == "D1ConfigurationError"
+    assert "nowhere" in event["message"]
+    assert event["retryable"] is False
+
+
+async def test_no_database_anywhere_is_a_permanent_error(connection: None) -> None:
+    (event,) = await events_of(D1ExportTrigger(deadline=1e10, d1_conn_id="d1_other"))
+    assert event["error"] == "D1ConfigurationError"
+    assert "schema" in event["message"]
+
+
+@pytest.mark.skipif(not hasattr(BaseTrigger, "on_kill"), reason="Airflow 3.3 brings on_kill")
+async def test_being_killed_ends_nothing_elsewhere(connection: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow also calls it when a trigger only moves to another triggerer, so it must not speak to D1 at all."""
+    monkeypatch.setattr("airflow_provider_d1.cloudflare.client.AsyncD1Client.send", None)
+    trigger = D1ExportTrigger(**ARGUMENTS)
+    await trigger.on_kill()
+    await trigger.cleanup()
