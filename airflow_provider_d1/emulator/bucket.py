@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_provider_d1.emulator.dump_writer import DumpOptions, VirtualTableError, chunks
+from airflow_provider_d1.emulator.dump_writer import VirtualTableError, chunks, refuse_virtual_tables
 
 if TYPE_CHECKING:
+    from airflow_provider_d1.emulator.dump_writer import DumpOptions
     from airflow_provider_d1.emulator.store import LocalDatabase
 
 
@@ -58,13 +59,17 @@ class DumpThread:
     :param options: which part of it.
     :param bucket: where it goes.
     :param key: under which name.
+    :param no_virtual_tables: a virtual table anywhere in the database is an error, also when the options leave it out.
     """
 
-    def __init__(self, database: LocalDatabase, options: DumpOptions, bucket: Bucket, key: str) -> None:
+    def __init__(
+        self, database: LocalDatabase, options: DumpOptions, bucket: Bucket, key: str, *, no_virtual_tables: bool
+    ) -> None:
         self._database = database
         self._options = options
         self._bucket = bucket
         self._key = key
+        self._no_virtual_tables = no_virtual_tables
         self._cancelled = threading.Event()
         self._error: str | None = None
         self._thread = threading.Thread(target=self._run, name=f"dump {database.name}", daemon=True)
@@ -96,6 +101,8 @@ class DumpThread:
         digest = hashlib.md5(usedforsecurity=False)
         try:
             with path.open("wb") as file, self._database.reader() as connection:
+                if self._no_virtual_tables:
+                    refuse_virtual_tables(connection)
                 for chunk in chunks(connection, self._options):
                     if self._cancelled.is_set():
                         break

@@ -7,14 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar, overload
 
+KINDS = ("list", "get", "query", "raw", "export_start", "export_poll", "bookmark", "verify", "unknown")
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """One API call.
 
-    ``kind`` is ``list``, ``get``, ``query``, ``raw``, ``export_start``, ``export_poll``, ``bookmark``, ``verify`` or
-    ``unknown``; ``path`` has no query and no ``/client/v4``; ``body`` is the JSON that was sent; ``time`` is in
-    emulator seconds, taken when the call came in; ``status`` is the answer's, 0 when the connection was broken instead.
+    ``kind`` is one of ``KINDS``; ``path`` has no query and no ``/client/v4``; ``body`` is the JSON that was sent;
+    ``time`` is in emulator seconds, taken when the call came in; ``status`` is the answer's, 0 when the connection was
+    broken instead.
     """
 
     kind: str

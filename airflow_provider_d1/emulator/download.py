@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from airflow_provider_d1.emulator import connections
 from airflow_provider_d1.emulator.calls import Download, Log
-from airflow_provider_d1.emulator.signing import SignatureError, Signer
+from airflow_provider_d1.emulator.signing import R2Error, Signer
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -84,7 +84,7 @@ class Downloads:
         try:
             key, found = self._open(request)
             plan = self._plan(request, key, found)
-        except SignatureError as error:
+        except R2Error as error:
             self._log.add(replace(entry, status=error.status))
             await _xml(error)(scope, receive, send)
             return
@@ -109,22 +109,22 @@ class Downloads:
 
     def _open(self, request: Request) -> tuple[str, StoredObject]:
         if "authorization" in request.headers:
-            raise SignatureError(
+            raise R2Error(
                 400,
                 "InvalidArgument",
                 "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query string"
                 " parameter or the Authorization header should be specified",
             )
         path = unquote(request.url.path)
-        self._signer.check(request.headers["host"], path, request.query_params, datetime.now(UTC))
+        self._signer.check(request.method, request.headers["host"], path, request.query_params, datetime.now(UTC))
         if self._faults.take("expired_urls"):
-            raise SignatureError(403, "ExpiredRequest", "Request has expired")
+            raise R2Error(403, "ExpiredRequest", "Request has expired")
         if self._faults.take("download_errors"):
-            raise SignatureError(500, "InternalError", "We encountered an internal error. Please try again.")
+            raise R2Error(500, "InternalError", "We encountered an internal error. Please try again.")
         key = path.removeprefix(f"{PREFIX}/")
         found = self._bucket.get(key)
         if found is None:
-            raise SignatureError(404, "NoSuchKey", "The specified key does not exist.")
+            raise R2Error(404, "NoSuchKey", "The specified key does not exist.")
         return key, found
 
     def _plan(self, request: Request, key: str, found: StoredObject) -> Plan:
@@ -138,9 +138,7 @@ class Downloads:
             "last-modified": formatdate(found.path.stat().st_mtime, usegmt=True),
         }
         if request.headers.get("if-match") not in (None, "*", headers["etag"]):
-            raise SignatureError(
-                412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold."
-            )
+            raise R2Error(412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold.")
         status, begin, end = 200, 0, found.size
         if not faults.no_range:
             headers["accept-ranges"] = "bytes"
@@ -187,7 +185,7 @@ def _other(piece: bytes) -> bytes:
 def _span(header: str | None, size: int) -> tuple[int, int] | None:
     """First byte and end of a single range; None when the header is absent or of a form that servers may ignore.
 
-    :raises SignatureError: 416, the range lies behind the end.
+    :raises R2Error: 416, the range lies behind the end.
     """
     match = _RANGE.fullmatch(header or "")
     if not match or match.group(1) == match.group(2) == "":
@@ -198,11 +196,11 @@ def _span(header: str | None, size: int) -> tuple[int, int] | None:
         begin = int(match.group(1))
         end = min(size, int(match.group(2)) + 1) if match.group(2) else size
     if begin >= size:
-        raise SignatureError(416, "InvalidRange", "The requested range is not satisfiable")
+        raise R2Error(416, "InvalidRange", "The requested range is not satisfiable")
     return (begin, end) if begin < end else None
 
 
-def _xml(error: SignatureError) -> Response:
+def _xml(error: R2Error) -> Response:
     body = (
         '<?xml version="1.0" encoding="UTF-8"?>'
         f"<Error><Code>{error.code}</Code><Message>{escape(error.message)}</Message></Error>"

@@ -21,6 +21,7 @@ VIRTUAL_TABLE_ERROR = "D1 Export error: cannot export databases with Virtual Tab
 #: D1 looks for this anywhere in the statement, comments included, and then cuts off what should be its beginning
 _QUOTED_TABLE = re.compile(r"""CREATE TABLE ['"]""")
 _CREATE_TABLE = "CREATE TABLE "
+_VIRTUAL = "CREATE VIRTUAL TABLE"
 _STATISTICS = re.compile(r"sqlite_stat.")
 
 _TABLES = (
@@ -67,6 +68,15 @@ def statements(connection: apsw.Connection, options: DumpOptions) -> Iterator[by
                 yield f"{sql};".encode()
 
 
+def refuse_virtual_tables(connection: apsw.Connection) -> None:
+    """Give up on any virtual table at all, as the live service was reported to do.
+
+    :raises VirtualTableError: the database has one.
+    """
+    if any(sql.startswith(_VIRTUAL) for _, sql in _objects(connection, _TABLES)):
+        raise VirtualTableError(VIRTUAL_TABLE_ERROR)
+
+
 def _objects(connection: apsw.Connection, query: str) -> list[tuple[str, str]]:
     return [(str(name), str(sql)) for name, sql in connection.execute(query)]
 
@@ -76,7 +86,7 @@ def _table(connection: apsw.Connection, name: str, sql: str, options: DumpOption
         head = "DELETE FROM sqlite_sequence;"
     elif _STATISTICS.match(name):
         head = "ANALYZE sqlite_schema;"
-    elif sql.startswith("CREATE VIRTUAL TABLE"):
+    elif sql.startswith(_VIRTUAL):
         raise VirtualTableError(VIRTUAL_TABLE_ERROR)
     elif name.startswith(("_cf_", "sqlite_")):
         return

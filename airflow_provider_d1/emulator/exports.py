@@ -153,7 +153,7 @@ class ExportDesk:
         if export is None or export.bookmark != bookmark:
             return Failed(LOST)
         if export.polls >= self._faults.lost_after_polls and self._faults.take("lost_exports"):
-            self._forget()
+            self._forget(now)
             return Failed(LOST)
         export.polls += 1
         export.touched = now
@@ -167,19 +167,17 @@ class ExportDesk:
         if export.job.error is not None:
             return self._broken(export.job.error, now)
         if self._faults.export_error and self._fails_now():
-            self._forget()
+            self._forget(now)
             return Failed(self._faults.export_error)
         if self._faults.export_status_error and self._fails_now():
-            self._forget()
+            self._forget(now)
             return Failed(self._faults.export_status_error, export.bookmark)
         messages = (*export.news(now), f"Finished uploading {export.filename} in {export.parts} parts.")
         self._export = None
         return Complete(export.bookmark, messages, export.filename)
 
     def _broken(self, error: str, now: float) -> Failed:
-        self._forget()
-        if error == VIRTUAL_TABLE_ERROR:
-            self._locked_at = now
+        self._forget(now)
         return Failed(error)
 
     def _fails_now(self) -> bool:
@@ -187,15 +185,18 @@ class ExportDesk:
         return not self._faults.export_error_times or self._failures <= self._faults.export_error_times
 
     def _held_by_others(self, now: float) -> bool:
-        if self._locked_at is not None and now >= self._locked_at + self._faults.virtual_table_lock_seconds:
+        lock = self._faults.virtual_table_lock_seconds
+        if self._locked_at is not None and 0 <= lock <= now - self._locked_at:
             self._locked_at = None
         return self._locked_at is not None or self._faults.lasts("busy_seconds") > 0
 
     def _cancel_unpolled(self, now: float) -> None:
         if self._export is not None and now - self._export.touched > self._cancel_after:
-            self._forget()
+            self._forget(now)
 
-    def _forget(self) -> None:
+    def _forget(self, now: float) -> None:
         if self._export is not None:
             self._export.job.cancel()
+            if self._export.job.error == VIRTUAL_TABLE_ERROR:
+                self._locked_at = now
             self._export = None

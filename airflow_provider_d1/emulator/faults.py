@@ -5,8 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import InitVar, dataclass, fields
 from typing import Any, get_type_hints
+
+from airflow_provider_d1.emulator.calls import KINDS
 
 
 @dataclass
@@ -38,20 +41,23 @@ class Faults:
     export_status_error: str = ""
     #: after so many of the three failures above they stop; 0 means never
     export_error_times: int = 0
-    #: how long a failed export of a virtual table leaves the database locked
-    virtual_table_lock_seconds: float = float("inf")
+    #: how long a failed export of a virtual table leaves the database locked; below 0 means for good
+    virtual_table_lock_seconds: float = -1.0
     #: an export fails for a virtual table in the database even when ``tables`` leaves it out
     virtual_tables_always_fail: bool = False
     #: a table that disappears just before an export starts
     drop_table: str = ""
 
     # -- the API
-    #: counts, seconds and states below apply only to these kinds of call (comma-separated; see ``Call.kind``)
+    #: what follows, down to ``reset_connections``, applies only to these kinds of call (comma-separated, `Call.kind`)
     only: str = ""
     #: seconds that each answer is held back
     slow_seconds: float = 0.0
     #: count: answers 429 of an overloaded D1, which is not the rate limit
     overloaded: int = 0
+    #: count: answers of status 500, code 7500 and this text
+    d1_errors: int = 0
+    d1_error: str = "Network connection lost."
     #: count: 502 pages in HTML
     html_errors: int = 0
     #: the status of those pages
@@ -88,7 +94,7 @@ class Faults:
     url_seconds: int = 3600
     #: the server does not know Range and says so by sending everything
     no_range: bool = False
-    #: no Content-Length: the body ends with the connection
+    #: no Content-Length: the body comes in chunks
     no_content_length: bool = False
     #: added to the Content-Length that is announced; the body is cut at the shorter of the two
     content_length_off: int = 0
@@ -163,18 +169,20 @@ def _coerce(name: str, value: object) -> bool | int | float | str:
         raise ValueError(f"no fault is called {name!r}; there are {', '.join(sorted(_TYPES))}")
     if kind is bool and isinstance(value, str) and value.lower() in _WORDS:
         return _WORDS[value.lower()]
-    try:
-        if kind is bool:
-            if isinstance(value, bool):
-                return value
-        elif kind is str:
-            if isinstance(value, str):
-                return value
-        elif isinstance(value, int | float | str):
+    if name == "only" and isinstance(value, str):
+        _check_kinds(value)
+    if isinstance(value, bool | str) and kind is type(value):
+        return value
+    if kind in (int, float) and isinstance(value, int | float | str):
+        with suppress(ValueError, OverflowError):
             return int(value) if kind is int else float(value)
-    except ValueError:
-        pass
     raise ValueError(f"fault {name} takes a {kind.__name__}, not {value!r}")
+
+
+def _check_kinds(text: str) -> None:
+    for kind in filter(None, text.split(",")):
+        if kind not in KINDS:
+            raise ValueError(f"fault only: no call is of kind {kind!r}; there are {', '.join(KINDS)}")
 
 
 def parse(text: str) -> dict[str, bool | int | float | str]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 API_PREFIX = "/client/v4"
 UNKNOWN = "unknown"
+_LOST_ANSWERS = {"export_start": "lost_start_answers", "export_poll": "lost_poll_answers"}
 _HTML = (
     "<!DOCTYPE html>\n<html><head><title>{status}: Bad gateway</title></head>"
     "<body><h1>Error {status}</h1><p>cloudflare</p></body></html>\n"
@@ -80,7 +81,7 @@ class Gate:
     async def _answer(self, headers: Mapping[str, str], call: ApiCall, route: Route | None) -> Response:
         faults = self._faults
         kind = route.kind if route else UNKNOWN
-        hit = not faults.only or kind in {name.strip() for name in faults.only.split(",")}
+        hit = not faults.only or kind in faults.only.split(",")
         if hit and faults.slow_seconds:
             await asyncio.sleep(self._clock.real(faults.slow_seconds))
         if hit and faults.take("reset_connections"):
@@ -95,13 +96,15 @@ class Gate:
                 raise ApiError(429, THROTTLED, "Please wait and consider throttling your request speed")
             if hit and faults.take("overloaded"):
                 raise ApiError(429, D1_ERROR, "D1 DB is overloaded. Requests queued for too long.")
+            if hit and faults.take("d1_errors"):
+                raise ApiError(500, D1_ERROR, faults.d1_error)
             self._access.authenticate(headers)
             if route is None:
                 raise ApiError(404, NO_ROUTE, no_route(call.path))
             status, body = await route.handler(call, **route.arguments)
         except ApiError as error:
             status, body = error.status, error.body()
-        if kind in ("export_start", "export_poll") and faults.take(f"lost_{kind.removeprefix('export_')}_answers"):
+        if status < 300 and kind in _LOST_ANSWERS and faults.take(_LOST_ANSWERS[kind]):
             raise ConnectionLostError
         content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
         if hit and faults.take("truncated_json"):

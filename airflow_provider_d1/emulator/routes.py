@@ -219,7 +219,8 @@ class Routes:
         if database.uuid not in self._desks:
 
             def write(options: DumpOptions, filename: str) -> DumpThread:
-                job = DumpThread(database, options, self._bucket, filename)
+                strict = self._faults.virtual_tables_always_fail
+                job = DumpThread(database, options, self._bucket, filename, no_virtual_tables=strict)
                 self._jobs[database.uuid] = job
                 return job
 

@@ -109,28 +109,18 @@ class Emulator:
         :raises airflow_provider_d1.emulator.seeds.SeedError: when a seed cannot be read.
         """
         self._folder = tempfile.TemporaryDirectory(prefix="d1-emulator-")
-        folder = Path(self._folder.name)
-        self._store = Store(folder, self.account_id)
-        for name in {**self._databases, **self._dumps}:
-            self._store.add(name, self._databases.get(name), self._dumps.get(name))
-        access = Access(self.token, self.account_id, self.email, self._account_owned, self.faults)
-        bucket = Bucket(folder)
-        signer = Signer()
-        self._routes = Routes(self._store, access, bucket, signer, self._clock, self.faults, self._cancel_after)
-        gate = Gate(self._routes, access, RateLimit(self.faults), self._clock, self.faults, self.calls)
-        downloads = Downloads(bucket, signer, self._clock, self.faults, self.downloads)
-        control = control_routes(self.faults, self.calls, self.downloads, self._store.ids())
-        app = Starlette(
-            routes=[
-                Mount(API_PREFIX, app=gate),
-                Mount(PREFIX, app=downloads),
-                Mount(CONTROL_PREFIX, routes=control),
-            ]
-        )
-        listener = socket.create_server(self._address)
+        self._store = Store(Path(self._folder.name), self.account_id)
+        try:
+            for name in {**self._databases, **self._dumps}:
+                self._store.add(name, self._databases.get(name), self._dumps.get(name))
+            listener = socket.create_server(self._address)
+        except BaseException:
+            self._store.close()
+            self._folder.cleanup()
+            raise
         self._address = listener.getsockname()[:2]
         config = uvicorn.Config(
-            app,
+            self._application(),
             http=BreakableProtocol,
             loop="asyncio",
             ws="none",
@@ -144,6 +134,22 @@ class Emulator:
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name="d1 emulator", daemon=True)
         self._thread.start()
         return self
+
+    def _application(self) -> Starlette:
+        access = Access(self.token, self.account_id, self.email, self._account_owned, self.faults)
+        bucket = Bucket(Path(self._folder.name))
+        signer = Signer()
+        self._routes = Routes(self._store, access, bucket, signer, self._clock, self.faults, self._cancel_after)
+        gate = Gate(self._routes, access, RateLimit(self.faults), self._clock, self.faults, self.calls)
+        downloads = Downloads(bucket, signer, self._clock, self.faults, self.downloads)
+        control = control_routes(self.faults, self.calls, self.downloads, self._store.ids())
+        return Starlette(
+            routes=[
+                Mount(API_PREFIX, app=gate),
+                Mount(PREFIX, app=downloads),
+                Mount(CONTROL_PREFIX, routes=control),
+            ]
+        )
 
     def stop(self) -> None:
         """Answer what is under way, for a second at most, then close everything and throw the files away."""

@@ -16,8 +16,8 @@ _TIME = "%Y%m%dT%H%M%SZ"
 _REQUIRED = ("X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-SignedHeaders")
 
 
-class SignatureError(Exception):
-    """A URL that opens nothing: R2's error code and message, and the HTTP status."""
+class R2Error(Exception):
+    """A refusal in R2's words: HTTP status, error code and message."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -54,20 +54,22 @@ class Signer:
         query["X-Amz-Signature"] = self._signature(origin.split("://", 1)[1], path, query)
         return f"{origin}{quote(path)}?{urlencode(sorted(query.items()), quote_via=quote)}"
 
-    def check(self, host: str, path: str, query: Mapping[str, str], now: datetime) -> None:
+    def check(self, method: str, host: str, path: str, query: Mapping[str, str], now: datetime) -> None:
         """Accept a request or say why not.
 
+        :param method: only GET is ever signed.
         :param host: the request's Host header.
         :param path: unquoted.
         :param query: the URL's parameters.
         :param now: aware time.
-        :raises SignatureError: unsigned, altered or expired.
+        :raises R2Error: unsigned, altered or expired.
         """
         if "X-Amz-Signature" not in query or any(name not in query for name in _REQUIRED):
-            raise SignatureError(400, "InvalidArgument", "Authorization")
+            raise R2Error(400, "InvalidArgument", "Authorization")
         unsigned = {name: value for name, value in query.items() if name != "X-Amz-Signature"}
-        if not hmac.compare_digest(self._signature(host, path, unsigned), query["X-Amz-Signature"]):
-            raise SignatureError(
+        right = hmac.compare_digest(self._signature(host, path, unsigned), query["X-Amz-Signature"])
+        if method != "GET" or not right:
+            raise R2Error(
                 403,
                 "SignatureDoesNotMatch",
                 "The request signature we calculated does not match the signature you provided."
@@ -75,7 +77,7 @@ class Signer:
             )
         signed_at = datetime.strptime(query["X-Amz-Date"], _TIME).replace(tzinfo=UTC)
         if now >= signed_at + timedelta(seconds=int(query["X-Amz-Expires"])):
-            raise SignatureError(403, "ExpiredRequest", "Request has expired")
+            raise R2Error(403, "ExpiredRequest", "Request has expired")
 
     def _signature(self, host: str, path: str, query: Mapping[str, str]) -> str:
         canonical = "\n".join(
