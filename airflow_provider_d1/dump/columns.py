@@ -1,0 +1,295 @@
+"""Columns as Arrow: what was seen in them (evidence), the type that follows from it, and casts from one to the other.
+
+The type of a column is a pure function of its affinity and of the evidence over all its rows, so it does not depend on
+how the dump was cut. A part that was written under less evidence is cast to the final type by :func:`cast`, which needs
+that part's own evidence: it tells what the values of the part were before they shared a type.
+"""
+
+from __future__ import annotations
+
+import binascii
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_provider_d1.dump import temporal
+from airflow_provider_d1.dump.affinity import Affinity, Value
+from airflow_provider_d1.dump.text_form import INT64_MIN, real_to_text
+
+INT64 = pa.int64()
+FLOAT64 = pa.float64()
+STRING = pa.string()
+BINARY = pa.binary()
+
+_TYPE_OF_AN_EMPTY_COLUMN = {
+    Affinity.INTEGER: INT64,
+    Affinity.REAL: FLOAT64,
+    Affinity.TEXT: STRING,
+    Affinity.NUMERIC: STRING,
+    Affinity.BLOB: BINARY,
+    Affinity.NONE: STRING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnEvidence:
+    """What was seen in some rows of a column; all counts are in rows, and ``a + b`` is the evidence of both.
+
+    :param integer: values of storage class INTEGER (``typeof(x)`` in SQLite), and so on for the next four;
+        the five add up to the number of rows.
+    :param inexact_integers: integers that no double can hold.
+    :param whole_reals: reals that, seen as a double alone, could as well be a 64-bit integer; not counted in columns
+        with REAL affinity, which hold no integers.
+    :param unsafe_integers: whole-number literals from 2**53 on, in columns without REAL affinity.
+    :param infinities: infinite numbers.
+    :param ambiguous_newlines: texts in which a newline may have been a backslash and a letter.
+    :param replacement_characters: texts with U+FFFD.
+    :param temporal_forms: union of the forms (:mod:`airflow_provider_d1.dump.temporal`) of all texts; 0: not asked for.
+    """
+
+    integer: int = 0
+    real: int = 0
+    text: int = 0
+    blob: int = 0
+    null: int = 0
+    inexact_integers: int = 0
+    whole_reals: int = 0
+    unsafe_integers: int = 0
+    infinities: int = 0
+    ambiguous_newlines: int = 0
+    replacement_characters: int = 0
+    temporal_forms: int = 0
+
+    def __add__(self, other: ColumnEvidence) -> ColumnEvidence:
+        merged = {name: getattr(self, name) + getattr(other, name) for name in _COUNTS}
+        return ColumnEvidence(**merged, temporal_forms=self.temporal_forms | other.temporal_forms)
+
+    @property
+    def rows(self) -> int:
+        """All rows, NULLs included."""
+        return self.integer + self.real + self.text + self.blob + self.null
+
+    @property
+    def storage(self) -> dict[str, int]:
+        """Rows by storage class, as the manifest has them."""
+        return {
+            "integer": self.integer,
+            "real": self.real,
+            "text": self.text,
+            "blob": self.blob,
+            "null": self.null,
+        }
+
+    @property
+    def lossy(self) -> dict[str, int]:
+        """Rows in which D1's export may have lost something, as the manifest has them."""
+        return {
+            "unsafe_integers": self.unsafe_integers,
+            "infinities": self.infinities,
+            "ambiguous_newlines": self.ambiguous_newlines,
+            "replacement_characters": self.replacement_characters,
+        }
+
+
+_COUNTS = tuple(field.name for field in fields(ColumnEvidence) if field.name != "temporal_forms")
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedColumn:
+    """A column of a block: its values as ``part_type(affinity, evidence)`` and the evidence."""
+
+    array: pa.Array
+    evidence: ColumnEvidence
+
+
+def final_type(affinity: Affinity, evidence: ColumnEvidence, *, parse_temporal: bool = False) -> pa.DataType:
+    """Return the type of a column whose rows are all known.
+
+    One storage class gives its own type. Integers and reals give float64 while every integer is exact in it; any other
+    mix gives string. Without any value it is the affinity's type.
+
+    :param parse_temporal: give timestamp[us] or date32 to a column of texts that all have the same temporal form;
+        its evidence must have been collected with it.
+    """
+    classes = (evidence.integer > 0, evidence.real > 0, evidence.text > 0, evidence.blob > 0)
+    if not any(classes):
+        return _TYPE_OF_AN_EMPTY_COLUMN[affinity]
+    if classes == (True, False, False, False):
+        return INT64
+    if classes == (False, True, False, False):
+        return FLOAT64
+    if classes == (True, True, False, False):
+        return STRING if evidence.inexact_integers else FLOAT64
+    if classes == (False, False, False, True):
+        return BINARY
+    if parse_temporal and classes == (False, False, True, False):
+        return temporal.arrow_type(evidence.temporal_forms) or STRING
+    return STRING
+
+
+def part_type(affinity: Affinity, evidence: ColumnEvidence) -> pa.DataType:
+    """Return the type to write rows in while more rows may come.
+
+    It is the final type, but for two cases. Texts are never written as dates early. And integers beside whole reals
+    (``1`` and ``1.0`` in a typeless column, which only ``sqlite3 .dump`` writes) are kept as text: as doubles they
+    could not be told apart any more, should a text make the column a string later.
+    """
+    if evidence.integer and evidence.whole_reals:
+        return STRING
+    return final_type(affinity, evidence)
+
+
+def has_type_conflict(affinity: Affinity, evidence: ColumnEvidence) -> bool:
+    """Tell whether a column holds values that do not fit its declared type.
+
+    For NUMERIC and undeclared types the data decides, so there only a mix that became a string is a conflict.
+    """
+    numbers = evidence.integer + evidence.real
+    match affinity:
+        case Affinity.INTEGER:
+            return bool(evidence.real or evidence.text or evidence.blob)
+        case Affinity.REAL:
+            return bool(evidence.text or evidence.blob)
+        case Affinity.TEXT:
+            return bool(numbers or evidence.blob)
+        case Affinity.BLOB:
+            return bool(numbers or evidence.text)
+    return (numbers > 0) + (evidence.text > 0) + (evidence.blob > 0) > 1 or bool(
+        evidence.integer and evidence.real and evidence.inexact_integers
+    )
+
+
+def cast(array: pa.Array, evidence: ColumnEvidence, target: pa.DataType) -> pa.Array:
+    """Return a column (of a block or of a written part) as a wider type, losing nothing.
+
+    :param array: the values, as ``part_type(…, evidence)``.
+    :param evidence: of exactly these values, or of these and earlier ones of the same type.
+    :param target: ``part_type`` or ``final_type`` of evidence that includes this one.
+    :raises ValueError: for a pair of types that no evidence leads to.
+    """
+    source = array.type
+    if source == target:
+        return array
+    if array.null_count == len(array):
+        return nulls(target, len(array))
+    if pa.types.is_temporal(target) and source == STRING:
+        return temporal.parse(array, evidence.temporal_forms)
+    if source == INT64 and target in (FLOAT64, STRING):
+        return pc.cast(array, target)
+    if source == FLOAT64 and target == STRING:
+        return _reals_as_text(array, whole_are_integers=bool(evidence.integer))
+    if source == BINARY and target == STRING:
+        return _blobs_as_hex(array)
+    if source == STRING and target == FLOAT64 and evidence.integer and evidence.whole_reals:
+        return _from_values([None if text is None else float(text) for text in array.to_pylist()], FLOAT64)
+    raise ValueError(f"no way from {source} to {target}")
+
+
+def from_values(
+    values: Sequence[Value],
+    affinity: Affinity,
+    *,
+    unsafe: int = 0,
+    infinite: int = 0,
+    ambiguous: int = 0,
+    forms: bool = False,
+) -> ParsedColumn:
+    """Build a column from stored values, one by one.
+
+    :param values: after affinity was applied.
+    :param unsafe: rows with an unsafe whole-number literal; not counted in a REAL column.
+    :param infinite: rows with an infinite literal that is not among the values any more (it became a text).
+    :param ambiguous: rows with an ambiguous newline.
+    :param forms: whether to look at the temporal form of texts.
+    """
+    integers = [v for v in values if isinstance(v, int)]
+    reals = [v for v in values if isinstance(v, float)]
+    texts = [v for v in values if isinstance(v, str)]
+    nulls_ = sum(v is None for v in values)
+    keeps_apart = affinity is not Affinity.REAL
+    evidence = ColumnEvidence(
+        integer=len(integers),
+        real=len(reals),
+        text=len(texts),
+        blob=len(values) - len(integers) - len(reals) - len(texts) - nulls_,
+        null=nulls_,
+        inexact_integers=sum(abs(v) > 2**53 and int(float(v)) != v for v in integers),
+        whole_reals=sum(_could_be_integer(v) for v in reals) if keeps_apart else 0,
+        unsafe_integers=unsafe if keeps_apart else 0,
+        infinities=infinite + sum(math.isinf(v) for v in reals),
+        ambiguous_newlines=ambiguous,
+        replacement_characters=sum("\ufffd" in v for v in texts),
+        temporal_forms=temporal.forms(_from_values(texts, STRING)) if forms and texts else 0,
+    )
+    return ParsedColumn(_from_values(values, part_type(affinity, evidence)), evidence)
+
+
+def _could_be_integer(value: float) -> bool:
+    return INT64_MIN <= value < -INT64_MIN and value == math.floor(value)
+
+
+def as_text(value: int | float | str | bytes) -> str:
+    """Return a value in the form that it takes in a mixed column."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return value.hex().upper()
+    return str(value) if isinstance(value, int) else real_to_text(value)
+
+
+def _from_values(values: Sequence[Value], target: pa.DataType) -> pa.Array:
+    """Build an array of Python values without pa.array, which imports pandas where it is installed."""
+    if target in (INT64, FLOAT64):
+        dtype = np.int64 if target == INT64 else np.float64
+        data = np.array([0 if v is None else v for v in values], dtype=dtype)
+        return pa.Array.from_buffers(target, len(values), [validity(values), pa.py_buffer(data)])
+    if target == BINARY:
+        encoded = [v if isinstance(v, bytes) else b"" for v in values]
+    else:
+        encoded = [b"" if v is None else as_text(v).encode() for v in values]
+    offsets = np.zeros(len(values) + 1, dtype=np.int64)
+    np.cumsum([len(e) for e in encoded], out=offsets[1:])
+    buffers = [validity(values), pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(target, len(values), buffers)
+
+
+def validity(values: Sequence[Value]) -> pa.Buffer | None:
+    """Return the validity bitmap of Python values, None when none is None."""
+    if None not in values:
+        return None
+    present = np.array([v is not None for v in values], dtype=bool)
+    return pa.py_buffer(np.packbits(present, bitorder="little"))
+
+
+def nulls(target: pa.DataType, rows: int) -> pa.Array:
+    """Return a column of NULLs."""
+    return pa.nulls(rows, target)
+
+
+def _reals_as_text(array: pa.Array, *, whole_are_integers: bool) -> pa.Array:
+    """Print doubles as SQLite does, the whole ones as the integers that they were."""
+    values: list[Value] = array.to_pylist()
+    if whole_are_integers:
+        values = [int(v) if isinstance(v, float) and _could_be_integer(v) else v for v in values]
+    return _from_values(values, STRING)
+
+
+def _blobs_as_hex(array: pa.Array) -> pa.Array:
+    """Print blobs as upper-case hex."""
+    validity_bits, offsets, data = array.buffers()
+    bounds: npt.NDArray[np.int32] = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
+    text = binascii.hexlify(memoryview(data)[bounds[0] : bounds[-1]]).upper() if data is not None else b""
+    new_offsets = ((bounds - bounds[0]) * 2).astype(np.int32)
+    result: Any = pa.Array.from_buffers(
+        STRING,
+        len(array),
+        [array.is_valid().buffers()[1] if array.null_count else None, pa.py_buffer(new_offsets), pa.py_buffer(text)],
+    )
+    del validity_bits
+    return result

@@ -1,0 +1,418 @@
+"""The cutter: a dump's bytes in, tables and blocks of rows out. No input or output of its own, nothing is executed.
+
+    reader = DumpReader()
+    for data in stream:                       # slices of any size
+        for item in reader.feed(data): …      # TableStarted | Block
+    for item in reader.finish(): …
+
+Threads: a :class:`DumpReader` belongs to one thread. Blocks are immutable;
+:func:`~airflow_provider_d1.dump.blocks.parse_block` is pure and may run in any thread, several at once, in any order.
+It spends most of its time outside the GIL.
+
+Order: a table's :class:`TableStarted` comes before its blocks; blocks come in dump order, so do the rows within one. A
+table without rows has no block. Normally a table's blocks follow each other, but a dump may go back to a table after
+another one started (all CREATEs first, then the rows), so a table is known to be complete only when
+:meth:`DumpReader.finish` returns. ``sqlite_sequence``, ``sqlite_stat*`` and ``_cf_*`` never appear.
+
+Types: each :class:`~airflow_provider_d1.dump.columns.ParsedColumn` has the type that follows from its own block's
+evidence alone, so the types of one column may differ from block to block, in both directions, and no block depends on
+another. Add up the evidence; ``part_type(affinity, sum)`` is what to write next, ``cast(array, evidence, type)``
+makes it so, for a block (with the block's evidence) as for a part that is written already (with the part's evidence). A
+sum that changes ``part_type`` closes the part. ``part_type`` only ever widens, except from the type of a column that
+had only NULLs. When all rows are known, ``final_type`` is the type of every part; parts of another type are cast once
+more.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from airflow_provider_d1.dump.blocks import Block
+from airflow_provider_d1.dump.literals import Literal, LiteralReader
+from airflow_provider_d1.dump.schema import Column, TableSchema, parse_create_table
+from airflow_provider_d1.dump.statements import (
+    NAME,
+    SPACE,
+    find_insert_end,
+    find_statement_end,
+    fold,
+    tokens,
+    unquote,
+)
+from airflow_provider_d1.exceptions import D1DumpError
+
+BLOCK_SIZE = 3 << 20
+#: no statement of a dump is longer; D1's rows end at 2 MB, as hex at 4
+MAX_STATEMENT = 128 << 20
+
+_SPACE = re.compile(SPACE)
+_INSERT = re.compile(
+    rb"INSERT(?=\W)" + SPACE + rb"INTO(?=\W)" + SPACE + rb"(?P<table>" + NAME + rb")" + SPACE
+    + rb"(?:\((?P<columns>" + SPACE + NAME + SPACE + rb"(?:," + SPACE + NAME + SPACE + rb")*+)\)" + SPACE + rb")?"
+    + rb"VALUES" + SPACE + rb"\(",
+    re.IGNORECASE,
+)  # fmt: skip
+_NAME = re.compile(NAME)
+_BETWEEN_ROWS = re.compile(rb"[ \t\r\n\f]*+")
+
+
+@dataclass(frozen=True, slots=True)
+class TableStarted:
+    """The dump creates a table.
+
+    :param schema: the table.
+    :param offset: where its CREATE TABLE stands in the dump.
+    """
+
+    schema: TableSchema
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Insert:
+    """What all INSERTs with the same words before their values have in common; schema None: not to be staged."""
+
+    prefix: bytes
+    schema: TableSchema | None
+    layout: tuple[int, ...] = ()
+    defaults: tuple[tuple[int, Literal], ...] = ()
+
+
+class DumpReader:
+    """Cuts a dump into tables and blocks of rows.
+
+    :param block_size: bytes that a block aims at; a longer row makes a longer block.
+    :param temporal: collect evidence of dates and times (``parse_temporal``).
+    """
+
+    def __init__(self, *, block_size: int = BLOCK_SIZE, temporal: bool = False) -> None:
+        self._block_size = block_size
+        self._temporal = temporal
+        self._buffer = bytearray()
+        self._offset = 0  # of the buffer's first byte in the dump
+        self._wanted = block_size  # look again when the buffer holds that much
+        self._tables: dict[str, TableSchema] = {}
+        self._insert: _Insert | None = None
+        self._triggers = False
+        self._finished = False
+
+    @property
+    def offset(self) -> int:
+        """How many bytes were understood so far."""
+        return self._offset
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[TableStarted | Block]:
+        """Take the next bytes; return what they complete.
+
+        :raises D1DumpError: for a statement that no dump holds.
+        """
+        self._buffer += data
+        items: list[TableStarted | Block] = []
+        while len(self._buffer) >= self._wanted:
+            before = self._offset
+            self._cut(items, final=False)
+            if self._offset == before:
+                if len(self._buffer) > MAX_STATEMENT:
+                    raise D1DumpError(f"a statement longer than {MAX_STATEMENT >> 20} MiB", offset=self._offset)
+                self._wanted = len(self._buffer) * 2  # a long statement is looked at a few times, not at each slice
+            else:
+                self._wanted = self._block_size
+        return items
+
+    def finish(self) -> list[TableStarted | Block]:
+        """Say that the dump ends here; return what is left of it.
+
+        :raises D1DumpError: when it ends inside a statement, or was empty.
+        """
+        items: list[TableStarted | Block] = []
+        if self._finished:
+            return items
+        self._finished = True
+        if not self._offset and not self._buffer.strip():
+            raise D1DumpError("the dump is empty; even that of an empty database holds a PRAGMA", offset=0)
+        self._cut(items, final=True)
+        return items
+
+    def _cut(self, items: list[TableStarted | Block], *, final: bool) -> None:
+        """Cut complete statements off the buffer, until more bytes are needed (or, at the end, all are gone)."""
+        at = 0
+        limit = len(self._buffer)
+        while True:
+            space = _SPACE.match(self._buffer, at)
+            start = space.end() if space else at
+            if start == limit:
+                if final:
+                    at = start
+                break
+            if not final and limit - start < self._block_size and at:
+                break  # less than a block is left: wait, so that blocks do not shrink
+            end = self._statement(start, items, final=final)
+            if end < 0:
+                if final:
+                    raise D1DumpError(
+                        "the dump ends inside a statement", offset=self._offset + start, table=self._near()
+                    )
+                break
+            at = end
+        del self._buffer[:at]
+        self._offset += at
+
+    def _near(self) -> str | None:
+        return self._insert.schema.name if self._insert and self._insert.schema else None
+
+    def _statement(self, start: int, items: list[TableStarted | Block], *, final: bool) -> int:
+        """Handle the statement (or the run of INSERTs) at ``start``; return where it ends, -1 for "not all there"."""
+        if self._insert is not None and self._buffer.startswith(self._insert.prefix, start):
+            return self._rows(self._insert, start, items, final=final)
+        if self._buffer[start : start + 6].upper() == b"INSERT":
+            match = _INSERT.match(self._buffer, start)
+            if match is None:
+                end = find_insert_end(self._buffer, start)
+                if end < 0:
+                    return -1
+                raise D1DumpError(
+                    "an INSERT that is not of the form INSERT INTO … VALUES (…)", offset=self._offset + start
+                )
+            self._insert = self._known_insert(match)
+            return self._rows(self._insert, start, items, final=final)
+        end = find_statement_end(self._buffer, start, final=final)
+        if end < 0:
+            return -1
+        self._other(bytes(self._buffer[start : end - 1]), self._offset + start, items)
+        return end
+
+    def _known_insert(self, match: re.Match[bytes]) -> _Insert:
+        """Look up what an INSERT's first words say."""
+        offset = self._offset + match.start()
+        prefix = bytes(match.group())
+        name = self._name(match["table"], offset)
+        if is_internal(name):
+            return _Insert(prefix, None)
+        schema = self._tables.get(fold(name))
+        if schema is None:
+            hint = "" if self._tables else "; it creates none, so it was exported with no_schema"
+            raise D1DumpError(f"an INSERT into {name!r}, which the dump does not create{hint},", offset=offset)
+        if self._triggers:
+            raise D1DumpError("an INSERT after CREATE TRIGGER, which might change the rows", offset=offset, table=name)
+        if match["columns"] is None:
+            return _Insert(prefix, schema, tuple(range(len(schema.columns))))
+        listed = [self._name(part.group(), offset) for part in _names(match["columns"])]
+        layout, defaults = _layout(schema, listed, offset)
+        return _Insert(prefix, schema, layout, defaults)
+
+    def _name(self, quoted: bytes, offset: int) -> str:
+        try:
+            return unquote(bytes(quoted)).decode()
+        except UnicodeDecodeError:
+            raise D1DumpError("invalid UTF-8 in a name", offset=offset) from None
+
+    def _rows(self, insert: _Insert, start: int, items: list[TableStarted | Block], *, final: bool) -> int:
+        """Cut a block of rows; return where it ends, -1 when not even one row is there."""
+        first = start + len(insert.prefix)
+        end, separator = self._run_end(insert.prefix, first, final=final)
+        if end < 0:
+            return -1
+        closing = self._buffer.rindex(b";", first, end)
+        body = bytes(self._buffer[first:closing]).rstrip(b" \t\r\n\f")
+        if insert.schema is None:
+            _check_unstaged(body, insert.prefix, self._offset + first)
+        else:
+            items.append(
+                Block(
+                    insert.schema, self._offset + first, body, separator, insert.layout, insert.defaults, self._temporal
+                )
+            )
+        return end
+
+    def _run_end(self, prefix: bytes, first: int, *, final: bool) -> tuple[int, bytes]:
+        """Find the end of a run of INSERTs with the same prefix, at most about a block long.
+
+        :param prefix: the words before the values.
+        :param first: where the first row's values start.
+        :return: offset just past the last row's semicolon (-1: not there yet) and the separator of the rows.
+        """
+        buffer = self._buffer
+        row_end = find_insert_end(buffer, first)
+        if row_end < 0:
+            return -1, b""
+        between = _BETWEEN_ROWS.match(buffer, row_end)
+        next_start = between.end() if between else row_end
+        separator = bytes(buffer[row_end - 2 : next_start]) + prefix
+        if not final and len(buffer) - next_start < len(prefix) and prefix.startswith(buffer[next_start:]):
+            return -1, b""
+        if not separator.startswith(b");") or not buffer.startswith(prefix, next_start):
+            return row_end, b");\n" + prefix
+        window = min(len(buffer), max(first + self._block_size, next_start + len(prefix)))
+        end = self._last_separator(separator, prefix, first, window)
+        if end < 0:
+            return row_end, separator
+        return end + 2, separator
+
+    def _last_separator(self, separator: bytes, prefix: bytes, first: int, window: int) -> int:
+        """Return where the last separator outside quotes starts, -1 when there is none.
+
+        Outside quotes means an even number of quotes before it; those of the prefixes in between don't count.
+        """
+        buffer = self._buffer
+        last = buffer.rfind(separator, first, window)
+        if last < 0:
+            return -1
+        region = np.frombuffer(buffer, np.uint8, count=last - first, offset=first)
+        quotes = region == 39
+        in_prefix = prefix.count(b"'") % 2
+        seen = buffer.count(separator, first, last) if in_prefix else 0
+        if (int(np.count_nonzero(quotes)) - seen * in_prefix) % 2 == 0:
+            del region
+            return last
+        positions = np.flatnonzero(quotes)
+        del region, quotes
+        candidates = []
+        at = buffer.find(separator, first, last)
+        while 0 <= at < last:
+            candidates.append(at - first)
+            at = buffer.find(separator, at + 1, last)
+        before = (
+            np.searchsorted(positions, np.array(candidates, dtype=np.int64)) - np.arange(len(candidates)) * in_prefix
+        )
+        even = np.flatnonzero(before % 2 == 0)
+        return first + candidates[int(even[-1])] if len(even) else -1
+
+    def _other(self, statement: bytes, offset: int, items: list[TableStarted | Block]) -> None:
+        """Handle a complete statement that is no INSERT."""
+        try:
+            statement.decode()
+        except UnicodeDecodeError as error:
+            raise D1DumpError("invalid UTF-8", offset=offset + error.start) from None
+        words = _first_words(statement)
+        match words:
+            case ["CREATE", "TABLE", *_]:
+                self._create_table(statement, offset, items)
+            case ["CREATE", "TRIGGER", *_]:
+                self._triggers = True
+            case ["CREATE", "INDEX" | "VIEW", *_] | ["CREATE", "UNIQUE", "INDEX", *_]:
+                pass
+            case ["CREATE", "VIRTUAL", *_]:
+                raise D1DumpError("a virtual table, whose rows no dump can hold,", offset=offset)
+            case ["PRAGMA", "DEFER_FOREIGN_KEYS" | "FOREIGN_KEYS", *_]:
+                pass
+            case ["BEGIN"] | ["BEGIN", "TRANSACTION"] | ["COMMIT"] | ["COMMIT", "TRANSACTION"]:
+                pass
+            case ["ANALYZE"] | ["ANALYZE", _] | ["DELETE", "FROM", "SQLITE_SEQUENCE"]:
+                pass
+            case ["ROLLBACK", *_]:
+                raise D1DumpError("ROLLBACK: whoever wrote this dump says that it is not whole", offset=offset)
+            case []:
+                pass  # a lone semicolon
+            case _:
+                start = statement[:60].decode("utf-8", "replace")
+                raise D1DumpError(f"{start!r} is nothing that a dump holds", offset=offset)
+
+    def _create_table(self, statement: bytes, offset: int, items: list[TableStarted | Block]) -> None:
+        match = _CREATED_NAME.match(statement)
+        if match is not None and is_internal(self._name(match["table"], offset)):
+            return
+        schema = parse_create_table(statement, offset)
+        known = fold(schema.name)
+        if known in self._tables:
+            if match is not None and match["if_not_exists"]:
+                return
+            raise D1DumpError("a table that was created before", offset=offset, table=schema.name)
+        self._tables[known] = schema
+        items.append(TableStarted(schema, offset))
+
+
+_CREATED_NAME = re.compile(
+    rb"CREATE" + SPACE + rb"TABLE(?=\W)" + SPACE + rb"(?P<if_not_exists>IF" + SPACE + rb"NOT" + SPACE + rb"EXISTS(?=\W)"
+    + SPACE + rb")?(?P<table>" + NAME + rb")",
+    re.IGNORECASE,
+)  # fmt: skip
+
+
+def is_internal(name: str) -> bool:
+    """Tell whether a table is SQLite's or Cloudflare's own, which is neither staged nor listed."""
+    folded = fold(name)
+    return folded == "sqlite_sequence" or folded.startswith(("sqlite_stat", "_cf_"))
+
+
+def _first_words(statement: bytes) -> list[str]:
+    """Return a statement's first tokens, upper-cased and without quotes; at most five."""
+    words = []
+    for token in tokens(statement):
+        if token.kind != "comment":
+            words.append(unquote(token.text).decode("utf-8", "replace").upper())
+            if len(words) == 5:
+                break
+    return words
+
+
+def _names(columns: bytes) -> list[re.Match[bytes]]:
+    """Return the names in an INSERT's column list."""
+    names: list[re.Match[bytes]] = []
+    at = 0
+    while True:
+        space = _SPACE.match(columns, at)
+        match = _NAME.match(columns, space.end() if space else at)
+        if match is None:
+            return names
+        names.append(match)
+        comma = re.compile(SPACE + rb",").match(columns, match.end())
+        if comma is None:
+            return names
+        at = comma.end()
+
+
+def _layout(
+    schema: TableSchema, listed: list[str], offset: int
+) -> tuple[tuple[int, ...], tuple[tuple[int, Literal], ...]]:
+    """Match an INSERT's column list with the table: the column of each value, and the defaults of the others."""
+    by_name = {fold(column.name): index for index, column in enumerate(schema.columns)}
+    layout = []
+    for name in listed:
+        index = by_name.get(fold(name))
+        if index is None:
+            raise D1DumpError(f"an INSERT with the unknown column {name!r}", offset=offset, table=schema.name)
+        layout.append(index)
+    if len(set(layout)) != len(layout):
+        raise D1DumpError("an INSERT that names a column twice", offset=offset, table=schema.name)
+    defaults = tuple(
+        (index, _default(column, schema, offset)) for index, column in enumerate(schema.columns) if index not in layout
+    )
+    return tuple(layout), defaults
+
+
+def _default(column: Column, schema: TableSchema, offset: int) -> Literal:
+    """Evaluate the DEFAULT of a column that an INSERT leaves out."""
+    problem = f"an INSERT that leaves out {column.name!r}, whose default cannot be told,"
+    if column.rowid_alias:
+        raise D1DumpError(problem, offset=offset, table=schema.name)
+    if column.default is None:
+        return Literal(None)
+    sql = column.default.encode()
+    while sql.startswith(b"(") and sql.endswith(b")"):
+        sql = sql[1:-1].strip()
+    reader = LiteralReader(sql)
+    try:
+        literal = reader.value()
+    except D1DumpError:
+        raise D1DumpError(problem, offset=offset, table=schema.name) from None
+    if reader.at != len(sql):
+        raise D1DumpError(problem, offset=offset, table=schema.name)
+    return literal
+
+
+def _check_unstaged(body: bytes, prefix: bytes, offset: int) -> None:
+    """See that rows of an internal table are rows, though nobody wants them."""
+    reader = LiteralReader(body, offset=offset)
+    while True:
+        reader.row()
+        if reader.take(b","):
+            reader.expect(b"(")
+            continue
+        reader.skip_space()
+        if reader.at == len(body):
+            return
+        reader.expect(b";")
+        reader.expect(prefix)

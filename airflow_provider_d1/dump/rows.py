@@ -1,0 +1,61 @@
+"""The exact path: rows evaluated one value at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from airflow_provider_d1.dump.affinity import Affinity, Value, apply_affinity
+from airflow_provider_d1.dump.literals import AMBIGUOUS_NEWLINE, INFINITE, UNSAFE_INTEGER, Literal, LiteralReader
+
+
+@dataclass
+class ExactColumn:
+    """Values of a column, evaluated, and how many of them may have lost something."""
+
+    affinity: Affinity
+    values: list[Value] = field(default_factory=list)
+    unsafe: int = 0
+    infinite: int = 0
+    ambiguous: int = 0
+
+    def append(self, literal: Literal) -> None:
+        """Store a literal as the column does."""
+        value = apply_affinity(literal.value, self.affinity)
+        self.values.append(value)
+        if literal.flags:
+            self.unsafe += bool(literal.flags & UNSAFE_INTEGER)
+            self.infinite += bool(literal.flags & INFINITE) and not isinstance(value, float)
+            self.ambiguous += bool(literal.flags & AMBIGUOUS_NEWLINE)
+
+
+def read_rows(
+    body: bytes, separator: bytes, affinities: Sequence[Affinity], *, offset: int, table: str | None
+) -> list[ExactColumn]:
+    """Evaluate rows.
+
+    :param body: from behind the opening parenthesis of the first row to the closing one of the last; other rows of
+        the same INSERT follow after a comma, rows of the next one after a semicolon, with the same words before them.
+    :param separator: what stands between two rows that the cutter found; it ends with those words.
+    :param affinities: of the columns that the rows hold, in the rows' order.
+    :param offset: where the body starts in the dump, for errors.
+    :param table: the table's name, for errors.
+    :raises D1DumpError: for everything that cannot be evaluated.
+    """
+    columns = [ExactColumn(affinity) for affinity in affinities]
+    insert = separator[separator.index(b";") + 1 :].lstrip(b" \t\r\n\f")
+    reader = LiteralReader(body, offset=offset, table=table)
+    while True:
+        literals = reader.row()
+        if len(literals) != len(columns):
+            reader.fail(f"a row with {len(literals)} values for {len(columns)} columns ends")
+        for column, literal in zip(columns, literals, strict=True):
+            column.append(literal)
+        if reader.take(b","):
+            reader.expect(b"(")
+            continue
+        reader.skip_space()
+        if reader.at == len(body):
+            return columns
+        reader.expect(b";")
+        reader.expect(insert)

@@ -1,0 +1,136 @@
+"""SQL tokens and the end of a statement: enough of SQL to cut a dump without running it.
+
+Everything works on bytes, so that offsets are offsets of the dump.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+#: white space as SQLite's tokenizer knows it (no VT), line and block comments; a block comment may run to the end
+SPACE = rb"(?:[ \t\n\f\r]|--[^\n]*+|/\*(?s:.*?)(?:\*/|\Z))*+"
+#: one name, bare or quoted in any of SQLite's four ways
+NAME = (
+    rb"""(?:[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*+|"(?:[^"]|"")*+"|`(?:[^`]|``)*+`|\[[^\]]*+\]|'(?:[^']|'')*+')"""
+)
+
+_TOKEN = re.compile(
+    rb"""
+    (?P<space>[ \t\n\f\r]++)
+  | (?P<comment>--[^\n]*+|/\*(?s:.*?)(?:\*/|\Z))
+  | (?P<string>'[^']*+(?:''[^']*+)*+')
+  | (?P<quoted>"[^"]*+(?:""[^"]*+)*+"|`[^`]*+(?:``[^`]*+)*+`|\[[^\]]*+\])
+  | (?P<word>[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*+)
+  | (?P<number>(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?)
+  | (?P<symbol>(?s:.))
+    """,
+    re.VERBOSE,
+)
+#: from inside a VALUES list to the semicolon that ends the statement
+_INSERT_END = re.compile(
+    rb"""(?>[^';"\-/]++|'[^']*+'|"[^"]*+"|-(?!-)|/(?!\*)|--[^\n]*+\n|/\*(?s:.*?)\*/)*+;""", re.VERBOSE
+)
+#: what can follow a view or an index whose last line is a comment: words that no view continues with
+_NEXT_STATEMENT = re.compile(SPACE + rb"(?:(?:CREATE|INSERT|DELETE|COMMIT)\b|\Z)", re.IGNORECASE)
+_LINE_COMMENT_WITH_END = re.compile(rb"--[^\n]*;[ \t\r]*\Z")
+
+
+class Token(NamedTuple):
+    """One SQL token: its kind, its bytes and where they start."""
+
+    kind: str
+    text: bytes
+    start: int
+
+    @property
+    def end(self) -> int:
+        """Offset just past the token."""
+        return self.start + len(self.text)
+
+    def is_word(self, *words: str) -> bool:
+        """Tell whether this is one of some (upper-case) words."""
+        return self.kind == "word" and self.text.decode("utf-8", "replace").upper() in words
+
+
+def tokens(sql: bytes | bytearray, start: int = 0) -> Iterator[Token]:
+    """Yield the tokens of a text, without white space but with comments.
+
+    An unterminated quote comes as a symbol token of its opening character.
+    """
+    for match in _TOKEN.finditer(sql, start):
+        if match.lastgroup != "space":
+            yield Token(match.lastgroup or "", match.group(), match.start())
+
+
+def unquote(name: bytes) -> bytes:
+    """Return a name without its quotes; bare names come back as they are."""
+    opening = name[:1]
+    if opening == b"[":
+        return name[1:-1]
+    if opening in (b'"', b"'", b"`"):
+        return name[1:-1].replace(opening * 2, opening)
+    return name
+
+
+def fold(name: str) -> str:
+    """Return a name as SQLite compares names: ASCII letters in lower case, all others as they are."""
+    return "".join(chr(ord(c) + 32) if "A" <= c <= "Z" else c for c in name)
+
+
+def find_insert_end(sql: bytes | bytearray, start: int) -> int:
+    """Return the offset just past the semicolon of an INSERT, -1 when it is not there (yet).
+
+    :param sql: the text.
+    :param start: an offset inside the VALUES list, outside quotes.
+    """
+    match = _INSERT_END.match(sql, start)
+    return match.end() if match else -1
+
+
+def find_statement_end(sql: bytes | bytearray, start: int, *, final: bool) -> int:
+    """Return the offset just past the semicolon that ends a statement, -1 when it is not there (yet).
+
+    A trigger ends at ``; END ;``. D1 writes a view or an index that ends in a comment as ``… -- comment;``: there the
+    semicolon inside the comment counts when no view could go on with what follows.
+
+    :param sql: the text.
+    :param start: where the statement's first word starts.
+    :param final: whether the text is all there will be.
+    """
+    head: list[str] = []
+    trigger = False
+    ended_trigger = False
+    previous = ""
+    for token in tokens(sql, start):
+        if token.kind == "comment":
+            if not trigger and head[:1] == ["CREATE"] and ("VIEW" in head or "INDEX" in head):
+                end = _end_in_comment(sql, token, final=final)
+                if end:
+                    return end
+            continue
+        word = token.text.decode("utf-8", "replace").upper() if token.kind == "word" else ""
+        if len(head) < 4:  # CREATE TEMP UNIQUE INDEX: the object's kind is among the first words
+            head.append(word)
+            trigger = head[0] == "CREATE" and "TRIGGER" in head[1:3]
+        if token.text == b";" and (not trigger or ended_trigger):
+            return token.end
+        ended_trigger = word == "END" and previous == ";"
+        previous = ";" if token.text == b";" else word
+    return -1
+
+
+def _end_in_comment(sql: bytes | bytearray, comment: Token, *, final: bool) -> int:
+    """Return where a statement ends inside its last comment; 0 when it does not, -1 when that can't be told yet."""
+    if comment.text.startswith(b"--"):
+        if _LINE_COMMENT_WITH_END.search(comment.text) is None:
+            return 0
+        follows = _NEXT_STATEMENT.match(sql, comment.end)
+        if follows is None or (follows.end() == len(sql) and not final):
+            undecided = not final and len(sql) - comment.end < 64
+            return -1 if follows is not None or undecided else 0
+        return comment.end
+    if comment.end == len(sql) and not comment.text.endswith(b"*/"):
+        return comment.end if final and comment.text.rstrip().endswith(b";") else -1
+    return 0
