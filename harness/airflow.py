@@ -148,6 +148,10 @@ class Airflow:
         """Mark a task instance by hand as ``success`` or ``failed``."""
         self.request("PATCH", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}", {"new_state": state})
 
+    def mark_run(self, dag_id: str, run_id: str, state: str) -> None:
+        """Mark a DAG run by hand as ``success`` or ``failed``, with all tasks that have not ended."""
+        self.request("PATCH", f"/dags/{dag_id}/dagRuns/{run_id}", {"state": state})
+
     def delete_run(self, dag_id: str, run_id: str) -> None:
         """Delete a DAG run with all its task instances."""
         self.request("DELETE", f"/dags/{dag_id}/dagRuns/{run_id}")

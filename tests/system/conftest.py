@@ -1,4 +1,4 @@
-"""One Airflow, one S3 server; all scenarios run in it at once.
+"""One Airflow with its metadata in Postgres, one S3 server; all scenarios run in it at once.
 
 A scenario is a test that takes ``night``. All that were collected start together when the first is asked for; a test
 then waits for its own and shows how it ended. So the order of the tests does not matter, and each scenario has an
@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from harness.airflow import airflow_deployment
+from harness.postgres import postgres_server
 from harness.seaweed import s3_server
 from tests.system.night import Night
 
@@ -25,13 +27,17 @@ BUCKET = "night"
 def night(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
     folder = tmp_path_factory.mktemp("night")
     scenarios = {item.nodeid: item for item in request.session.items if is_scenario(item)}
-    with s3_server(folder / "s3") as s3, airflow_deployment(folder / "airflow", DAGS) as airflow:
+    with ExitStack() as stack:
+        s3 = stack.enter_context(s3_server(folder / "s3"))
+        postgres = stack.enter_context(postgres_server(folder / "postgres"))
+        metadata = f"postgresql://{postgres.user}:{postgres.password}@{postgres.host}:{postgres.port}/{postgres.database}"
+        airflow = stack.enter_context(airflow_deployment(folder / "airflow", DAGS, sql_alchemy_conn=metadata))
         s3.client().create_bucket(Bucket=BUCKET)
         airflow.wait_for_dag("two_at_once")
-        with Night(airflow, s3, BUCKET) as night:
-            for nodeid, item in scenarios.items():
-                night.start(nodeid, item.obj, **callspec(item))
-            yield night
+        night = stack.enter_context(Night(airflow, s3, BUCKET, postgres))
+        for nodeid, item in scenarios.items():
+            night.start(nodeid, item.obj, **callspec(item))
+        yield night
     shutil.rmtree(folder, ignore_errors=True)
 
 

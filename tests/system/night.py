@@ -18,6 +18,7 @@ import psutil
 
 from airflow_provider_d1.emulator.server import Emulator
 from harness.airflow import Airflow, wait_until
+from harness.postgres import PostgresServer
 from harness.s3_faults import S3Proxy, s3_proxy
 from harness.seaweed import S3Server
 
@@ -27,7 +28,7 @@ CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT, score REAL);
 INSERT INTO users VALUES (1, 'Ada', 1.5), (2, 'Grace', 2.5), (3, NULL, NULL);
 CREATE TABLE orders (id INTEGER PRIMARY KEY, user_id INTEGER, note TEXT);
 INSERT INTO orders VALUES (1, 1, 'first'), (2, 2, 'second');
-CREATE TABLE nothing (id INTEGER);
+CREATE TABLE empty_one (id INTEGER);
 """
 #: about 2 MB of text that does not compress
 BIG = """
@@ -134,10 +135,11 @@ class Bed:
 class Night:
     """All scenarios of a session, and what they may have leaked."""
 
-    def __init__(self, airflow: Airflow, s3: S3Server, bucket: str) -> None:
+    def __init__(self, airflow: Airflow, s3: S3Server, bucket: str, postgres: PostgresServer) -> None:
         self.airflow = airflow
         self.s3 = s3
         self.bucket = bucket
+        self.postgres = postgres
         #: scenario → its API token
         self.tokens: dict[str, str] = {}
         #: what the processes' arguments and environments gave away

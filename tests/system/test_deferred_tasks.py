@@ -38,7 +38,7 @@ def test_the_run_of_a_deferred_task_is_deleted(night: Night) -> None:
         bed.emulator.faults.export_seconds = FOREVER
         run = bed.run()
         bed.deferred(run)
-        night.airflow.mark(bed.name, run, "stage", "failed")  # Airflow deletes no run that is under way
+        night.airflow.mark_run(bed.name, run, "failed")  # Airflow deletes no run that is under way
         night.airflow.delete_run(bed.name, run)
         wait_until(lambda: night.airflow.run_state(bed.name, run) is None, "the run is gone", 60)
         bed.silence()

@@ -16,11 +16,19 @@ def places(night: Night) -> dict[str, list[tuple[str, bytes]]]:
     folder = night.airflow.folder
     return {
         "logs": [(str(path), path.read_bytes()) for path in folder.rglob("*.log*") if path.is_file()],
-        # the raw file: rows that are deleted but not yet overwritten count too
-        "metadata database": [(str(path), path.read_bytes()) for path in folder.glob("airflow.db*")],
+        "metadata database": list(tables(night)),
         "temp files": [(str(path), path.read_bytes()) for path in (folder / "tmp").rglob("*") if path.is_file()],
         "S3 objects": list(objects(night)),
     }
+
+
+def tables(night: Night) -> Iterator[tuple[str, bytes]]:
+    with night.postgres.connect() as connection:
+        connection.execute("SET bytea_output = 'escape'")  # a text inside a pickle stays readable
+        names = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+        for (name,) in names:
+            rows = connection.execute(f'SELECT t::text FROM "{name}" t').fetchall()
+            yield f"table {name}", "\n".join(row for (row,) in rows).encode()
 
 
 def objects(night: Night) -> Iterator[tuple[str, bytes]]:

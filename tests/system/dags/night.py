@@ -40,7 +40,7 @@ cleared_when_done = stage("cleared_when_done", retries=1)
 
 for name in ("cleared", "marked_failed", "run_deleted"):
     globals()[name] = stage(f"{name}_while_deferred", retries=1)
-timed_out = stage("timed_out_while_deferred", timeout=8)
+timed_out = stage("timed_out_while_deferred", timeout=25)
 
 for name in (
     "rate_limit_block",
@@ -59,7 +59,7 @@ for name in (
 ):
     globals()[name] = stage(name, retries=1, timeout=120, tables=["users"] if name == "table_vanishes" else None)
 lost_too_often = stage("lost_too_often", max_restarts=1)
-busy_too_long = stage("busy_too_long", timeout=8)
+busy_too_long = stage("busy_too_long", timeout=15)
 
 for name in ("s3_slow_down", "s3_drops_part", "s3_denies_manifest"):
     globals()[name] = stage(name)
