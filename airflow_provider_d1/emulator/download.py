@@ -23,7 +23,7 @@ from airflow_provider_d1.emulator.calls import Download, Log
 from airflow_provider_d1.emulator.signing import R2Error, Signer
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
     from airflow_provider_d1.emulator.bucket import Bucket, StoredObject
     from airflow_provider_d1.emulator.clock import Clock
@@ -90,22 +90,23 @@ class Downloads:
             return
         self._seen[key] += 1
         changed = self._faults.changed_body and self._seen[key] > 1
-        sent = 0
-        whole = plan.stop == plan.end
         headers = [(name.encode(), value.encode()) for name, value in plan.headers.items()]
+        await send({"type": "http.response.start", "status": plan.status, "headers": headers})
+        sent = 0
         try:
-            await send({"type": "http.response.start", "status": plan.status, "headers": headers})
             async for piece in self._pieces(found.path, plan):
-                await send(
-                    {"type": "http.response.body", "body": _other(piece) if changed else piece, "more_body": True}
-                )
                 sent += len(piece)
-            if whole:
-                await send({"type": "http.response.body", "body": b""})
+                if sent == plan.stop - plan.begin:  # before the client can have it all and look at the log
+                    break
+                await send(_body(piece, changed=changed, more=True))
             else:
-                await connections.cut(scope, receive)
+                piece = b""
         finally:
             self._log.add(replace(entry, status=plan.status, sent=sent))
+        whole = plan.stop == plan.end
+        await send(_body(piece, changed=changed, more=not whole))
+        if not whole:
+            await connections.cut(scope, receive)
 
     def _open(self, request: Request) -> tuple[str, StoredObject]:
         if "authorization" in request.headers:
@@ -178,8 +179,9 @@ class Downloads:
                     await asyncio.sleep(max(0.0, began + sent / pace - time.monotonic()))
 
 
-def _other(piece: bytes) -> bytes:
-    return piece.translate(_OTHER_DIGITS)
+def _body(piece: bytes, *, changed: bool, more: bool) -> Message:
+    body = piece.translate(_OTHER_DIGITS) if changed else piece
+    return {"type": "http.response.body", "body": body, "more_body": more}
 
 
 def _span(header: str | None, size: int) -> tuple[int, int] | None:

@@ -116,12 +116,13 @@ class ExportDesk:
         self._cancel_after = cancel_after
         self._export: _Export | None = None
         self._locked_at: float | None = None
-        self._failures = 0
 
     def unavailable(self, now: float) -> bool:
         """Whether queries are refused at this moment."""
         self._cancel_unpolled(now)
-        return self._held_by_others(now) or (self._export is not None and not self._export.ready(now))
+        if self._export is not None and self._export.job.error is None and self._export.ready(now):
+            return self._held_by_others(now)
+        return self._export is not None or self._held_by_others(now)
 
     def start(self, options: DumpOptions, now: float) -> Answer:
         """Begin an export of what the options say."""
@@ -157,15 +158,14 @@ class ExportDesk:
             return Failed(LOST)
         export.polls += 1
         export.touched = now
-        if export.job.error is not None:
-            return self._broken(export.job.error, now)
-        if not export.ready(now):
+        if export.job.error is None and not export.ready(now):
             return Active(bookmark, export.news(now))
         return self._complete(export, now)
 
     def _complete(self, export: _Export, now: float) -> Answer:
         if export.job.error is not None:
-            return self._broken(export.job.error, now)
+            self._forget(now)
+            return Failed(export.job.error)
         if self._faults.export_error and self._fails_now():
             self._forget(now)
             return Failed(self._faults.export_error)
@@ -176,13 +176,8 @@ class ExportDesk:
         self._export = None
         return Complete(export.bookmark, messages, export.filename)
 
-    def _broken(self, error: str, now: float) -> Failed:
-        self._forget(now)
-        return Failed(error)
-
     def _fails_now(self) -> bool:
-        self._failures += 1
-        return not self._faults.export_error_times or self._failures <= self._faults.export_error_times
+        return self._faults.export_error_times < 0 or self._faults.take("export_error_times")
 
     def _held_by_others(self, now: float) -> bool:
         lock = self._faults.virtual_table_lock_seconds

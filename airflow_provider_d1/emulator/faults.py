@@ -39,8 +39,8 @@ class Faults:
     export_error: str = ""
     #: a ``status: "error"`` with this text in place of ``complete``
     export_status_error: str = ""
-    #: after so many of the three failures above they stop; 0 means never
-    export_error_times: int = 0
+    #: count: how many times the three above happen; below 0 means every time
+    export_error_times: int = -1
     #: how long a failed export of a virtual table leaves the database locked; below 0 means for good
     virtual_table_lock_seconds: float = -1.0
     #: an export fails for a virtual table in the database even when ``tables`` leaves it out

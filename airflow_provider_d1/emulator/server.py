@@ -128,6 +128,7 @@ class Emulator:
             log_config=None,
             access_log=False,
             server_header=False,
+            timeout_keep_alive=60,  # Cloudflare's are longer than any gap between two polls
             timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)

@@ -228,7 +228,9 @@ class LocalDatabase:
     def drop_table(self, name: str) -> None:
         """Drop a table behind the API's back; a name that does not exist is left alone."""
         with self._lock:
+            self._pragmas(foreign_keys="OFF")
             self._connection.execute(f"DROP TABLE IF EXISTS {literals.identifier(name)}")
+            self._pragmas(foreign_keys="ON")
 
     def close(self) -> None:
         """Close the file; it stays on disk."""
