@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from airflow_provider_d1.cloudflare import lookup, protocol
-from airflow_provider_d1.cloudflare.lookup import Plan
-from airflow_provider_d1.cloudflare.models import Database
-from airflow_provider_d1.cloudflare.protocol import Call, Request
+from airflow_provider_d1.cloudflare.messages import Call, Request
 from airflow_provider_d1.exceptions import D1ApiError, D1AuthenticationError, D1DatabaseNotFoundError
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.cloudflare.lookup import Plan
+    from airflow_provider_d1.cloudflare.models import Database
+
+#: "Unauthorized to access requested resource": what lies under this account is out of the token's reach altogether
+_NO_ACCESS = 9109
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +44,23 @@ def verify(account_id: str, database: str | None, *, global_key: bool) -> Plan[A
     if reason is D1DatabaseNotFoundError:
         text = _wrong_account(account_id)
     else:
-        text = yield from _refusal(account_id, global_key=global_key)
+        text = yield from _refusal(account_id, code, global_key=global_key)
     raise D1AuthenticationError(text, status=status, code=code)
 
 
-def _refusal(account_id: str, *, global_key: bool) -> Plan[str]:
+def _refusal(account_id: str, code: int | None, *, global_key: bool) -> Plan[str]:
     account = quote(account_id, safe="")
     # Cloudflare knows tokens of users and of accounts; each kind verifies at its own place, and neither place knows D1.
     places = ["/user"] if global_key else ["/user/tokens/verify", f"/accounts/{account}/tokens/verify"]
     for place in places:
-        status = yield from _ask(place)
-        if isinstance(status, dict):
+        identity = yield from _ask(place)
+        if isinstance(identity, dict):
             break
     else:
         what = "Global API key or the e-mail" if global_key else "API token"
         return f"Cloudflare does not accept the {what}: it is wrong, expired or revoked"
-    if isinstance(status, dict) and status.get("status", "active") != "active":
-        return f"the API token is {status['status']}, not active"
+    if identity.get("status", "active") != "active":
+        return f"the API token is {identity['status']}, not active"
     if (yield from _ask(f"/accounts/{account}")):
         return _no_right(account_id)
     visible = yield from _ask("/accounts")
@@ -65,7 +70,9 @@ def _refusal(account_id: str, *, global_key: bool) -> Plan[str]:
         and account_id not in {a.get("id") for a in visible if isinstance(a, dict)}
     ):
         return _wrong_account(account_id)
-    return f"{_no_right(account_id)} (or account_id is not the account that the token belongs to)"
+    if code == _NO_ACCESS:
+        return _wrong_account(account_id)
+    return f"{_no_right(account_id)}; or account_id is not an account that the token reaches"
 
 
 def _ask(path: str) -> Plan[Any]:

@@ -1,7 +1,7 @@
 """Two thin clients over :mod:`~airflow_provider_d1.cloudflare.protocol`: one for event loops, one for threads.
 
-Both take their turn at the token's request budget, send, read, and retry by one policy. Neither imports httpx before its first
-request, so that importing this module costs a DAG parser and a triggerer next to nothing.
+Both take their turn at the token's request budget, send, read, and retry by one policy. Neither imports httpx before
+its first request, so that importing this module costs a DAG parser and a triggerer next to nothing.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from airflow_provider_d1.cloudflare import access, lookup, protocol
 from airflow_provider_d1.cloudflare.budget import RequestBudget, budget_for
 from airflow_provider_d1.cloudflare.clock import SYSTEM_CLOCK, Clock
-from airflow_provider_d1.cloudflare.credentials import Credentials
-from airflow_provider_d1.cloudflare.models import Database
-from airflow_provider_d1.cloudflare.protocol import Answer, Request
 from airflow_provider_d1.cloudflare.retry import PATIENCE, async_retrying, retrying
 from airflow_provider_d1.exceptions import D1Error, D1RateLimitError
 
 if TYPE_CHECKING:
+    from airflow_provider_d1.cloudflare.credentials import Credentials
+    from airflow_provider_d1.cloudflare.messages import Answer, Request
+    from airflow_provider_d1.cloudflare.models import Database
     from airflow_provider_d1.cloudflare.transport import AsyncTransport, SyncTransport
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class AsyncD1Client:
         *,
         clock: Clock = SYSTEM_CLOCK,
         budget: RequestBudget | None = None,
-        **transport_options: Any,  # noqa: ANN401 - httpx's own
+        **transport_options: Any,
     ) -> None:
         self.credentials = credentials
         self.clock = clock
@@ -163,7 +163,7 @@ class D1Client:
         *,
         clock: Clock = SYSTEM_CLOCK,
         budget: RequestBudget | None = None,
-        **transport_options: Any,  # noqa: ANN401 - httpx's own
+        **transport_options: Any,
     ) -> None:
         self.credentials = credentials
         self.clock = clock

@@ -1,7 +1,8 @@
 """The export endpoint's requests and answers, as pure functions.
 
-Its answers are odd: a running export has a status that the published types do not list, a failure can come as HTTP 200 with
-``success: true`` outside, and the same message means "finished and fetched", "cancelled" and "never existed".
+Its answers are odd: a running export has a status that the published types do not list, a failure can come as HTTP
+200 with ``success: true`` outside, and the same message means "finished and fetched", "cancelled" and "never
+existed".
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from airflow_provider_d1.cloudflare import protocol
-from airflow_provider_d1.cloudflare.models import ExportOptions
-from airflow_provider_d1.cloudflare.protocol import Answer, Request
+from airflow_provider_d1.cloudflare import failures, protocol
+from airflow_provider_d1.cloudflare.messages import Answer, Request
 from airflow_provider_d1.exceptions import D1ApiError, D1ExportError, D1VirtualTableError
 
+if TYPE_CHECKING:
+    from airflow_provider_d1.cloudflare.models import ExportOptions
+
 NOT_EXPORTING = "Not currently exporting anything"
-_PERMANENT = ("exceeded its CPU time limit",)
 _PART = re.compile(r"Uploaded part (\d+)")
 
 
@@ -90,7 +92,7 @@ def read_export(answer: Answer) -> ExportAnswer:
     result = envelope.result if isinstance(envelope.result, dict) else {}
     if not envelope.success or answer.status >= 400:
         said = envelope.message or _inner_error(result)
-        return _from_message(said) or _from_error(protocol.failure(answer, envelope.failures or ((None, said),)))
+        return _from_message(said) or _from_error(failures.failure(answer, envelope.errors or ((None, said),)))
     # an explicit failure counts before any status, and a status of "error" before what else the answer holds
     inner = _inner_error(result)
     status = result.get("status")
@@ -119,7 +121,7 @@ def _complete(result: dict[str, Any], bookmark: str | None, parts: frozenset[int
 def _from_message(message: str) -> ExportAnswer | None:
     if NOT_EXPORTING in message:
         return Lost()
-    if protocol.is_busy(message):
+    if failures.is_busy(message):
         return Busy()
     if "virtual table" in message.lower():
         return Failed(
@@ -128,9 +130,9 @@ def _from_message(message: str) -> ExportAnswer | None:
                 ' export, or use on_virtual_table="skip"'
             )
         )
-    if any(words in message for words in _PERMANENT):
+    if failures.is_permanent(message):
         return Failed(D1ExportError(f"D1 could not export the database: {message}", retryable=False))
-    if protocol.is_transient(message):
+    if failures.is_transient(message):
         return Unclear(D1ExportError(f"D1 answered: {message}"))
     return None
 
@@ -140,7 +142,7 @@ def _from_error(error: D1ApiError) -> ExportAnswer:
 
 
 def _inner_error(result: dict[str, Any]) -> str:
-    return protocol.text_of(result.get("error")) or protocol.text_of(result.get("errors"))
+    return failures.text_of(result.get("error")) or failures.text_of(result.get("errors"))
 
 
 def _parts(messages: object) -> frozenset[int]:

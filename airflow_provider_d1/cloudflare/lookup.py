@@ -1,7 +1,7 @@
 """Find databases by name or UUID, as plans of calls that either client carries out.
 
-A plan is a generator: it yields a :class:`~airflow_provider_d1.cloudflare.protocol.Call`, is sent what the answer held (or
-thrown the error), and returns its result. So the steps are written once for threads and event loops.
+A plan is a generator: it yields a :class:`~airflow_provider_d1.cloudflare.protocol.Call`, is sent what the answer
+held (or thrown the error), and returns its result. So the steps are written once for threads and event loops.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Generator, Iterable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_d1.cloudflare import protocol
-from airflow_provider_d1.cloudflare.models import Database
-from airflow_provider_d1.cloudflare.protocol import Call
+from airflow_provider_d1.cloudflare.messages import Call
 from airflow_provider_d1.exceptions import D1ApiError, D1ConfigurationError, D1DatabaseNotFoundError
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.cloudflare.models import Database
+    from airflow_provider_d1.cloudflare.protocol import DatabasePage
 
 T = TypeVar("T")
 Plan = Generator[Call, Any, T]
@@ -22,18 +25,25 @@ Plan = Generator[Call, Any, T]
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
-def all_databases(account_id: str, name: str | None = None) -> Plan[list[Database]]:
-    """Every page of the account's databases, or of those that a search for ``name`` finds."""
+def all_databases(account_id: str, name: str | None = None, *, exactly: bool = False) -> Plan[list[Database]]:
+    """Every page of the account's databases, or of those that a search for ``name`` finds.
+
+    :param exactly: only the database of exactly that name, which ends the reading: names are unique in an account.
+    """
     found: dict[str, Database] = {}
     page = 1
     while True:
-        request = protocol.list_databases(account_id, page=page, name=name)
-        listing = yield Call(request, protocol.read_databases)
+        listing: DatabasePage = yield Call(
+            protocol.list_databases(account_id, page=page, name=name), protocol.read_databases
+        )
         before = len(found)
         found.update((database.uuid, database) for database in listing.databases)
+        match = [database for database in listing.databases if database.name == name]
+        if exactly and match:
+            return match
         # A page without news ends the listing, whatever the totals say: they can be absent, and change while we read.
-        if len(found) == before or (listing.total is not None and len(found) >= listing.total):
-            return list(found.values())
+        if listing.last or len(found) == before or (listing.total is not None and len(found) >= listing.total):
+            return [] if exactly else list(found.values())
         page += 1
 
 
@@ -53,9 +63,9 @@ def one_database(account_id: str, name_or_uuid: str) -> Plan[Database]:
             pass  # a name may look like a UUID
         else:
             return database
-    for candidate in (yield from all_databases(account_id, name_or_uuid)):
-        if candidate.name == name_or_uuid:
-            return candidate
+    found = yield from all_databases(account_id, name_or_uuid, exactly=True)
+    if found:
+        return found[0]
     near = yield from _names(account_id)
     raise D1DatabaseNotFoundError(
         f"the account has no D1 database {name_or_uuid!r}{suggest(name_or_uuid, near)}", status=404

@@ -1,7 +1,8 @@
 """What to look for in a database before its export is started; pure functions over the rows of its schema.
 
-D1 exports an empty dump, without an error, for a table that does not exist, and refuses a database with a virtual table in a
-way that has left databases locked for hours. Both show in ``sqlite_schema``, so an export is started only after a look there.
+D1 exports an empty dump, without an error, for a table that does not exist, and refuses a database with a virtual
+table in a way that has left databases locked for hours. Both show in ``sqlite_schema``, so an export is started only
+after a look there.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from airflow_provider_d1.cloudflare.lookup import suggest
 from airflow_provider_d1.cloudflare.models import ExportOptions, OnVirtualTable, SkippedObject
-from airflow_provider_d1.exceptions import D1ConfigurationError, D1TableNotFoundError, D1VirtualTableError
+from airflow_provider_d1.exceptions import D1TableNotFoundError, D1VirtualTableError
 
 SCHEMA_QUERY = (
     "SELECT name, type, CASE WHEN sql LIKE 'CREATE VIRTUAL TABLE%' THEN sql END AS sql"
@@ -57,17 +58,6 @@ def read_schema(rows: Iterable[Mapping[str, Any]]) -> Schema:
     )
 
 
-def check_arguments(options: ExportOptions) -> None:
-    """Refuse what no database could satisfy.
-
-    :raises D1ConfigurationError: for an empty list of tables, which D1 would take for "all".
-    """
-    if options.tables is not None and not options.tables:
-        raise D1ConfigurationError("tables is an empty list: leave it out (None) to export the whole database")
-    if options.no_data and options.no_schema:
-        raise D1ConfigurationError("no_data and no_schema together leave nothing to export")
-
-
 def decide(
     options: ExportOptions, schema: Schema, on_virtual_table: OnVirtualTable
 ) -> tuple[ExportOptions, tuple[SkippedObject, ...]]:
@@ -75,7 +65,8 @@ def decide(
 
     :param options: what the user asked for.
     :param schema: what the database has.
-    :param on_virtual_table: ``"fail"``, or ``"skip"`` for an explicit list that leaves virtual tables and their shadows out.
+    :param on_virtual_table: ``"fail"``, or ``"skip"`` for an explicit list that leaves virtual tables and their
+        shadows out.
     :return: the options to send, and what they leave out.
     :raises D1TableNotFoundError: when a name in ``tables`` is not exactly that of a table.
     :raises D1VirtualTableError: when a virtual table is in the way, or nothing is left without it.

@@ -1,96 +1,42 @@
 """The D1 REST API as pure functions: requests are built here and answers are read here; nothing is sent.
 
-Cloudflare wraps every answer in ``{"success", "errors", "messages", "result", "result_info"}``. What a failure means is read
-from all of it, because HTTP status and code alone do not tell: a busy database, an SQL error and a code update of D1 all
-come as code 7500.
+Cloudflare wraps every answer in ``{"success", "errors", "messages", "result", "result_info"}``.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from airflow_provider_d1.cloudflare import failures
+from airflow_provider_d1.cloudflare.messages import MAX_QUERY_ANSWER_BYTES, Answer, Request
 from airflow_provider_d1.cloudflare.models import Database
-from airflow_provider_d1.exceptions import (
-    D1ApiError,
-    D1AuthenticationError,
-    D1DatabaseNotFoundError,
-    D1RateLimitError,
-)
+from airflow_provider_d1.exceptions import D1ApiError
 
-MIB = 1024 * 1024
-#: more than any control answer needs; a longer one is cut off before it is parsed
-MAX_ANSWER_BYTES = 4 * MIB
-#: rows are data: a query may answer with more
-MAX_QUERY_ANSWER_BYTES = 64 * MIB
 DATABASES_PER_PAGE = 1000
+#: D1 lists no fewer databases on a page that is not the last
+SMALLEST_PAGE = 10
 
-BUSY = "Currently processing a long-running export"
-#: failures that pass by themselves, in Cloudflare's words (besides HTTP 408, 429 and 5xx)
-TRANSIENT = (
-    "D1 DB reset because its code was updated",
-    "Network connection lost",
-    "caused object to be reset",
-    "Cannot resolve D1 DB due to transient issue on remote node",
-    "D1 DB is overloaded",
-)
-CODE_BAD_ROUTE = 7003
-_AUTHENTICATION_CODES = frozenset({10000, 9109, 9106, 9103, 6003, 6111, 1000})
-_NOT_FOUND_CODES = frozenset({7404, CODE_BAD_ROUTE})
 _READ_ONLY = re.compile(r"\s*(select|values|explain|pragma\s+\w+\s*(\([^)]*\))?\s*;?\s*$)", re.IGNORECASE)
-_URL_QUERY = re.compile(r"(https?://[^\s\"'<>?]+)\?[^\s\"'<>]*", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One API call.
-
-    ``repeatable`` says that sending it twice does no more than sending it once. ``max_answer_bytes`` bounds what is read.
-    """
-
-    method: str
-    path: str
-    query: Mapping[str, str | int] = field(default_factory=dict)
-    body: Mapping[str, Any] | None = None
-    repeatable: bool = True
-    max_answer_bytes: int = MAX_ANSWER_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back: status, header fields with lower-case names, and the whole body."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A request, and what reads its answer (raising :class:`D1ApiError` for a failure)."""
-
-    request: Request
-    read: Callable[[Answer], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A body taken out of Cloudflare's wrapper. ``failures`` are ``(code, message)`` pairs."""
+    """A body taken out of Cloudflare's wrapper. ``errors`` are ``(code, message)`` pairs."""
 
     success: bool
     result: Any
-    failures: tuple[tuple[int | None, str], ...]
+    errors: tuple[tuple[int | None, str], ...]
     result_info: Mapping[str, Any]
 
     @property
     def message(self) -> str:
         """All failures in one line."""
-        return "; ".join(text for _, text in self.failures)
+        return "; ".join(text for _, text in self.errors)
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
@@ -145,7 +91,8 @@ def is_read_only(sql: str) -> bool:
 def read_envelope(answer: Answer) -> Envelope:
     """Take an answer out of its wrapper.
 
-    :raises D1ApiError: for a body that is no such wrapper (an HTML error page, cut JSON, a redirect); it may be retried.
+    :raises D1ApiError: for a body that is no such wrapper (an HTML error page, cut JSON, a redirect); it may be
+        retried.
     """
     if 300 <= answer.status < 400:
         raise D1ApiError(
@@ -160,7 +107,7 @@ def read_envelope(answer: Answer) -> Envelope:
         body = None
     if not isinstance(body, dict):
         if answer.status in (401, 403, 404, 429):
-            raise failure(answer, ())
+            raise failures.failure(answer, ())
         # A gateway's page, or JSON that was cut on its way: neither says that D1 refused anything.
         raise D1ApiError(
             f"the D1 API answered HTTP {answer.status} with {_kind_of(answer)} instead of JSON",
@@ -171,12 +118,12 @@ def read_envelope(answer: Answer) -> Envelope:
     return Envelope(
         success=body.get("success") is True,
         result=body.get("result"),
-        failures=_failures(body.get("errors")),
+        errors=_errors(body.get("errors")),
         result_info=info if isinstance(info, dict) else {},
     )
 
 
-def read_result(answer: Answer) -> Any:  # noqa: ANN401 - JSON
+def read_result(answer: Answer) -> Any:  # noqa: ANN401 - any JSON
     """The ``result`` of a successful answer.
 
     :raises D1ApiError: and its subclasses, for anything else.
@@ -187,15 +134,16 @@ def read_result(answer: Answer) -> Any:  # noqa: ANN401 - JSON
 def _successful(answer: Answer) -> Envelope:
     envelope = read_envelope(answer)
     if not envelope.success or answer.status >= 400:
-        raise failure(answer, envelope.failures)
+        raise failures.failure(answer, envelope.errors)
     return envelope
 
 
 @dataclass(frozen=True, slots=True)
 class DatabasePage:
-    """One page of a listing; ``total`` is None where the API does not say."""
+    """One page of a listing: ``last`` when it surely is; ``total`` is None where the API does not say."""
 
     databases: tuple[Database, ...]
+    last: bool
     total: int | None
 
 
@@ -203,9 +151,10 @@ def read_databases(answer: Answer) -> DatabasePage:
     """Read an answer to :func:`list_databases`."""
     envelope = _successful(answer)
     items = envelope.result if isinstance(envelope.result, list) else []
-    total = envelope.result_info.get("total_count")
+    total, size = envelope.result_info.get("total_count"), envelope.result_info.get("per_page")
     return DatabasePage(
         databases=tuple(_database(item) for item in items if isinstance(item, dict) and item.get("uuid")),
+        last=len(items) < (size if isinstance(size, int) else SMALLEST_PAGE),
         total=total if isinstance(total, int) else None,
     )
 
@@ -225,95 +174,14 @@ def read_raw(answer: Answer) -> tuple[list[str], list[list[Any]]]:
     if not isinstance(first, dict):
         raise _unexpected("a query result")
     if first.get("success") is False:
-        raise failure(answer, ((None, text_of(first.get("error")) or "the query failed"),))
+        raise failures.failure(answer, ((None, failures.text_of(first.get("error")) or "the query failed"),))
     results = first.get("results")
     if not isinstance(results, dict):
         return [], []
     return [str(column) for column in results.get("columns") or []], [list(row) for row in results.get("rows") or []]
 
 
-def failure(answer: Answer, failures: Sequence[tuple[int | None, str]]) -> D1ApiError:
-    """The error that an unsuccessful answer means.
-
-    :param answer: for its status and header fields.
-    :param failures: ``(code, message)`` pairs from its body, the decisive one first.
-    """
-    status = answer.status
-    code = failures[0][0] if failures else None
-    words = "; ".join(text for _, text in failures) or f"HTTP {status}"
-    said = f"{words} (HTTP {status}" + (f", code {code})" if code is not None else ")")
-    codes = {code for code, _ in failures}
-    if status == 429:
-        if is_overloaded(words):
-            return D1RateLimitError(f"D1 is overloaded: {said}", code=code, retry_after=retry_after(answer))
-        return D1RateLimitError(
-            f"Cloudflare's request limit is used up: {said}", code=code, retry_after=retry_after(answer)
-        )
-    if status in (404, 400) and codes & _NOT_FOUND_CODES or status == 404:
-        return D1DatabaseNotFoundError(f"not found: {said}", status=status, code=code)
-    if status == 401 or codes & _AUTHENTICATION_CODES or status == 403:
-        return D1AuthenticationError(
-            f"Cloudflare refused the credentials: {said}. The token may be wrong or expired, lack the D1 right (Edit, for"
-            " exports), or belong to another account than account_id",
-            status=status,
-            code=code,
-        )
-    return D1ApiError(
-        f"D1 answered: {said}",
-        status=status,
-        code=code,
-        retryable=status in (408,) or status >= 500 or is_transient(words),
-    )
-
-
-def is_busy(message: str) -> bool:
-    """True when the database is being exported, by whomever."""
-    return BUSY in message
-
-
-def is_transient(message: str) -> bool:
-    """True for a failure that passes by itself."""
-    return any(words in message for words in TRANSIENT) or is_busy(message)
-
-
-def is_overloaded(message: str) -> bool:
-    """True when D1 itself is overloaded, which is not the token's request limit though both are HTTP 429."""
-    return "overloaded" in message
-
-
-def retry_after(answer: Answer) -> float | None:
-    """Seconds to wait as the ``retry-after`` field says, None without a usable one.
-
-    A date is held against the answer's own ``date``, so that a wrong clock on either side does not matter.
-    """
-    value = answer.headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value):
-        return float(value)
-    until, now = http_date(value), http_date(answer.headers.get("date", ""))
-    return None if until is None or now is None else max(0.0, until - now)
-
-
-def http_date(value: str) -> float | None:
-    """An HTTP date as seconds since the epoch, None when it is none."""
-    try:
-        return parsedate_to_datetime(value).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-
-
-def text_of(value: object) -> str:
-    """One line of what the API wrote, without the query of any URL in it (it may be signed), at most 500 characters."""
-    if value is None or value == "":
-        return ""
-    if isinstance(value, dict):
-        value = value.get("message") or value.get("error") or json.dumps(value)
-    elif isinstance(value, list):
-        value = "; ".join(text_of(item) for item in value)
-    text = " ".join(_URL_QUERY.sub(r"\1?…", str(value)).split())
-    return text if len(text) <= 500 else f"{text[:500]}…"
-
-
-def _failures(errors: object) -> tuple[tuple[int | None, str], ...]:
+def _errors(errors: object) -> tuple[tuple[int | None, str], ...]:
     if isinstance(errors, (str, dict)):
         errors = [errors]
     if not isinstance(errors, list):
@@ -321,7 +189,7 @@ def _failures(errors: object) -> tuple[tuple[int | None, str], ...]:
     found = []
     for item in errors:
         code = item.get("code") if isinstance(item, dict) else None
-        found.append((code if isinstance(code, int) else None, text_of(item)))
+        found.append((code if isinstance(code, int) else None, failures.text_of(item)))
     return tuple(found)
 
 

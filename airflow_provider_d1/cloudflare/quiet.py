@@ -1,8 +1,9 @@
 """Keep our own requests out of the logs of httpx and httpcore.
 
-httpx logs the whole URL of every request at INFO, and httpcore the headers of every answer (a redirect's Location among
-them) at DEBUG. A signed URL is a credential, so those records must not exist, whatever level a user sets and whether or not
-a secrets masker runs. Only records made during our requests are dropped; other users of httpx in the process keep theirs.
+httpx logs the whole URL of every request at INFO, and httpcore the headers of every answer (a redirect's Location
+among them) at DEBUG. A signed URL is a credential, so those records must not exist, whatever level a user sets and
+whether or not a secrets masker runs. Only records made during our requests are dropped; other users of httpx in the
+process keep theirs.
 """
 
 from __future__ import annotations
@@ -27,19 +28,21 @@ LOGGERS = (
 
 
 class _NotOurs(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 - whose request it is decides, not its content
+    def filter(self, _record: logging.LogRecord) -> bool:
         return not _ours.get()
 
 
 _filter = _NotOurs()
+_loggers = [logging.getLogger(name) for name in LOGGERS]
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Drop what httpx and httpcore log inside this block, in this thread or task only."""
-    for name in LOGGERS:
-        # Each time, since logging may have been set up anew in between; adding a filter twice does nothing.
-        logging.getLogger(name).addFilter(_filter)
+    for logger in _loggers:
+        # Each time: somebody may have set up logging anew in between.
+        if _filter not in logger.filters:
+            logger.addFilter(_filter)
     token = _ours.set(True)
     try:
         yield

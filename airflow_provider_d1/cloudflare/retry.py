@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tenacity
 
-from airflow_provider_d1.cloudflare.clock import Clock
 from airflow_provider_d1.exceptions import D1ApiError, D1ConnectionError, D1RateLimitError
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.cloudflare.clock import Clock
 
 #: attempts at one call, the first included; waits that the server asked for don't count as failures
 ATTEMPTS = 6
-#: seconds a call may take, its retries included, unless its caller knows better: longer than Cloudflare's five-minute block
+#: seconds a call may take, its retries included, unless its caller knows better: longer than Cloudflare's five-minute
+#: block
 PATIENCE = 600.0
 _backoff = tenacity.wait_random_exponential(multiplier=0.5, max=20)
 

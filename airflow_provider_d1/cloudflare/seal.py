@@ -1,8 +1,8 @@
 """Seal a signed URL so that only holders of the connection's own API token can use it.
 
-The URL alone lets anybody read the whole database for an hour, while XCom, trigger events and logs are open to many eyes.
-The key is derived (HKDF-SHA256) from the API token, which trigger and worker hold anyway; AES-256-GCM then encrypts and
-authenticates. The moment of expiry stays readable, and is authenticated too.
+The URL alone lets anybody read the whole database for an hour, while XCom, trigger events and logs are open to many
+eyes. The key is derived (HKDF-SHA256) from the API token, which trigger and worker hold anyway; AES-256-GCM then
+encrypts and authenticates. The moment of expiry stays readable, and is authenticated too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Send one request and read its answer: the only place, besides the download, that knows httpx.
 
-Answers are bounded before anybody parses them, redirects are returned and not followed, and what httpx raises ends here:
-its exceptions and log records carry whole URLs.
+Answers are bounded before anybody parses them, redirects are returned and not followed, and what httpx raises ends
+here: its exceptions and log records carry whole URLs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from airflow_provider_d1.cloudflare.credentials import USER_AGENT, Credentials
-from airflow_provider_d1.cloudflare.protocol import MIB, Answer, Request
+from airflow_provider_d1.cloudflare.messages import MIB, Answer, Request
 from airflow_provider_d1.cloudflare.quiet import quiet
 from airflow_provider_d1.exceptions import D1ApiError, D1ConnectionError
 
@@ -97,15 +97,15 @@ class _Shell:
 class AsyncTransport(_Shell):
     """Sends requests from an event loop."""
 
-    def __init__(self, credentials: Credentials, **options: Any) -> None:  # noqa: ANN401 - httpx's own
+    def __init__(self, credentials: Credentials, **options: Any) -> None:
         super().__init__(credentials)
         self._client = httpx.AsyncClient(**{**self._options, **options})
 
-    async def send(self, request: Request, timeout: float, total: float | None = None) -> Answer:
+    async def send(self, request: Request, patience: float, total: float | None = None) -> Answer:
         """One request, one answer.
 
         :param request: what to send.
-        :param timeout: seconds to wait for a connection or for the next bytes.
+        :param patience: seconds to wait for a connection or for the next bytes.
         :param total: seconds for the whole exchange.
         :raises D1ConnectionError: when no whole answer came.
         :raises D1ApiError: when the answer is too long or compressed.
@@ -113,8 +113,8 @@ class AsyncTransport(_Shell):
         body = bytearray()
         with quiet():
             try:
-                async with asyncio.timeout(total or timeout * _WHOLE_ANSWER):
-                    response = await self._client.send(self._build(self._client, request, timeout), stream=True)
+                async with asyncio.timeout(total or patience * _WHOLE_ANSWER):
+                    response = await self._client.send(self._build(self._client, request, patience), stream=True)
                     try:
                         self._refuse_compression(response)
                         async for chunk in response.aiter_bytes():
@@ -136,17 +136,17 @@ class AsyncTransport(_Shell):
 class SyncTransport(_Shell):
     """Sends requests from a thread."""
 
-    def __init__(self, credentials: Credentials, **options: Any) -> None:  # noqa: ANN401 - httpx's own
+    def __init__(self, credentials: Credentials, **options: Any) -> None:
         super().__init__(credentials)
         self._client = httpx.Client(**{**self._options, **options})
 
-    def send(self, request: Request, timeout: float) -> Answer:
+    def send(self, request: Request, patience: float) -> Answer:
         """As :meth:`AsyncTransport.send`."""
         body = bytearray()
-        end = time.monotonic() + timeout * _WHOLE_ANSWER
+        end = time.monotonic() + patience * _WHOLE_ANSWER
         with quiet():
             try:
-                response = self._client.send(self._build(self._client, request, timeout), stream=True)
+                response = self._client.send(self._build(self._client, request, patience), stream=True)
                 try:
                     self._refuse_compression(response)
                     for chunk in response.iter_bytes():

@@ -1,0 +1,124 @@
+"""What an unsuccessful answer means: which error it is, and whether trying again can help.
+
+Status and code alone do not tell: a busy database, an SQL error and a code update of D1 all come as code 7500.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+from airflow_provider_d1.exceptions import (
+    D1ApiError,
+    D1AuthenticationError,
+    D1DatabaseNotFoundError,
+    D1RateLimitError,
+)
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.cloudflare.messages import Answer
+
+BUSY = "Currently processing a long-running export"
+#: failures that pass by themselves, in Cloudflare's words (besides HTTP 408, 429 and 5xx)
+TRANSIENT = (
+    "D1 DB reset because its code was updated",
+    "Network connection lost",
+    "caused object to be reset",
+    "Cannot resolve D1 DB due to transient issue on remote node",
+    "D1 DB is overloaded",
+)
+#: a failure that comes back, whatever its status
+PERMANENT = "exceeded its CPU time limit"
+
+_AUTHENTICATION_CODES = frozenset({10000, 9109, 9106, 9103, 6003, 6111, 1000})
+_NOT_FOUND_CODES = frozenset({7404, 7003})
+_URL_QUERY = re.compile(r"(https?://[^\s\"'<>?]+)\?[^\s\"'<>]*", re.IGNORECASE)
+
+
+def failure(answer: Answer, failures: Sequence[tuple[int | None, str]]) -> D1ApiError:
+    """The error that an unsuccessful answer means.
+
+    :param answer: for its status and header fields.
+    :param failures: ``(code, message)`` pairs from its body, the decisive one first.
+    """
+    status = answer.status
+    code = failures[0][0] if failures else None
+    words = "; ".join(text for _, text in failures) or f"HTTP {status}"
+    said = f"{words} (HTTP {status}" + (f", code {code})" if code is not None else ")")
+    codes = {code for code, _ in failures}
+    if status == 429:
+        if is_overloaded(words):
+            return D1RateLimitError(f"D1 is overloaded: {said}", code=code, retry_after=retry_after(answer))
+        return D1RateLimitError(
+            f"Cloudflare's request limit is used up: {said}", code=code, retry_after=retry_after(answer)
+        )
+    if status == 404 or (status < 500 and codes & _NOT_FOUND_CODES):
+        return D1DatabaseNotFoundError(f"not found: {said}", status=status, code=code)
+    if status == 401 or codes & _AUTHENTICATION_CODES or status == 403:
+        return D1AuthenticationError(
+            f"Cloudflare refused the credentials: {said}. The token may be wrong or expired, lack the D1 right (Edit,"
+            " for exports), or belong to another account than account_id",
+            status=status,
+            code=code,
+        )
+    return D1ApiError(
+        f"D1 answered: {said}",
+        status=status,
+        code=code,
+        retryable=(status == 408 or status >= 500 or is_transient(words)) and not is_permanent(words),
+    )
+
+
+def is_busy(message: str) -> bool:
+    """True when the database is being exported, by whomever."""
+    return BUSY in message
+
+
+def is_transient(message: str) -> bool:
+    """True for a failure that passes by itself."""
+    return any(words in message for words in TRANSIENT) or is_busy(message)
+
+
+def is_permanent(message: str) -> bool:
+    """True for a failure that comes back however often one tries."""
+    return PERMANENT in message
+
+
+def is_overloaded(message: str) -> bool:
+    """True when D1 itself is overloaded, which is not the token's request limit though both are HTTP 429."""
+    return "overloaded" in message
+
+
+def retry_after(answer: Answer) -> float | None:
+    """Seconds to wait as the ``retry-after`` field says, None without a usable one.
+
+    A date is held against the answer's own ``date``, so that a wrong clock on either side does not matter.
+    """
+    value = answer.headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value):
+        return float(value)
+    until, now = http_date(value), http_date(answer.headers.get("date", ""))
+    return None if until is None or now is None else max(0.0, until - now)
+
+
+def http_date(value: str) -> float | None:
+    """An HTTP date as seconds since the epoch, None when it is none."""
+    try:
+        return parsedate_to_datetime(value).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def text_of(value: object) -> str:
+    """One line of what the API wrote, without the query of any URL in it (it may be signed), at most 500 characters."""
+    if value is None or value == "":
+        return ""
+    if isinstance(value, dict):
+        value = value.get("message") or value.get("error") or json.dumps(value)
+    elif isinstance(value, list):
+        value = "; ".join(text_of(item) for item in value)
+    text = " ".join(_URL_QUERY.sub(r"\1?…", str(value)).split())
+    return text if len(text) <= 500 else f"{text[:500]}…"
