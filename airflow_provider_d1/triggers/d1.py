@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_d1.exceptions import D1Error
 from airflow_provider_d1.triggers import events
+from airflow_provider_d1.triggers.runs import begun_before
 
 if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.models import D1Export, OnVirtualTable
@@ -78,7 +80,9 @@ class D1ExportTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Run the export and send its one event; only a cancellation leaves as an exception."""
         try:
-            event = events.success(await self._export())
+            earlier = await begun_before(self.task_instance)
+            export = await self._export()
+            event = events.success(replace(export, restarts=export.restarts + earlier))
         except D1Error as error:
             event = events.failure(error)
         except Exception as error:  # noqa: BLE001 - a trigger that raises loses the reason on the way to the worker
