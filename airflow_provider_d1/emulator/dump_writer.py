@@ -8,14 +8,17 @@ object's own name, case-sensitively, so that a name that matches nothing gives a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from airflow_provider_d1.emulator import literals
+from airflow_provider_d1.emulator import literals, raw_texts
 
 if TYPE_CHECKING:
     import apsw
+
+    from airflow_provider_d1.emulator.raw_texts import Value
 
 VIRTUAL_TABLE_ERROR = "D1 Export error: cannot export databases with Virtual Tables (fts5)"
 #: D1 looks for this anywhere in the statement, comments included, and then cuts off what should be its beginning
@@ -103,20 +106,22 @@ def _table(connection: apsw.Connection, name: str, sql: str, options: DumpOption
 def _rows(connection: apsw.Connection, table: str) -> Iterator[bytes]:
     quoted = literals.identifier(table)
     # table_info, not table_xinfo: it leaves generated columns out, and so does D1
-    columns = [literals.identifier(row[1]) for row in connection.execute(f"PRAGMA table_info={quoted}")]
-    # A text is fetched as bytes, with a flag beside it: it need not be valid UTF-8.
-    fields = (f"typeof({c})='text', CASE typeof({c}) WHEN 'text' THEN CAST({c} AS BLOB) ELSE {c} END" for c in columns)
-    prefix = f"INSERT INTO {quoted} ({','.join(columns)}) VALUES(".encode()
-    for row in connection.execute(f"SELECT {', '.join(fields)} FROM {quoted}"):  # noqa: S608 - both are quoted names
-        yield prefix + b",".join(map(_literal, row[::2], row[1::2])) + b");"
+    columns = [literals.identifier(str(row[1])) for row in connection.execute(f"PRAGMA table_info={quoted}")]
+    prefix = f"INSERT INTO {quoted} ({','.join(columns)}) VALUES("
+    for row in _values(connection, columns, quoted):
+        yield f"{prefix}{literals.row(row)});".encode()
 
 
-def _literal(is_text: int, value: float | bytes | None) -> bytes:
-    if value is None:
-        return b"NULL"
-    if isinstance(value, bytes):
-        return literals.text(value) if is_text else literals.blob(value)
-    return literals.number(value).encode()
+def _values(connection: apsw.Connection, columns: Sequence[str], quoted: str) -> Iterator[Iterable[Value]]:
+    done = 0
+    try:
+        for done, row in enumerate(connection.execute(f"SELECT {', '.join(columns)} FROM {quoted}"), 1):  # noqa: B007, S608 - counted for below; both are quoted names
+            yield row
+    except UnicodeDecodeError:
+        # A text that is not UTF-8: from here on texts are fetched as bytes, which costs more.
+        rows = connection.execute(f"SELECT {raw_texts.fields(columns)} FROM {quoted}")  # noqa: S608 - quoted names
+        for row in islice(rows, done, None):
+            yield raw_texts.decoded(row)
 
 
 def chunks(connection: apsw.Connection, options: DumpOptions, size: int = 1 << 20) -> Iterator[bytes]:

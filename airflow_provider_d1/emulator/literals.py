@@ -7,6 +7,8 @@ D1 reads every value into JavaScript before it prints it. That is why integers b
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
 MAX_EXACT_INTEGER = 2**53
 
@@ -45,35 +47,47 @@ def _exponential(shortest: str) -> str:
     return f"{sign}{digits[0]}{tail}e{point - 1:+d}"
 
 
-def valid_utf8(raw: bytes) -> bytes:
-    """The same text with each invalid sequence replaced by U+FFFD, as a JavaScript string would hold it."""
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return raw.decode(errors="replace").encode()
-    return raw
+def javascript_text(raw: bytes) -> str:
+    """A stored text as a JavaScript string holds it: each invalid sequence of UTF-8 becomes U+FFFD."""
+    return raw.decode(errors="replace")
 
 
-def text(raw: bytes) -> bytes:
+def text(value: str) -> str:
     r"""A text as D1 quotes it; NUL stays a raw byte, newlines and carriage returns become ``\n`` and ``\r``.
 
     A text that holds a real newline and a literal ``\n`` as well comes back with two newlines: D1's loss, kept here.
-
-    :param raw: the text's bytes as stored, not necessarily valid UTF-8.
     """
-    quoted = b"'" + valid_utf8(raw).replace(b"'", b"''") + b"'"
-    if b"\r" in quoted:
-        quoted = b"replace(" + quoted.replace(b"\r", b"\\r") + b",'\\r',char(13))"
-    if b"\n" in quoted:
-        quoted = b"replace(" + quoted.replace(b"\n", b"\\n") + b",'\\n',char(10))"
+    quoted = "'" + value.replace("'", "''") + "'"
+    if "\r" in quoted:
+        quoted = "replace(" + quoted.replace("\r", "\\r") + ",'\\r',char(13))"
+    if "\n" in quoted:
+        quoted = "replace(" + quoted.replace("\n", "\\n") + ",'\\n',char(10))"
     return quoted
 
 
-def blob(raw: bytes) -> bytes:
+def blob(raw: bytes) -> str:
     """A blob as ``X'00ff10'``."""
-    return b"X'" + raw.hex().encode() + b"'"
+    return f"X'{raw.hex()}'"
 
 
 def identifier(name: str) -> str:
     """A table's or column's name in double quotes."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def _null(_value: None) -> str:
+    return "NULL"
+
+
+_BY_TYPE: dict[type, Callable[[Any], str]] = {
+    int: number,
+    float: number,
+    str: text,
+    bytes: blob,
+    type(None): _null,
+}
+
+
+def row(values: Iterable[float | str | bytes | None]) -> str:
+    """A row's values between the parentheses of ``VALUES(…)``."""
+    return ",".join([_BY_TYPE[type(value)](value) for value in values])

@@ -15,7 +15,7 @@ from typing import Any
 
 import apsw
 
-from airflow_provider_d1.emulator import literals, seeds
+from airflow_provider_d1.emulator import literals, raw_texts, seeds
 from airflow_provider_d1.emulator.values import JsonValue, to_json
 
 #: the PRAGMAs that D1 documents; all others are refused
@@ -174,7 +174,7 @@ class LocalDatabase:
         cursor.exec_trace = started
         try:
             for row in cursor.execute(sql, tuple(parameters), can_cache=False):
-                results[-1].rows.append([_plain(value) for value in row])
+                results[-1].rows.append([to_json(value) for value in row])
         except apsw.AuthError as error:
             raise QueryError(f"{error}: SQLITE_AUTH") from error
         except apsw.Error as error:
@@ -200,14 +200,11 @@ class LocalDatabase:
         with suppress(apsw.ExecTraceAbort):
             cursor.execute(sql, tuple(parameters), can_cache=False)
         names = [f"c{i}" for i in range(len(columns))]
-        fields = ", ".join(
-            f"typeof({n})='text', CASE typeof({n}) WHEN 'text' THEN CAST({n} AS BLOB) ELSE {n} END" for n in names
-        )
-        wrapped = f"WITH q({', '.join(names)}) AS ({sql.strip().rstrip(';')}\n) SELECT {fields} FROM q"  # noqa: S608 - a query of the user's own, as it is
+        fields = raw_texts.fields(names)
+        # the query is the caller's own, as it is
+        wrapped = f"WITH q({', '.join(names)}) AS ({sql.strip().rstrip(';')}\n) SELECT {fields} FROM q"  # noqa: S608
         rows = self._connection.execute(wrapped, tuple(parameters), can_cache=False)
-        return StatementResult(
-            columns, [[to_json(bool(t), v) for t, v in zip(r[::2], r[1::2], strict=True)] for r in rows]
-        )
+        return StatementResult(columns, [[to_json(v) for v in raw_texts.decoded(row)] for row in rows])
 
     def _finish(self, results: list[StatementResult], before: int) -> None:
         if results:
@@ -236,12 +233,6 @@ class LocalDatabase:
         """Close the file; it stays on disk."""
         with self._lock:
             self._connection.close()
-
-
-def _plain(value: apsw.SQLiteValue) -> JsonValue:
-    if isinstance(value, str):
-        return value
-    return to_json(False, value)
 
 
 def _message(error: apsw.Error) -> str:

@@ -9,17 +9,16 @@ from airflow_provider_d1.emulator import literals
 JsonValue = int | float | str | list[int] | None
 
 
-def to_json(is_text: bool, value: float | bytes | None) -> JsonValue:
+def to_json(value: float | str | bytes | None) -> JsonValue:
     """One value of a result row.
 
     Integers beyond 2^53 lose digits, whole REALs lose their point, infinities become null, blobs lists of numbers.
-
-    :param is_text: the value is a TEXT, fetched as bytes.
-    :param value: as SQLite holds it.
     """
     if isinstance(value, bytes):
-        return literals.valid_utf8(value).decode() if is_text else list(value)
-    if value is None or (isinstance(value, float) and math.isinf(value)):
+        return list(value)
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, float) and math.isinf(value):
         return None
     printed = literals.number(value)
     return float(printed) if any(mark in printed for mark in ".e") else int(printed)
