@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from airflow_provider_d1 import __version__
 from airflow_provider_d1.staging.manifest import DumpEntry, FileEntry, Manifest, Source, TableEntry
 from airflow_provider_d1.staging.options import StagingOptions
 from airflow_provider_d1.staging.progress import Progress, ProgressMeter
-from airflow_provider_d1.staging.raw import store_dump
+from airflow_provider_d1.staging.raw import KEPT_CODEC, store_dump
 from airflow_provider_d1.staging.run import StagingRun
+from airflow_provider_d1.staging.sinks import WORK_PREFIX
 from airflow_provider_d1.staging.streams import MeteredReader, Readable
 
 if TYPE_CHECKING:
@@ -27,7 +29,8 @@ def stage(
     options: StagingOptions,
     source: Source,
     *,
-    temp_dir: Path | None = None,  # noqa: ARG001 # for the table formats
+    temp_dir: Path | None = None,
+    parse_threads: int = 2,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Manifest:
     """Turn a dump into staged files and write the manifest last.
@@ -39,6 +42,7 @@ def stage(
     :param options: how.
     :param source: where the dump came from, for the manifest.
     :param temp_dir: where a few unfinished parts may lie for a while; the system's folder for such things by default.
+    :param parse_threads: more than two do not help; one takes less memory, none does everything in this thread.
     :param on_progress: called in this thread after every piece of the dump; must be quick.
     :raises D1DumpError: for what is no dump, with its byte offset.
     :raises D1FidelityError: with ``on_lossy="fail"``, naming the columns.
@@ -54,7 +58,14 @@ def stage(
             stored = store_dump(metered, run, source, options.codec)
             manifest = _manifest(options, source, DumpEntry(metered.length, metered.sha256), files=(stored,))
         else:
-            raise NotImplementedError(options.file_format)
+            from airflow_provider_d1.staging.tables import stage_tables
+
+            with TemporaryDirectory(prefix=WORK_PREFIX, dir=temp_dir) as work:
+                staged = stage_tables(
+                    metered, run, options, source, work=Path(work), meter=meter, parse_threads=parse_threads
+                )
+            entry = DumpEntry(metered.length, metered.sha256, staged.kept, KEPT_CODEC if staged.kept else None)
+            manifest = _manifest(options, source, entry, tables=staged.tables)
         run.commit(manifest)
     except BaseException:
         run.rollback()

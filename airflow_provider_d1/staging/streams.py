@@ -83,17 +83,21 @@ class MeteredReader(io.RawIOBase):
         """Yes."""
         return True
 
+    def read(self, size: int = -1, /) -> bytes:
+        """Take at most a mebibyte from the source, whatever was asked for."""
+        data = self._source.read(CHUNK if size < 0 else min(size, CHUNK))
+        self._digest.update(data)
+        self.length += len(data)
+        if self._on_bytes is not None and data:
+            self._on_bytes(len(data))
+        return data
+
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         """Take at most a buffer's length from the source."""
         view = memoryview(buffer).cast("B")
-        data = self._source.read(min(len(view), CHUNK))
-        length = len(data)
-        view[:length] = data
-        self._digest.update(data)
-        self.length += length
-        if self._on_bytes is not None and length:
-            self._on_bytes(length)
-        return length
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
 
 
 class CompressingReader(io.RawIOBase):

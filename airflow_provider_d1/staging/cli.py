@@ -1,0 +1,166 @@
+"""``python -m airflow_provider_d1.staging DUMP OUT_DIR``: a local dump into staged files. Needs no Airflow."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, TextIO
+
+from airflow_provider_d1.exceptions import D1Error
+from airflow_provider_d1.staging.manifest import FILE_FORMATS, MANIFEST_KEY, Source
+from airflow_provider_d1.staging.options import COMPRESSIONS, StagingOptions
+from airflow_provider_d1.staging.pipeline import stage
+from airflow_provider_d1.staging.sinks import FolderSink
+from airflow_provider_d1.staging.streams import UnpackingReader
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.staging.progress import Progress
+
+_DEFAULTS = StagingOptions()
+_BAR_WIDTH = 30
+_BAR_EVERY_SECONDS = 0.2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code.
+
+    The manifest's path is the last line on stdout. What goes wrong is one line on stderr, and the folder is as before.
+
+    :param arguments: without the program's name; those of the process by default.
+    """
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+    on_terminal = sys.stderr.isatty()
+    logging.basicConfig(
+        stream=sys.stderr, format="%(message)s", level=logging.WARNING if on_terminal else logging.INFO, force=True
+    )
+    try:
+        manifest = _stage(options, on_terminal=on_terminal)
+    except KeyboardInterrupt:
+        return _failed("interrupted; nothing was staged", code=130)
+    except _Terminated:
+        return _failed("terminated; nothing was staged", code=143)
+    except (D1Error, OSError) as error:
+        return _failed(str(error), code=1)
+    except MemoryError:
+        return _failed("out of memory", code=1)
+    print(manifest)  # noqa: T201 # the command's result
+    return 0
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived; like KeyboardInterrupt no Exception, so that nobody handles it by mistake."""
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def _failed(message: str, *, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201 # the command's one line of complaint
+    return code
+
+
+def _stage(options: argparse.Namespace, *, on_terminal: bool) -> Path:
+    staging = StagingOptions(
+        file_format=options.format,
+        compression=options.compression,
+        keep_dump=options.keep_dump,
+        on_lossy=options.on_lossy,
+        on_type_conflict=options.on_type_conflict,
+        max_part_bytes=options.max_part_bytes,
+        parse_temporal=options.parse_temporal,
+        audit_columns=options.audit_columns,
+        column_names=options.column_names,
+        replace=options.replace,
+    )
+    from_pipe = options.dump == "-"
+    with _opened(options.dump) as file, UnpackingReader(file) as dump:
+        sink = FolderSink(options.out_dir)
+        # unfinished parts beside the finished ones: they are moved into place, not copied
+        temp_dir = options.temp_dir or sink.path
+        temp_dir.mkdir(parents=True, exist_ok=True)
+        total = None if from_pipe else os.fstat(file.fileno()).st_size
+        bar = _Bar(sys.stderr, total or None, file.tell) if on_terminal else None
+        try:
+            stage(
+                dump,
+                sink,
+                staging,
+                Source(filename=None if from_pipe else Path(options.dump).name),
+                temp_dir=temp_dir,
+                parse_threads=options.threads,
+                on_progress=bar,
+            )
+        finally:
+            if bar is not None:
+                bar.clear()
+    return sink.path / MANIFEST_KEY
+
+
+def _opened(dump: str) -> io.BufferedReader:
+    return os.fdopen(sys.stdin.fileno(), "rb", closefd=False) if dump == "-" else Path(dump).open("rb")
+
+
+class _Bar:
+    """A line on a terminal that is drawn over a few times a second.
+
+    :param total: length of the file as it lies on disk, None when unknown.
+    :param position: how much of that was read.
+    """
+
+    def __init__(self, terminal: TextIO, total: int | None, position: Callable[[], int]) -> None:
+        self._terminal = terminal
+        self._total = total
+        self._position = position
+        self._next = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        """Draw, unless it was only just done."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + _BAR_EVERY_SECONDS
+        bar = ""
+        if self._total is not None:
+            share = min(1.0, self._position() / self._total)
+            filled = round(share * _BAR_WIDTH)
+            bar = f"[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] {share:4.0%} "
+        self._terminal.write(f"\r\x1b[K{bar}{progress}")
+        self._terminal.flush()
+
+    def clear(self) -> None:
+        """Remove the line."""
+        self._terminal.write("\r\x1b[K")
+        self._terminal.flush()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m airflow_provider_d1.staging",
+        description="Turn a D1 (or any SQLite) dump into typed files, one folder for each table, and a manifest.",
+    )
+    parser.add_argument("dump", metavar="DUMP", help="SQL file, also packed by gzip or zstd; - reads standard input")
+    parser.add_argument("out_dir", metavar="OUT_DIR", type=Path, help="folder for the files; created if need be")
+    parser.add_argument("--format", choices=FILE_FORMATS, default=_DEFAULTS.file_format)
+    codecs = sorted({codec for choices in COMPRESSIONS.values() for codec in choices})
+    parser.add_argument("--compression", choices=codecs, help="default: parquet zstd, csv and jsonl gzip, sql none")
+    parser.add_argument("--keep-dump", action="store_true", help="store the dump beside the tables too")
+    parser.add_argument("--on-lossy", choices=("warn", "fail", "ignore"), default=_DEFAULTS.on_lossy)
+    parser.add_argument("--on-type-conflict", choices=("widen", "fail"), default=_DEFAULTS.on_type_conflict)
+    parser.add_argument("--max-part-bytes", type=int, default=_DEFAULTS.max_part_bytes, metavar="BYTES")
+    parser.add_argument("--parse-temporal", action="store_true", help="dates and timestamps where every text is one")
+    parser.add_argument("--audit-columns", action="store_true", help="add _d1_database, _d1_bookmark, _loaded_at")
+    parser.add_argument("--column-names", choices=("preserve", "snake_case"), default=_DEFAULTS.column_names)
+    parser.add_argument("--no-replace", dest="replace", action="store_false", help="refuse where a manifest stands")
+    parser.add_argument("--temp-dir", type=Path, metavar="DIR", help="for unfinished parts; default: OUT_DIR")
+    parser.add_argument("--threads", type=int, choices=(0, 1, 2), default=2, help="that parse; fewer take less memory")
+    return parser

@@ -1,0 +1,226 @@
+"""One table on its way into files: blocks are gathered into batches, batches into parts of the right size and types.
+
+The type of a column is known for certain only at the end of the table. Until then a part has the types that the rows so
+far ask for; when those change, the part is closed, and whoever stores it casts it once at the end
+(:mod:`airflow_provider_d1.staging.store`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from airflow_provider_d1.dump.columns import ColumnEvidence, cast, final_type, part_type
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.dump.blocks import ParsedBlock
+    from airflow_provider_d1.dump.schema import TableSchema
+    from airflow_provider_d1.staging.audit import AuditColumns
+    from airflow_provider_d1.staging.formats import PartFile, TableFormat
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """What is fixed about a table before its first row.
+
+    :param schema: as the dump creates it.
+    :param folder: of its files.
+    :param names: of its columns in the files, in the order of ``schema.columns``.
+    :param audit: columns that staging adds.
+    :param metadata: for formats that can keep some.
+    """
+
+    schema: TableSchema
+    folder: str
+    names: tuple[str, ...]
+    audit: AuditColumns
+    metadata: dict[str, str]
+
+    def arrow_schema(self, types: Sequence[pa.DataType]) -> pa.Schema:
+        """Schema of a file whose own columns have these types."""
+        fields = [pa.field(name, kind) for name, kind in zip(self.names, types, strict=True)]
+        return pa.schema([*fields, *self.audit.fields], metadata=self.metadata)
+
+    def cast_rows(
+        self, arrays: Sequence[pa.Array], evidence: Sequence[ColumnEvidence], types: Sequence[pa.DataType]
+    ) -> pa.Table:
+        """Rows of this table as files hold them.
+
+        :param arrays: the table's own columns.
+        :param evidence: of these rows, or of these and earlier ones of the same types.
+        :param types: what to cast them to.
+        """
+        columns = [cast(array, seen, kind) for array, seen, kind in zip(arrays, evidence, types, strict=True)]
+        rows = len(columns[0]) if columns else 0
+        return pa.Table.from_arrays([*columns, *self.audit.arrays(rows)], schema=self.arrow_schema(types))
+
+
+@dataclass(frozen=True)
+class LocalPart:
+    """A finished file on this machine.
+
+    :param types: of the table's own columns in it.
+    :param evidence: of its rows and those before them, for :func:`airflow_provider_d1.dump.columns.cast`.
+    :param provisional: closed because the types changed, so it will have to be cast.
+    """
+
+    path: Path
+    rows: int
+    types: tuple[pa.DataType, ...]
+    evidence: tuple[ColumnEvidence, ...]
+    provisional: bool
+
+
+class PartWriter:
+    """Writes rows of fixed types into files that keep below a size.
+
+    :param plan: the table.
+    :param types: of its own columns.
+    :param form: of the files.
+    :param max_bytes: that a file may have; only one with a single huge row has more.
+    :param new_path: names a fresh local file.
+    """
+
+    def __init__(
+        self,
+        plan: TablePlan,
+        types: tuple[pa.DataType, ...],
+        form: TableFormat,
+        max_bytes: int,
+        new_path: Callable[[], Path],
+    ) -> None:
+        self.types = types
+        self._schema = plan.arrow_schema(types)
+        self._form = form
+        self._max_bytes = max_bytes
+        self._new_path = new_path
+        self._file: PartFile | None = None
+        self._path: Path | None = None
+        self._rows = 0
+
+    def write(self, rows: pa.Table) -> list[tuple[Path, int]]:
+        """Append rows; return the files that this filled, with their numbers of rows."""
+        filled: list[tuple[Path, int]] = []
+        waiting = [rows]
+        while waiting:
+            rows = waiting.pop()
+            if self._file is None:
+                self._path = self._new_path()
+                self._file = self._form.open(self._path, self._schema, rows)
+            if self._file.add(rows, None if rows.num_rows <= 1 and not self._rows else self._max_bytes):
+                self._rows += rows.num_rows
+            elif self._rows:
+                filled += self.close()
+                waiting.append(rows)
+            else:
+                half = rows.num_rows // 2
+                waiting += [rows.slice(half), rows.slice(0, half)]
+        return filled
+
+    def close(self) -> list[tuple[Path, int]]:
+        """Finish the open file, if there is one, and return it."""
+        if self._file is None or self._path is None:
+            return []
+        file, path, rows = self._file, self._path, self._rows
+        self._file, self._path, self._rows = None, None, 0
+        file.close()
+        return [(path, rows)]
+
+
+class TableWriter:
+    """Takes a table's parsed blocks in order and gives finished parts.
+
+    ``evidence`` is that of all rows so far, ``begun`` whether anything was written yet.
+
+    :param parse_temporal: whether columns may become dates and timestamps when the table ends.
+    """
+
+    def __init__(
+        self,
+        plan: TablePlan,
+        form: TableFormat,
+        max_bytes: int,
+        new_path: Callable[[], Path],
+        *,
+        parse_temporal: bool,
+    ) -> None:
+        self.plan = plan
+        self.evidence = tuple(ColumnEvidence() for _ in plan.schema.columns)
+        self.rows = 0
+        self.begun = False
+        self._form = form
+        self._max_bytes = max_bytes
+        self._batch_bytes = min(form.batch_bytes, max_bytes // 2)
+        self._new_path = new_path
+        self._parse_temporal = parse_temporal
+        self._waiting: list[ParsedBlock] = []
+        self._waiting_bytes = 0
+        self._written = self.evidence  # evidence of the rows that are in files
+        self._part: PartWriter | None = None
+
+    def add(self, block: ParsedBlock) -> list[LocalPart]:
+        """Take a block; return the parts that this finished."""
+        self.evidence = tuple(seen + column.evidence for seen, column in zip(self.evidence, block.columns, strict=True))
+        self.rows += block.rows
+        self._waiting.append(block)
+        self._waiting_bytes += sum(column.array.nbytes for column in block.columns)
+        return self._flush(self.safe_types()) if self._waiting_bytes >= self._batch_bytes else []
+
+    def finish(self, *, last: bool) -> list[LocalPart]:
+        """Write what waits; every table has at least one part, if only to say what its columns are.
+
+        :param last: no more blocks can follow; else the dump may come back to the table.
+        """
+        types = self.final_types() if last else self.closing_types()
+        parts = self._flush(types) if self._waiting or not self.begun else []
+        return [*parts, *self._close(provisional=self._part is not None and self._part.types != types)]
+
+    def safe_types(self) -> tuple[pa.DataType, ...]:
+        """Types for the rows so far from which every other can still be reached."""
+        return tuple(part_type(c.affinity, e) for c, e in zip(self.plan.schema.columns, self.evidence, strict=True))
+
+    def final_types(self) -> tuple[pa.DataType, ...]:
+        """Types if no more rows follow."""
+        return tuple(
+            final_type(column.affinity, seen, parse_temporal=self._parse_temporal)
+            for column, seen in zip(self.plan.schema.columns, self.evidence, strict=True)
+        )
+
+    def closing_types(self) -> tuple[pa.DataType, ...]:
+        """Types when the dump goes on to another table, and with all likelihood will not come back.
+
+        Times are final then, for speed: hardly a dump ever comes back, and one that does with another form is refused.
+        """
+        pairs = zip(self.safe_types(), self.final_types(), strict=True)
+        return tuple(final if pa.types.is_temporal(final) else safe for safe, final in pairs)
+
+    def _flush(self, types: tuple[pa.DataType, ...]) -> list[LocalPart]:
+        parts = []
+        if self._part is None or self._part.types != types:
+            parts += self._close(provisional=True)
+            self._part = PartWriter(self.plan, types, self._form, self._max_bytes, self._new_path)
+        tables = [
+            self.plan.cast_rows([c.array for c in block.columns], [c.evidence for c in block.columns], types)
+            for block in self._waiting
+        ]
+        rows = pa.concat_tables(tables) if tables else self.plan.arrow_schema(types).empty_table()
+        self._waiting, self._waiting_bytes = [], 0
+        self.begun = True
+        self._written = self.evidence
+        parts += self._local(self._part.write(rows), types, provisional=False)
+        return parts
+
+    def _close(self, *, provisional: bool) -> list[LocalPart]:
+        if self._part is None:
+            return []
+        part, self._part = self._part, None
+        return self._local(part.close(), part.types, provisional=provisional)
+
+    def _local(
+        self, files: list[tuple[Path, int]], types: tuple[pa.DataType, ...], *, provisional: bool
+    ) -> list[LocalPart]:
+        return [LocalPart(path, rows, types, self._written, provisional) for path, rows in files]

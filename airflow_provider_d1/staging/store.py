@@ -1,0 +1,140 @@
+"""Finished parts on their way into the sink, and those of the wrong type on their way back for a cast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from airflow_provider_d1.exceptions import D1DumpError
+from airflow_provider_d1.staging.parts import LocalPart, PartWriter, TablePlan
+from airflow_provider_d1.staging.streams import file_sha256
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.dump.columns import ColumnEvidence
+    from airflow_provider_d1.staging.formats import TableFormat
+    from airflow_provider_d1.staging.manifest import FileEntry
+    from airflow_provider_d1.staging.run import StagingRun
+
+
+@dataclass(frozen=True)
+class PartDone:
+    """A table has one more finished file."""
+
+    plan: TablePlan
+    part: LocalPart
+
+
+@dataclass(frozen=True)
+class TableDone:
+    """A table's rows so far are all in files; these are to have these types, whatever they have now."""
+
+    plan: TablePlan
+    types: tuple[pa.DataType, ...]
+    evidence: tuple[ColumnEvidence, ...]
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A part with its key; in the sink as ``entry``, or else still here."""
+
+    key: str
+    part: LocalPart
+    entry: FileEntry | None
+
+
+class PartStore:
+    """Hashes and stores parts, deletes them here, and casts those whose types turn out to be too narrow.
+
+    A part that is bound to be cast stays here until then if that takes no more space than one part may; the others are
+    stored at once and fetched back one at a time, so that the disk never holds more than a few parts.
+    """
+
+    def __init__(self, run: StagingRun, form: TableFormat, max_bytes: int, new_path: Callable[[], Path]) -> None:
+        self._run = run
+        self._form = form
+        self._max_bytes = max_bytes
+        self._new_path = new_path
+        self._held: dict[str, list[_Held]] = {}
+        self._numbers: dict[str, int] = {}
+        self._kept_bytes = 0
+
+    def handle(self, news: PartDone | TableDone) -> None:
+        """Do what is to be done; one at a time, in order."""
+        if isinstance(news, PartDone):
+            self._held.setdefault(news.plan.schema.name, []).append(self._take(news.plan, news.part))
+        else:
+            self._settle(news)
+
+    def files(self, table: str) -> tuple[FileEntry, ...]:
+        """Return a settled table's files in the order of its rows."""
+        return tuple(held.entry for held in self._held[table] if held.entry is not None)
+
+    def _take(self, plan: TablePlan, part: LocalPart) -> _Held:
+        key = self._next_key(plan)
+        size = part.path.stat().st_size
+        if part.provisional and self._kept_bytes + size <= self._max_bytes:
+            self._kept_bytes += size
+            return _Held(key, part, None)
+        return self._put(key, part)
+
+    def _next_key(self, plan: TablePlan) -> str:
+        number = self._numbers.get(plan.folder, 0)
+        self._numbers[plan.folder] = number + 1
+        return self._run.part_key(plan.folder, number, self._form.suffix)
+
+    def _put(self, key: str, part: LocalPart) -> _Held:
+        length = part.path.stat().st_size
+        digest = file_sha256(part.path)
+        self._run.sink.put_file(key, part.path)
+        part.path.unlink(missing_ok=True)
+        return _Held(key, part, self._run.stored(key, length=length, sha256=digest, rows=part.rows))
+
+    def _settle(self, done: TableDone) -> None:
+        table = done.plan.schema.name
+        settled: list[_Held] = []
+        for held in self._held[table]:
+            if held.part.types != done.types:
+                settled += self._cast(held, done)
+            elif held.entry is None:
+                self._kept_bytes -= held.part.path.stat().st_size
+                settled.append(self._put(held.key, held.part))
+            else:
+                settled.append(held)
+        self._held[table] = settled
+
+    def _cast(self, held: _Held, done: TableDone) -> list[_Held]:
+        """Write a part once more with other types; wider values may need more than one file."""
+        plan, part = done.plan, held.part
+        _refuse_to_unparse_times(plan, part.types, done.types)
+        if held.entry is None:
+            self._kept_bytes -= part.path.stat().st_size
+        else:
+            part = replace(part, path=self._new_path())
+            self._run.sink.fetch(held.key, part.path)
+        writer = PartWriter(plan, done.types, self._form, self._max_bytes, self._new_path)
+        files: list[tuple[Path, int]] = []
+        for rows in self._form.read(part.path, plan.arrow_schema(part.types)):
+            for batch in rows.to_batches():
+                own = batch.columns[: len(part.types)]
+                files += writer.write(plan.cast_rows(own, part.evidence, done.types))
+        files += writer.close()
+        part.path.unlink()
+        result = []
+        for index, (path, rows) in enumerate(files):
+            key = held.key if index == 0 else self._next_key(plan)
+            result.append(self._put(key, LocalPart(path, rows, done.types, done.evidence, provisional=False)))
+        return result
+
+
+def _refuse_to_unparse_times(plan: TablePlan, old: Sequence[pa.DataType], new: Sequence[pa.DataType]) -> None:
+    for column, before, after in zip(plan.schema.columns, old, new, strict=True):
+        if pa.types.is_temporal(before) and before != after:
+            raise D1DumpError(
+                f"the dump comes back to a table with other values than dates in {column.name!r}; "
+                "stage it with parse_temporal=False",
+                table=plan.schema.name,
+            )

@@ -1,0 +1,196 @@
+"""Parsed blocks to their tables, and at the end what the manifest says about these."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_provider_d1 import __version__
+from airflow_provider_d1.dump.reader import TableStarted
+from airflow_provider_d1.exceptions import D1FidelityError, D1TypeConflictError
+from airflow_provider_d1.staging.audit import AuditColumns, type_name
+from airflow_provider_d1.staging.fidelity import conflict_lines, lossy_lines
+from airflow_provider_d1.staging.manifest import ColumnEntry, LossyCounts, Source, StorageCounts, TableEntry
+from airflow_provider_d1.staging.names import Folders, file_column_names
+from airflow_provider_d1.staging.parts import LocalPart, TablePlan, TableWriter
+from airflow_provider_d1.staging.store import PartDone, PartStore, TableDone
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.dump.blocks import ParsedBlock
+    from airflow_provider_d1.dump.schema import TableSchema
+    from airflow_provider_d1.staging.formats import TableFormat
+    from airflow_provider_d1.staging.options import StagingOptions
+    from airflow_provider_d1.staging.progress import ProgressMeter
+
+logger = logging.getLogger(__name__)
+
+
+class Planner:
+    """Decides what is the same for all rows of a table: folder, names, audit columns, metadata."""
+
+    def __init__(self, source: Source, options: StagingOptions) -> None:
+        self._folders = Folders()
+        self._snake = options.column_names == "snake_case"
+        self._audit = AuditColumns.of(source, datetime.now(UTC)) if options.audit_columns else AuditColumns()
+        facts = {
+            "d1.account_id": source.account_id,
+            "d1.database_id": source.database_id,
+            "d1.database_name": source.database_name,
+            "d1.bookmark": source.bookmark,
+            "d1.filename": source.filename,
+            "d1.provider_version": __version__,
+        }
+        self._metadata = {key: value for key, value in facts.items() if value is not None}
+
+    def plan(self, schema: TableSchema) -> TablePlan:
+        """Plan a table.
+
+        :raises D1ConfigurationError: when two columns would have one name.
+        """
+        names = [column.name for column in schema.columns]
+        return TablePlan(
+            schema=schema,
+            folder=self._folders.folder_of(schema.name),
+            names=file_column_names(schema.name, names, snake=self._snake, audit=self._audit.names),
+            audit=self._audit,
+            metadata={**self._metadata, "d1.table": schema.name},
+        )
+
+
+class TableRouter:
+    """Gives every block to its table's writer, and what that finishes to the store. Not thread-safe.
+
+    A table is finished when the dump goes on to another one; should the dump come back to it, it gets more parts.
+
+    :param emit: takes what is to be stored, in order.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        form: TableFormat,
+        options: StagingOptions,
+        new_path: Callable[[], Path],
+        meter: ProgressMeter,
+        emit: Callable[[PartDone | TableDone], None],
+    ) -> None:
+        self._planner = planner
+        self._form = form
+        self._options = options
+        self._new_path = new_path
+        self._meter = meter
+        self._emit = emit
+        self._writers: dict[str, TableWriter] = {}
+        self._current: TableWriter | None = None
+        self._blocks = 0
+        self._exact_rows = 0
+        self._fallbacks: Counter[str] = Counter()
+
+    def handle(self, item: TableStarted | ParsedBlock) -> None:
+        """Take the next table or block of the dump."""
+        if isinstance(item, TableStarted):
+            self._writers[item.schema.name] = TableWriter(
+                self._planner.plan(item.schema),
+                self._form,
+                self._options.max_part_bytes,
+                self._new_path,
+                parse_temporal=self._options.parse_temporal,
+            )
+            return
+        writer = self._writers[item.schema.name]
+        if self._current is not None and self._current is not writer:
+            self._finish(self._current, last=False)
+        self._current = writer
+        self._send(writer, writer.add(item))
+        self._meter.add_rows(item.schema.name, item.rows)
+        self._blocks += 1
+        if item.fallback is not None:
+            self._fallbacks[item.fallback] += 1
+            self._exact_rows += item.exact_rows
+
+    def end(self) -> None:
+        """Say that the dump has ended: now all types are final.
+
+        :raises D1FidelityError: with ``on_lossy="fail"``, naming every column.
+        :raises D1TypeConflictError: with ``on_type_conflict="fail"``, naming every column.
+        """
+        self._judge()
+        for writer in self._writers.values():
+            if writer is self._current or not writer.begun:
+                self._finish(writer, last=True)
+            elif writer.final_types() != writer.closing_types():
+                self._emit(TableDone(writer.plan, writer.final_types(), writer.evidence))
+        self._log_fallbacks()
+
+    def entries(self, store: PartStore) -> tuple[TableEntry, ...]:
+        """Describe all tables in dump order, once the store has settled them."""
+        return tuple(self._entry(writer, store) for writer in self._writers.values())
+
+    def _finish(self, writer: TableWriter, *, last: bool) -> None:
+        self._send(writer, writer.finish(last=last))
+        types = writer.final_types() if last else writer.closing_types()
+        self._emit(TableDone(writer.plan, types, writer.evidence))
+
+    def _send(self, writer: TableWriter, parts: list[LocalPart]) -> None:
+        for part in parts:
+            self._emit(PartDone(writer.plan, part))
+
+    def _judge(self) -> None:
+        losses = [line for w in self._writers.values() for line in lossy_lines(w.plan.schema, w.evidence)]
+        conflicts = [
+            line
+            for w in self._writers.values()
+            for line in conflict_lines(w.plan.schema, w.evidence, map(type_name, w.final_types()))
+        ]
+        if conflicts and self._options.on_type_conflict == "fail":
+            raise D1TypeConflictError("; ".join(conflicts))
+        if losses and self._options.on_lossy == "fail":
+            raise D1FidelityError("; ".join(losses))
+        for line in conflicts:
+            logger.warning("%s", line)
+        if self._options.on_lossy == "warn":
+            for line in losses:
+                logger.warning("%s", line)
+
+    def _log_fallbacks(self) -> None:
+        if self._fallbacks:
+            count = sum(self._fallbacks.values())
+            reasons = ", ".join(f"{reason} ({times})" for reason, times in self._fallbacks.most_common())
+            logger.info(
+                "%d of %d blocks (%.1f %%), %d rows, left the fast path: %s",
+                count,
+                self._blocks,
+                100 * count / self._blocks,
+                self._exact_rows,
+                reasons,
+            )
+
+    def _entry(self, writer: TableWriter, store: PartStore) -> TableEntry:
+        plan = writer.plan
+        columns = [
+            ColumnEntry(
+                name=name,
+                declared_type=column.declared_type,
+                type=type_name(kind),
+                nullable=column.nullable,
+                primary_key=column.primary_key,
+                storage=StorageCounts(**seen.storage),
+                lossy=LossyCounts(**seen.lossy),
+                source_name=None if name == column.name else column.name,
+            )
+            for name, column, kind, seen in zip(
+                plan.names, plan.schema.columns, writer.final_types(), writer.evidence, strict=True
+            )
+        ]
+        return TableEntry(
+            name=plan.schema.name,
+            rows=writer.rows,
+            ddl=plan.schema.ddl,
+            columns=(*columns, *plan.audit.entries(writer.rows)),
+            files=store.files(plan.schema.name),
+            generated=plan.schema.generated,
+        )

@@ -1,0 +1,179 @@
+"""A dump into tables: cut, parse, write, hash and store, all at the same time, with the rows in dump order.
+
+The calling thread reads and cuts; others parse blocks; one writes parts; one hashes and stores them, and casts those of
+the wrong type while the next table is being parsed. Bounded channels between them bound the memory. Without parse
+threads, everything happens in the calling thread, one step after the other.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_provider_d1.dump.blocks import Block, ParsedBlock, parse_block
+from airflow_provider_d1.dump.reader import DumpReader, TableStarted
+from airflow_provider_d1.exceptions import D1DumpError
+from airflow_provider_d1.staging.channel import Channel, Crew
+from airflow_provider_d1.staging.formats import table_format
+from airflow_provider_d1.staging.raw import KEPT_CODEC, store_dump
+from airflow_provider_d1.staging.store import PartDone, PartStore, TableDone
+from airflow_provider_d1.staging.streams import CHUNK, Readable
+from airflow_provider_d1.staging.table_router import Planner, TableRouter
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.staging.manifest import FileEntry, Source, TableEntry
+    from airflow_provider_d1.staging.options import StagingOptions
+    from airflow_provider_d1.staging.progress import ProgressMeter
+    from airflow_provider_d1.staging.run import StagingRun
+
+_BLOCKS_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class StagedTables:
+    """What came out of a dump; ``kept`` is the stored dump itself, if it was wanted."""
+
+    tables: tuple[TableEntry, ...]
+    kept: FileEntry | None
+
+
+def stage_tables(
+    dump: Readable,
+    run: StagingRun,
+    options: StagingOptions,
+    source: Source,
+    *,
+    work: Path,
+    meter: ProgressMeter,
+    parse_threads: int,
+) -> StagedTables:
+    """Turn a dump into stored parts; the manifest is the caller's.
+
+    :param dump: the uncompressed dump.
+    :param work: an empty folder for parts that are not stored yet.
+    :param meter: is told rows and tables.
+    :param parse_threads: 0 does everything in this thread.
+    :raises D1Error: as :func:`airflow_provider_d1.staging.pipeline.stage` does; all threads have ended then.
+    """
+    form = table_format(options)
+    new_path = _counting_paths(work)
+    store = PartStore(run, form, options.max_part_bytes, new_path)
+    planner = Planner(source, options)
+    reader = DumpReader(temporal=options.parse_temporal)
+    kept: list[FileEntry] = []
+    with Crew(run.sink.cancel) as crew:
+        if options.keep_dump:
+            chunks: Channel[bytes] = crew.channel(4)
+            crew.start("dump", lambda: kept.append(store_dump(_Chunks(chunks), run, source, KEPT_CODEC)))
+            dump = _Tee(dump, chunks)
+        if parse_threads:
+            parts: Channel[PartDone | TableDone] = crew.channel(2)
+            router = TableRouter(planner, form, options, new_path, meter, parts.put)
+            _Pipeline(crew, parse_threads, router, parts, store).feed(_events(dump, reader))
+        else:
+            router = TableRouter(planner, form, options, new_path, meter, store.handle)
+            for event in _events(dump, reader):
+                router.handle(parse_block(event) if isinstance(event, Block) else event)
+            router.end()
+        if options.keep_dump:
+            chunks.end()
+    return StagedTables(router.entries(store), kept[0] if kept else None)
+
+
+class _Pipeline:
+    """Parse threads, a writing and a storing thread, and the channels from one to the next.
+
+    An error in the dump travels in its place in the order of the dump, so that of two errors it is always the first
+    that is reported. Any other error stops everything at once.
+    """
+
+    def __init__(
+        self,
+        crew: Crew,
+        parse_threads: int,
+        router: TableRouter,
+        parts: Channel[PartDone | TableDone],
+        store: PartStore,
+    ) -> None:
+        self._router = router
+        self._parts = parts
+        self._store = store
+        self._jobs: Channel[tuple[int, Block]] = crew.channel(parse_threads)
+        self._ordered: Channel[TableStarted | ParsedBlock | D1DumpError] = crew.channel(parse_threads + _BLOCKS_AHEAD)
+        for number in range(parse_threads):
+            crew.start(f"parse-{number}", self._parse)
+        crew.start("write", self._write)
+        crew.start("store", self._store_parts)
+
+    def feed(self, events: Iterator[TableStarted | Block]) -> None:
+        """Hand everything on that the dump has to say."""
+        try:
+            for event in events:
+                if isinstance(event, Block):
+                    self._jobs.put((self._ordered.reserve(), event))
+                else:
+                    self._ordered.put(event)
+        except D1DumpError as error:
+            self._ordered.put(error)
+        self._jobs.end()
+        self._ordered.end()
+
+    def _parse(self) -> None:
+        for place, block in self._jobs:
+            try:
+                self._ordered.deliver(place, parse_block(block))
+            except D1DumpError as error:
+                self._ordered.deliver(place, error)
+
+    def _write(self) -> None:
+        for item in self._ordered:
+            if isinstance(item, D1DumpError):
+                raise item
+            self._router.handle(item)
+        self._router.end()
+        self._parts.end()
+
+    def _store_parts(self) -> None:
+        for news in self._parts:
+            self._store.handle(news)
+
+
+class _Tee:
+    """Passes a stream on and gives a copy of the reference to every piece to a channel."""
+
+    def __init__(self, source: Readable, copies: Channel[bytes]) -> None:
+        self._source = source
+        self._copies = copies
+
+    def read(self, size: int, /) -> bytes:
+        data = self._source.read(size)
+        if data:
+            self._copies.put(data)
+        return data
+
+
+class _Chunks:
+    """A stream out of a channel of pieces."""
+
+    def __init__(self, pieces: Channel[bytes]) -> None:
+        self._pieces = iter(pieces)
+        self._rest = b""
+
+    def read(self, size: int, /) -> bytes:
+        data = self._rest or next(self._pieces, b"")
+        self._rest = data[size:]
+        return data[:size]
+
+
+def _events(dump: Readable, reader: DumpReader) -> Iterator[TableStarted | Block]:
+    while data := dump.read(CHUNK):
+        yield from reader.feed(data)
+    yield from reader.finish()
+
+
+def _counting_paths(folder: Path) -> Callable[[], Path]:
+    numbers = itertools.count()
+    return lambda: folder / f"part-{next(numbers)}"
