@@ -1,0 +1,184 @@
+"""Staged files with a manifest into a warehouse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from airflow.providers.common.compat.sdk import BaseHook, BaseOperator
+
+from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError
+from airflow_provider_d1.operators.arguments import BOOLEAN, TABLES, TEXT, Rule, check, one_of, optional
+from airflow_provider_d1.operators.failures import no_pointless_retry
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_d1.warehouses.base import LoadedTable, LoadPlan
+    from airflow_provider_d1.warehouses.registry import Warehouse
+    from airflow_provider_d1.warehouses.store import Store
+
+RULES: Mapping[str, Rule] = {
+    "manifest": Rule(
+        lambda value: (isinstance(value, str) and "://" in value) or isinstance(value, Mapping),
+        "a manifest's URI (s3://…, file:///…) or the output of the transfer that wrote it",
+    ),
+    "conn_id": Rule(lambda value: isinstance(value, str) and bool(value), "a connection's id"),
+    "schema": TEXT,
+    "tables": optional(TABLES),
+    "mode": one_of("replace", "append"),
+    "on_nul": one_of("fail", "replace"),
+    "verify_checksums": BOOLEAN,
+    "only_statements": BOOLEAN,
+    "aws_conn_id": optional(TEXT),
+    "iam_role": optional(TEXT),
+    "stage": optional(TEXT),
+    "storage_credential": optional(TEXT),
+}
+
+
+class D1StagingToWarehouseOperator(BaseOperator):
+    r"""Load a staged manifest into the warehouse behind a connection, with that warehouse's own bulk loader.
+
+    The connection's type says which: ``postgres``, ``redshift``, ``snowflake``, ``google_cloud_platform`` (BigQuery),
+    ``databricks``, ``duckdb`` or ``clickhouse``. Each needs its extra, ``airflow-provider-d1[postgres]`` and so on.
+
+    Tables keep their exact names, and columns their names and order; they get no keys or constraints. The rows of every
+    table must be as many as the manifest says, else the task fails and the old tables stand. What is loaded is recorded
+    in ``_d1_loads`` in the same schema.
+
+    :param manifest: the URI of a ``_manifest.json``, or the output of the transfer that wrote it. (templated)
+    :param conn_id: the warehouse's connection. (templated)
+    :param schema: schema (database, dataset) that the tables go to; created when missing. (templated)
+    :param tables: only these tables, by their exact names; None for all. (templated)
+    :param mode: ``"replace"`` swaps new tables in for the old ones; readers see either, never less. ``"append"`` adds
+        the rows, once: an export that is loaded already is skipped. New columns are added, and columns that became
+        wider altered.
+    :param on_nul: for texts with a NUL character where the warehouse can't hold one (Postgres): ``"fail"``, or
+        ``"replace"`` it by U+FFFD.
+    :param verify_checksums: compare the SHA-256 of each staged file, besides its size and rows, which always are.
+    :param dry_run: load nothing, ask no server; return the statements under ``"statements"``.
+    :param aws_conn_id: connection for ``s3://`` manifests, also for warehouses that read S3 themselves. (templated)
+    :param iam_role: Redshift: ARN of the role that reads the bucket; None lends it ``aws_conn_id``'s keys. (templated)
+    :param stage: Snowflake: an external stage (``DB.SCHEMA.STAGE``) whose URL is the bucket; None uploads the files
+        from here to an internal one. (templated)
+    :param storage_credential: Databricks: name of the storage credential that reads the bucket; None leaves it to an
+        external location. (templated)
+
+    Returns::
+
+        {"manifest": "s3://…", "database_id": …, "bookmark": …, "mode": "replace", "skipped": False, "rows": 3,
+         "tables": {"users": {"rows": 3, "table": "\"staging\".\"users\"", "statement": "COPY"}}}
+
+    ``rows`` counts what this run loaded; ``skipped`` is True when an append found everything loaded already.
+    """
+
+    template_fields: Sequence[str] = (
+        "manifest",
+        "conn_id",
+        "schema",
+        "tables",
+        "aws_conn_id",
+        "iam_role",
+        "stage",
+        "storage_credential",
+    )
+    ui_color = "#d9e8c4"
+    rules: ClassVar[Mapping[str, Rule]] = RULES
+
+    def __init__(
+        self,
+        *,
+        manifest: str | Mapping[str, Any],
+        conn_id: str,
+        schema: str,
+        tables: Sequence[str] | None = None,
+        mode: Literal["replace", "append"] = "replace",
+        on_nul: Literal["fail", "replace"] = "fail",
+        verify_checksums: bool = False,
+        dry_run: bool = False,
+        aws_conn_id: str | None = "aws_default",
+        iam_role: str | None = None,
+        stage: str | None = None,
+        storage_credential: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.manifest = manifest
+        self.conn_id = conn_id
+        self.schema = schema
+        self.tables = tables
+        self.mode = mode
+        self.on_nul = on_nul
+        self.verify_checksums = verify_checksums
+        self.only_statements = dry_run  # BaseOperator has a method dry_run
+        self.aws_conn_id = aws_conn_id
+        self.iam_role = iam_role
+        self.stage = stage
+        self.storage_credential = storage_credential
+        check(self, self.rules, templates=self.template_fields)
+
+    def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
+        """Load the manifest's tables and say what was loaded."""
+        with no_pointless_retry():
+            check(self, self.rules)
+            return self._load()
+
+    def _load(self) -> dict[str, Any]:
+        from airflow_provider_d1.warehouses.registry import warehouse_for
+        from airflow_provider_d1.warehouses.store import StagedFiles, store_for
+
+        warehouse = warehouse_for(BaseHook.get_connection(self.conn_id).conn_type, self.conn_id)
+        uri = self._uri()
+        store = store_for(uri, self.aws_conn_id)
+        plan = self._plan(warehouse, store, uri)
+        if self.only_statements:
+            statements = warehouse.statements(plan)
+            self.log.info("A dry run; the statements would be:\n%s", ";\n".join(statements))
+            return {**self._result(plan, []), "statements": statements}
+        files = StagedFiles(store, uri, verify_checksums=self.verify_checksums)
+        for table in plan.tables:
+            files.check(table)
+        loaded = warehouse.load(plan, files, self.conn_id, self.aws_conn_id)
+        result = self._result(plan, loaded)
+        self.log.info("Loaded %d rows into %d tables.", result["rows"], sum(not table.skipped for table in loaded))
+        return result
+
+    def _uri(self) -> str:
+        if isinstance(self.manifest, str):
+            return self.manifest
+        uri = self.manifest.get("manifest")
+        if not isinstance(uri, str) or "://" not in uri:
+            raise D1ConfigurationError(
+                "manifest is a dict without a URI under 'manifest': pass the output of the transfer that wrote it"
+            )
+        return uri
+
+    def _plan(self, warehouse: Warehouse, store: Store, uri: str) -> LoadPlan:
+        from airflow_provider_d1.staging.manifest import load
+        from airflow_provider_d1.warehouses.base import LoadOptions, make_plan
+
+        content = store.read(uri)
+        if content is None:
+            raise D1ManifestError(f"There is no manifest at {uri}: without one nothing that lies there can be trusted")
+        options = LoadOptions(
+            schema=self.schema,
+            mode=self.mode,
+            tables=None if self.tables is None else tuple(self.tables),
+            on_nul=self.on_nul,
+            iam_role=self.iam_role,
+            stage=self.stage,
+            storage_credential=self.storage_credential,
+        )
+        return make_plan(load(content), uri, warehouse.DIALECT, options)
+
+    def _result(self, plan: LoadPlan, loaded: Sequence[LoadedTable]) -> dict[str, Any]:
+        return {
+            "manifest": plan.origin.manifest,
+            "database_id": plan.origin.database_id,
+            "bookmark": plan.origin.bookmark,
+            "mode": plan.options.mode,
+            "skipped": bool(loaded) and all(table.skipped for table in loaded),
+            "rows": sum(table.rows for table in loaded),
+            "tables": {table.name: table.to_dict() for table in loaded},
+        }

@@ -1,0 +1,87 @@
+"""What differs between warehouses' SQL in names, literals and types, as values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+def exact(name: str) -> str:
+    """For warehouses in which quoted names that differ at all are different names."""
+    return name
+
+
+def ascii_lower(name: str) -> str:
+    """For warehouses that hold ``Users`` and ``users`` to be one name, but not ``É`` and ``é``."""
+    return name.translate(_ASCII_LOWER)
+
+
+_ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """The rules of one warehouse.
+
+    :param name: as a person calls it.
+    :param types: staged type → the warehouse's type, never a narrower one.
+    :param known_types: the warehouse's own type names (lower case, as its catalogue gives them) → the staged type
+        that holds the same values; narrower ones are absent on purpose.
+    :param max_length: longest identifier.
+    :param length_in: whether that counts bytes of UTF-8 or characters.
+    :param fold: two names with the same image are one name to the warehouse.
+    :param quote: the character around identifiers.
+    :param doubled_quote: True where a quote inside an identifier is doubled, False where a backslash stands before it.
+    :param backslash: True where a backslash escapes in string literals.
+    :param impossible: what no name may contain.
+    :param impossible_column: what no column's name may contain, besides.
+    :param reserved_columns: folded column names that the warehouse keeps for itself.
+    """
+
+    name: str
+    types: Mapping[str, str]
+    known_types: Mapping[str, str]
+    max_length: int
+    length_in: Literal["bytes", "characters"] = "bytes"
+    fold: Callable[[str], str] = exact
+    quote: str = '"'
+    doubled_quote: bool = True
+    backslash: bool = False
+    impossible: re.Pattern[str] = field(default_factory=lambda: re.compile("\x00"))
+    impossible_column: re.Pattern[str] | None = None
+    reserved_columns: frozenset[str] = frozenset()
+
+    def identifier(self, *parts: str) -> str:
+        """Quote one name, or several as a qualified one."""
+        return ".".join(f"{self.quote}{self._escaped(part)}{self.quote}" for part in parts)
+
+    def _escaped(self, name: str) -> str:
+        if self.doubled_quote:
+            return name.replace(self.quote, self.quote * 2)
+        return name.replace("\\", "\\\\").replace(self.quote, f"\\{self.quote}")
+
+    def literal(self, text: str | None) -> str:
+        """A string literal, or ``NULL``."""
+        if text is None:
+            return "NULL"
+        if self.backslash:
+            text = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")
+            return f"'{text}'"
+        doubled = text.replace("'", "''")
+        return f"'{doubled}'"
+
+    def name_problem(self, name: str, *, column: bool) -> str | None:
+        """Why this warehouse can't hold a name exactly as it is; None when it can."""
+        if not name:
+            return "is empty"
+        length = len(name.encode()) if self.length_in == "bytes" else len(name)
+        if length > self.max_length:
+            return f"has {length} {self.length_in}, at most {self.max_length} are possible"
+        for pattern in (self.impossible, self.impossible_column if column else None):
+            if pattern is not None and (found := pattern.search(name)):
+                return f"contains {found.group()!r}" if found.group() else "has a form that is not possible"
+        if column and self.fold(name) in self.reserved_columns:
+            return "is a name that the warehouse keeps for itself"
+        return None

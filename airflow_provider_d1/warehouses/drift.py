@@ -1,0 +1,88 @@
+"""How a table in the warehouse has to change before an append: columns that are new, columns that became wider."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from airflow_provider_d1.exceptions import D1WarehouseError
+from airflow_provider_d1.warehouses.base import Column, Table
+from airflow_provider_d1.warehouses.types import wider
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.warehouses.dialect import Dialect
+
+#: (column in the warehouse, staged type of what it holds now, staged type that it needs) → the ALTER statement
+AlterStatement = Callable[[str, str, str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Alteration:
+    """A column whose type has to become wider."""
+
+    column: str
+    old: str
+    new: str
+    statement: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """What to do before an append, and what the staged columns become by it.
+
+    :param added: staged columns that the warehouse's table does not have.
+    :param altered: columns of the warehouse's table that have to become wider.
+    :param targets: the table's columns that the staged ones go into, in staged order: name in the warehouse and type
+        after the alterations. A column of the table that is in none of these stays as it is, NULL in new rows.
+    """
+
+    added: tuple[Column, ...]
+    altered: tuple[Alteration, ...]
+    targets: tuple[Column, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.altered)
+
+
+def find_drift(
+    dialect: Dialect,
+    table: Table,
+    existing: Mapping[str, str],
+    alter: AlterStatement,
+    alterable: Callable[[str, str], bool],
+) -> Drift:
+    """Compare a staged table with the one in the warehouse.
+
+    :param existing: the warehouse's columns in order, with their types as its catalogue gives them.
+    :param alter: writes the statement that would widen a column.
+    :param alterable: whether the warehouse can run such a statement for these two staged types.
+    :raises D1WarehouseError: for a column that has to be widened and can't be; the statement is in the text.
+    """
+    by_fold = {dialect.fold(name): name for name in existing}
+    added, altered, targets, refused = [], [], [], []
+    for column in table.columns:
+        name = by_fold.get(dialect.fold(column.name))
+        if name is None:
+            added.append(column)
+            targets.append(column)
+            continue
+        declared = existing[name]
+        held = dialect.known_types.get(declared.lower())
+        if held is None:
+            refused.append(
+                f"column {name!r} is {declared}, which may not hold every staged {column.type} value as it is: "
+                + alter(name, "string", column.type)
+            )
+            continue
+        wanted = wider(held, column.type)
+        targets.append(Column(name, wanted))
+        if wanted != held:
+            statement = alter(name, held, wanted)
+            if alterable(held, wanted):
+                altered.append(Alteration(name, held, wanted, statement))
+            else:
+                refused.append(f"column {name!r} is {declared} and would have to become wider: {statement}")
+    if refused:
+        raise D1WarehouseError(f"table {table.name!r} is as it was, nothing was appended: {'; '.join(refused)}")
+    return Drift(tuple(added), tuple(altered), tuple(targets))

@@ -1,0 +1,84 @@
+"""``_d1_loads``: what was loaded into a schema, when and from where; by it a repeated append is recognised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_d1.warehouses.base import LOADS_TABLE, Column, LoadPlan, Origin, Table
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.warehouses.dialect import Dialect
+
+#: the columns after ``loaded_at``, whose type is each warehouse's own
+COLUMNS = (
+    Column("manifest", "string"),
+    Column("database_id", "string"),
+    Column("database_name", "string"),
+    Column("bookmark", "string"),
+    Column("dump_sha256", "string"),
+    Column("table_name", "string"),
+    Column("rows", "int64"),
+    Column("mode", "string"),
+)
+
+
+def create_statement(plan: LoadPlan, timestamp_type: str, suffix: str = "") -> str:
+    """``CREATE TABLE IF NOT EXISTS`` for the loader's own table.
+
+    :param timestamp_type: type of ``loaded_at``.
+    :param suffix: what the warehouse wants after the columns.
+    """
+    dialect = plan.dialect
+    columns = [f"{dialect.identifier('loaded_at')} {timestamp_type}"]
+    columns += [f"{dialect.identifier(column.name)} {dialect.types[column.type]}" for column in COLUMNS]
+    return f"CREATE TABLE IF NOT EXISTS {plan.path(LOADS_TABLE)} ({', '.join(columns)}){suffix}"
+
+
+def insert_statement(plan: LoadPlan, tables: Iterable[Table], now: str) -> str:
+    """Record that tables were loaded.
+
+    :param now: the warehouse's expression for the present time.
+    """
+    dialect, origin = plan.dialect, plan.origin
+    names = ", ".join(dialect.identifier(name) for name in ("loaded_at", *(column.name for column in COLUMNS)))
+    texts = (origin.manifest, origin.database_id, origin.database_name, origin.bookmark, origin.dump_sha256)
+    common = ", ".join(dialect.literal(text) for text in texts)
+    rows = [
+        f"({now}, {common}, {dialect.literal(table.name)}, {table.rows}, {dialect.literal(plan.options.mode)})"
+        for table in tables
+    ]
+    return f"INSERT INTO {plan.path(LOADS_TABLE)} ({names}) VALUES {', '.join(rows)}"
+
+
+def history_query(plan: LoadPlan) -> str:
+    """For each table: when it was last replaced, and when this very export of this database was last loaded into it."""
+    dialect = plan.dialect
+    name, at, mode = (dialect.identifier(column) for column in ("table_name", "loaded_at", "mode"))
+    replaced = f"{mode} = {dialect.literal('replace')}"
+    return (
+        f"SELECT {name}, MAX(CASE WHEN {replaced} THEN {at} END), "
+        f"MAX(CASE WHEN {_same_origin(dialect, plan.origin)} THEN {at} END) "
+        f"FROM {plan.path(LOADS_TABLE)} GROUP BY {name}"
+    )
+
+
+def already_loaded(history: Iterable[tuple[Any, ...]]) -> Mapping[str, bool]:
+    """From :func:`history_query`'s rows: is this export in the table now? A later replace has taken it out."""
+    return {
+        str(table): loaded is not None and (replaced is None or loaded >= replaced)
+        for table, replaced, loaded in history
+    }
+
+
+def _same_origin(dialect: Dialect, origin: Origin) -> str:
+    """The same database at the same bookmark; a dump's SHA-256 stands in for a bookmark that nobody knows."""
+
+    def equal(column: str, value: str | None) -> str:
+        name = dialect.identifier(column)
+        return f"{name} IS NULL" if value is None else f"{name} = {dialect.literal(value)}"
+
+    conditions = [equal("database_id", origin.database_id), equal("bookmark", origin.bookmark)]
+    if origin.bookmark is None:
+        conditions.append(equal("dump_sha256", origin.dump_sha256))
+    return " AND ".join(conditions)
