@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from airflow_provider_d1.emulator.dump_writer import VIRTUAL_TABLE_ERROR, DumpOptions
@@ -73,7 +73,6 @@ class _Export:
     job: DumpJob
     polls: int = 0
     told: int = 0
-    messages: list[str] = field(default_factory=list)
 
     def ready(self, now: float) -> bool:
         return self.job.finished and now - self.started >= self.seconds
@@ -85,10 +84,9 @@ class _Export:
         ]
         share = 1.0 if self.ready(now) else min(1.0, (now - self.started) / self.seconds) if self.seconds else 0.0
         reached = int(share * self.parts)
-        lines, self.messages = self.messages, []
-        lines += [f"Uploaded part {part}" for part in order[self.told : reached]]
+        lines = tuple(f"Uploaded part {part}" for part in order[self.told : reached])
         self.told = max(self.told, reached)
-        return tuple(lines)
+        return lines
 
 
 class ExportDesk:
@@ -141,11 +139,10 @@ class ExportDesk:
             self._faults.export_seconds,
             max(1, self._faults.export_parts),
             self._write(options, filename),
-            messages=[f"Generating {filename}"],
         )
         if self._faults.complete_at_start and self._export.ready(now):
             return self._complete(self._export, now)
-        return Active(bookmark, self._export.news(now))
+        return Active(bookmark, (f"Generating {filename}",))
 
     def poll(self, bookmark: str, now: float) -> Answer:
         """Answer a poll. ``complete`` is told once: afterwards the bookmark is unknown."""
