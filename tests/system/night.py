@@ -118,8 +118,8 @@ class Bed:
         assert manifest is not None, self.objects()
         listed = {
             file["uri"].removeprefix(f"s3://{self.bucket}/"): file["bytes"]
-            for table in manifest["tables"]
-            for file in table["files"]
+            for entry in [manifest, *manifest.get("tables", [])]
+            for file in entry.get("files", [])
         }
         objects = self.objects()
         del objects[f"{self.name}/_manifest.json"]
