@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from airflow_provider_d1 import __version__
@@ -14,8 +13,8 @@ from airflow_provider_d1.staging.options import StagingOptions
 from airflow_provider_d1.staging.progress import Progress, ProgressMeter
 from airflow_provider_d1.staging.raw import KEPT_CODEC, store_dump
 from airflow_provider_d1.staging.run import StagingRun
-from airflow_provider_d1.staging.sinks import WORK_PREFIX
 from airflow_provider_d1.staging.streams import MeteredReader, Readable
+from airflow_provider_d1.staging.work_folder import work_folder
 
 if TYPE_CHECKING:
     from airflow_provider_d1.staging.sinks import Sink
@@ -60,9 +59,9 @@ def stage(
         else:
             from airflow_provider_d1.staging.tables import stage_tables
 
-            with TemporaryDirectory(prefix=WORK_PREFIX, dir=temp_dir) as work:
+            with work_folder(temp_dir) as work:
                 staged = stage_tables(
-                    metered, run, options, source, work=Path(work), meter=meter, parse_threads=parse_threads
+                    metered, run, options, source, work=work, meter=meter, parse_threads=parse_threads
                 )
             entry = DumpEntry(metered.length, metered.sha256, staged.kept, KEPT_CODEC if staged.kept else None)
             manifest = _manifest(options, source, entry, tables=staged.tables)

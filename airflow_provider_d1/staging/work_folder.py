@@ -1,0 +1,70 @@
+"""The folder for a run's unfinished parts, and what becomes of it when the run's process is killed.
+
+A process that is killed cannot clean up after itself. So each work folder holds a lock file that its owner keeps
+locked; the system releases it with the process, however that ends, and the next run on the machine removes what nobody
+holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from airflow_provider_d1.staging.sinks import WORK_PREFIX
+
+logger = logging.getLogger(__name__)
+
+LOCK = ".lock"
+#: a folder without a lock file is one that is just being made, unless it is as old as this
+_UNLOCKED_SECONDS = 3600.0
+
+
+@contextmanager
+def work_folder(parent: Path | None) -> Iterator[Path]:
+    """An empty folder for the time of a run, after the removal of those that killed runs have left beside it.
+
+    :param parent: where; the system's folder for temporary files when None.
+    :raises OSError: when it cannot be made.
+    """
+    place = Path(tempfile.gettempdir()) if parent is None else parent
+    _remove_abandoned(place)
+    while True:
+        with tempfile.TemporaryDirectory(prefix=WORK_PREFIX, dir=place, ignore_cleanup_errors=True) as name:
+            lock = Path(name) / LOCK
+            with lock.open("wb") as held:
+                fcntl.flock(held, fcntl.LOCK_EX)
+                if lock.exists():  # else another run was quicker to lock it, and removed it
+                    yield Path(name)
+                    return
+
+
+def _remove_abandoned(place: Path) -> None:
+    with contextlib.suppress(OSError):
+        for folder in place.glob(f"{WORK_PREFIX}*"):
+            if folder.is_dir() and not folder.is_symlink():
+                with contextlib.suppress(OSError):
+                    _remove_if_abandoned(folder)
+
+
+def _remove_if_abandoned(folder: Path) -> None:
+    """Remove a folder that nobody works in; in doubt somebody does."""
+    try:
+        handle = os.open(folder / LOCK, os.O_WRONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        if time.time() - folder.stat().st_mtime > _UNLOCKED_SECONDS:
+            shutil.rmtree(folder)
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        logger.info("Removing %s, which a killed run has left", folder)
+        shutil.rmtree(folder)
+    finally:
+        os.close(handle)
