@@ -30,7 +30,9 @@ def night(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with ExitStack() as stack:
         s3 = stack.enter_context(s3_server(folder / "s3"))
         postgres = stack.enter_context(postgres_server(folder / "postgres"))
-        metadata = f"postgresql://{postgres.user}:{postgres.password}@{postgres.host}:{postgres.port}/{postgres.database}"
+        metadata = (
+            f"postgresql://{postgres.user}:{postgres.password}@{postgres.host}:{postgres.port}/{postgres.database}"
+        )
         airflow = stack.enter_context(airflow_deployment(folder / "airflow", DAGS, sql_alchemy_conn=metadata))
         s3.client().create_bucket(Bucket=BUCKET)
         airflow.wait_for_dag("two_at_once")

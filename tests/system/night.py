@@ -12,15 +12,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from airflow_provider_d1.emulator.server import Emulator
 from harness.airflow import Airflow, wait_until
-from harness.postgres import PostgresServer
 from harness.s3_faults import S3Proxy, s3_proxy
-from harness.seaweed import S3Server
+
+if TYPE_CHECKING:
+    from harness.postgres import PostgresServer
+    from harness.seaweed import S3Server
 
 #: three tables, one of them empty
 SHOP = """
@@ -178,9 +180,7 @@ class Night:
             d1 = stack.enter_context(Emulator(token=token, account_id=account, databases={"shop": seed}, **emulator))
             proxy = stack.enter_context(s3_proxy(self.s3))
             extra = {"account_id": account}
-            self.airflow.set_connection(
-                name, {"conn_type": "d1", "host": d1.url, "password": token, "extra": extra}
-            )
+            self.airflow.set_connection(name, {"conn_type": "d1", "host": d1.url, "password": token, "extra": extra})
             self.airflow.set_connection(f"{name}_s3", json.loads(proxy.server.airflow_connection()))
             yield Bed(name, self.airflow, self.s3, proxy, self.bucket, d1, token)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from harness.airflow import wait_until
-from tests.system.night import Night
+
+if TYPE_CHECKING:
+    from tests.system.night import Night
 
 
 def test_the_rate_limit_blocks_for_a_while(night: Night) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from harness.airflow import wait_until
-from tests.system.night import Night
+
+if TYPE_CHECKING:
+    from tests.system.night import Night
 
 FOREVER = 3600
 

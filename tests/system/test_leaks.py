@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.night import Night
+if TYPE_CHECKING:
+    from tests.system.night import Night
 
 pytestmark = pytest.mark.afterwards
 
@@ -60,5 +62,9 @@ def test_no_process_was_given_a_secret(night: Night) -> None:
 def test_the_search_finds_what_it_looks_for(night: Night) -> None:
     name, token = next(iter(night.tokens.items()))
     assert night.leaks_in("x", b"..." + token.encode()) == [f"the token of {name} in x"]
-    for url in (b"?X-Amz-Signature=0123456789abcdef0123", b'"X-Amz-Signature": "0123456789ABCDEF"', b"%26X-Amz-Signature%3D0123456789abcdef"):
+    for url in (
+        b"?X-Amz-Signature=0123456789abcdef0123",
+        b'"X-Amz-Signature": "0123456789ABCDEF"',
+        b"%26X-Amz-Signature%3D0123456789abcdef",
+    ):
         assert night.leaks_in("x", url) == ["a signed URL in x"]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import signal
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
 from harness.airflow import wait_until
-from tests.system.night import Night
+
+if TYPE_CHECKING:
+    from tests.system.night import Night
 
 #: far longer than any scenario: such an export ends only by being lost
 FOREVER = 3600

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tests.system.night import Night
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.system.night import Night
 
 
 def test_one_waits_and_both_succeed(night: Night) -> None:
