@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 
-from airflow_provider_d1.emulator import envelopes
+from airflow_provider_d1.emulator import bodies, envelopes
 from airflow_provider_d1.emulator.access import Access, no_route
 from airflow_provider_d1.emulator.bucket import Bucket, DumpThread
 from airflow_provider_d1.emulator.download import object_path
-from airflow_provider_d1.emulator.dump_writer import DumpOptions
-from airflow_provider_d1.emulator.envelopes import BAD_BODY, D1_ERROR, NO_ROUTE, NOT_FOUND, ApiError, Json
+from airflow_provider_d1.emulator.envelopes import D1_ERROR, NO_ROUTE, NOT_FOUND, ApiError, Json
 from airflow_provider_d1.emulator.exports import BUSY, Complete, ExportDesk
 from airflow_provider_d1.emulator.store import LocalDatabase, QueryError, StatementResult, Store
 
 if TYPE_CHECKING:
     from airflow_provider_d1.emulator.clock import Clock
+    from airflow_provider_d1.emulator.dump_writer import DumpOptions
     from airflow_provider_d1.emulator.faults import Faults
     from airflow_provider_d1.emulator.signing import Signer
 
@@ -114,8 +114,8 @@ class Routes:
     async def list_databases(self, call: ApiCall, account: str) -> Answer:
         """``GET …/d1/database``: a page of the databases whose name contains ``name``."""
         self._access.enter(account, call.path)
-        page = _whole(call.query.get("page", "1"), "page", 1, None)
-        per_page = _whole(call.query.get("per_page", "100"), "per_page", 10, 10_000)
+        page = bodies.whole_number(call.query.get("page", "1"), "page", 1, None)
+        per_page = bodies.whole_number(call.query.get("per_page", "100"), "per_page", 10, 10_000)
         found = self._store.search(call.query.get("name"))
         shown = found[(page - 1) * per_page : page * per_page]
         info = {"count": len(shown), "page": page, "per_page": per_page, "total_count": len(found)}
@@ -146,7 +146,7 @@ class Routes:
 
     async def _run(self, call: ApiCall, account: str, database: str, shape: Callable[[StatementResult], Any]) -> Answer:
         found = self._open(call, account, database)
-        statements = _statements(call.body)
+        statements = bodies.statements(call.body)
         if self._desk(found).unavailable(self._clock.now()):
             raise ApiError(400, D1_ERROR, BUSY)
         began = time.perf_counter()
@@ -188,7 +188,7 @@ class Routes:
     async def export(self, call: ApiCall, account: str, database: str) -> Answer:
         """``POST …/export``, for start and poll alike."""
         found = self._open(call, account, database)
-        options, bookmark = _export_body(call.body)
+        options, bookmark = bodies.export(call.body)
         desk = self._desk(found)
         if bookmark is None:
             if self._faults.drop_table:
@@ -244,44 +244,3 @@ def _listed(database: LocalDatabase) -> Json:
         "created_at": database.created_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "jurisdiction": None,
     }
-
-
-def _whole(text: str, name: str, least: int, most: int | None) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < least or (most is not None and int(text) > most):
-        span = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise ApiError(400, BAD_BODY, f"{name} must be a whole number {span}")
-    return int(text)
-
-
-def _statements(body: object) -> list[tuple[str, list[Any]]]:
-    if not isinstance(body, dict):
-        raise ApiError(400, BAD_BODY, "The request is malformed: the body must be a JSON object")
-    queries = body.get("batch", [body])
-    if not isinstance(queries, list) or not all(isinstance(q, dict) and isinstance(q.get("sql"), str) for q in queries):
-        raise ApiError(400, BAD_BODY, "The request is malformed: Required at body.sql")
-    parameters = [query.get("params") or [] for query in queries]
-    if not all(isinstance(values, list) for values in parameters):
-        raise ApiError(400, BAD_BODY, "The request is malformed: Expected array at body.params")
-    if any(len(values) > 100 for values in parameters):
-        raise ApiError(400, D1_ERROR, "too many SQL variables: SQLITE_ERROR")
-    if any(len(query["sql"].encode()) > 100_000 for query in queries):
-        raise ApiError(400, D1_ERROR, "statement too long: SQLITE_TOOBIG")
-    return [(query["sql"], values) for query, values in zip(queries, parameters, strict=True)]
-
-
-def _export_body(body: object) -> tuple[DumpOptions, str | None]:
-    if not isinstance(body, dict) or body.get("output_format") != "polling":
-        raise ApiError(
-            400, BAD_BODY, 'The request is malformed: Invalid literal value, expected "polling" at body.output_format'
-        )
-    options = body.get("dump_options") or {}
-    tables = options.get("tables") or [] if isinstance(options, dict) else None
-    flags = [options.get("no_schema", False), options.get("no_data", False)] if isinstance(options, dict) else []
-    if not isinstance(tables, list) or not all(isinstance(t, str) for t in tables):
-        raise ApiError(400, BAD_BODY, "The request is malformed: Expected array of strings at body.dump_options.tables")
-    if not all(isinstance(flag, bool) for flag in flags):
-        raise ApiError(400, BAD_BODY, "The request is malformed: Expected boolean at body.dump_options")
-    bookmark = body.get("current_bookmark")
-    if bookmark is not None and not isinstance(bookmark, str):
-        raise ApiError(400, BAD_BODY, "The request is malformed: Expected string at body.current_bookmark")
-    return DumpOptions(flags[0], flags[1], tuple(tables)), bookmark or None

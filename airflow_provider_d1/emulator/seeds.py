@@ -47,14 +47,28 @@ def _file(connection: apsw.Connection, path: Path) -> None:
     if suffix in _SQLITE_SUFFIXES:
         _copy(connection, path)
     elif suffix == ".json":
-        statements = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(statements, list) or not all(isinstance(s, str) for s in statements):
-            raise SeedError(f"{path} must hold a JSON list of SQL statements")
-        _list(connection, statements)
+        _list(connection, _statements(path))
     elif suffix == ".sql":
-        _script(connection, path.read_text(encoding="utf-8"), str(path))
+        _script(connection, _text(path), str(path))
     else:
         raise SeedError(f"{path}: a seed file ends in .sql, .json, {', '.join(sorted(_SQLITE_SUFFIXES))}")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()  # not read_text, which would change line ends
+    except UnicodeDecodeError as error:
+        raise SeedError(f"{path} is not UTF-8 (byte {error.start})") from None
+
+
+def _statements(path: Path) -> list[str]:
+    try:
+        statements = json.loads(_text(path))
+    except ValueError:
+        statements = None
+    if not isinstance(statements, list) or not all(isinstance(statement, str) for statement in statements):
+        raise SeedError(f"{path} must hold a JSON list of SQL statements")
+    return statements
 
 
 def _script(connection: apsw.Connection, sql: str, where: str) -> None:
@@ -65,6 +79,8 @@ def _script(connection: apsw.Connection, sql: str, where: str) -> None:
             pass
     except apsw.Error as error:
         raise SeedError(f"{where}: {error}") from error
+    if connection.in_transaction:
+        raise SeedError(f"{where}: a transaction is left open at the end")
 
 
 def _list(connection: apsw.Connection, statements: Sequence[str]) -> None:

@@ -106,6 +106,13 @@ class LocalDatabase:
         self._lock = threading.Lock()
         self._bookmarks = 0
         self._connection = apsw.Connection(str(path))
+        try:
+            self._fill(seed)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _fill(self, seed: seeds.Seed) -> None:
         # A crash may cost this file, which is temporary anyway; seeding row by row would be slow otherwise.
         self._pragmas(journal_mode="OFF", synchronous="OFF", foreign_keys="OFF")
         seeds.apply(self._connection, seed)

@@ -1,0 +1,76 @@
+"""What callers send, checked: anything else is code 7400."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_provider_d1.emulator.dump_writer import DumpOptions
+from airflow_provider_d1.emulator.envelopes import BAD_BODY, D1_ERROR, ApiError
+
+MAX_PARAMETERS = 100
+MAX_STATEMENT_BYTES = 100_000
+
+
+def _malformed(why: str) -> ApiError:
+    return ApiError(400, BAD_BODY, f"The request is malformed: {why}")
+
+
+def whole_number(text: str, name: str, least: int, most: int | None) -> int:
+    """A page number or size from the URL.
+
+    :raises ApiError: it is no whole number between ``least`` and ``most``.
+    """
+    if not text.isascii() or not text.isdigit() or int(text) < least or (most is not None and int(text) > most):
+        span = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise _malformed(f"{name} must be a whole number {span}")
+    return int(text)
+
+
+def statements(body: object) -> list[tuple[str, list[Any]]]:
+    """SQL and parameters of each query in a ``/query`` or ``/raw`` body, ``{"batch": [...]}`` or a single one.
+
+    :raises ApiError: malformed, or beyond D1's limits.
+    """
+    if not isinstance(body, dict):
+        raise _malformed("Expected object at body")
+    queries = body.get("batch", [body])
+    if not isinstance(queries, list):
+        raise _malformed("Expected array at body.batch")
+    return [_statement(query) for query in queries]
+
+
+def _statement(query: object) -> tuple[str, list[Any]]:
+    if not isinstance(query, dict) or not isinstance(query.get("sql"), str):
+        raise _malformed("Required at body.sql")
+    sql, parameters = query["sql"], query.get("params")
+    if parameters is None:
+        parameters = []
+    if not isinstance(parameters, list) or any(isinstance(value, list | dict) for value in parameters):
+        raise _malformed("Expected array of plain values at body.params")
+    if len(parameters) > MAX_PARAMETERS:
+        raise ApiError(400, D1_ERROR, "too many SQL variables: SQLITE_ERROR")
+    if len(sql.encode(errors="surrogatepass")) > MAX_STATEMENT_BYTES:
+        raise ApiError(400, D1_ERROR, "statement too long: SQLITE_TOOBIG")
+    return sql, parameters
+
+
+def export(body: object) -> tuple[DumpOptions, str | None]:
+    """Options of an export call, and the bookmark that makes it a poll.
+
+    :raises ApiError: malformed; ``output_format`` is required of polls too.
+    """
+    if not isinstance(body, dict) or body.get("output_format") != "polling":
+        raise _malformed('Invalid literal value, expected "polling" at body.output_format')
+    options = body.get("dump_options", {})
+    if not isinstance(options, dict):
+        raise _malformed("Expected object at body.dump_options")
+    no_schema, no_data = options.get("no_schema", False), options.get("no_data", False)
+    if not isinstance(no_schema, bool) or not isinstance(no_data, bool):
+        raise _malformed("Expected boolean at body.dump_options")
+    tables = options.get("tables", [])
+    if not isinstance(tables, list) or not all(isinstance(table, str) for table in tables):
+        raise _malformed("Expected array of strings at body.dump_options.tables")
+    bookmark = body.get("current_bookmark")
+    if bookmark is not None and not isinstance(bookmark, str):
+        raise _malformed("Expected string at body.current_bookmark")
+    return DumpOptions(no_schema, no_data, tuple(tables)), bookmark or None
