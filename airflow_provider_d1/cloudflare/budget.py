@@ -39,6 +39,7 @@ _CALL_RESERVE = 0.05
 #: seconds after which an export or a waiter that was not heard of must have died with its event loop
 _FORGOTTEN = 60.0
 _LONGEST_WAIT = 5.0
+_NEXT_TRY = 0.2
 _POLICY = re.compile(r"\bq=(\d+).*?\bw=(\d+)|^\s*(\d+)\s*;\s*w=(\d+)")
 _STANDING = re.compile(r"\b(?:r|remaining)=(\d+).*?\b(?:t|reset)=(\d+)")
 
@@ -87,9 +88,9 @@ class RequestBudget:
             now = self._now()
             wait = self._closed_for(now)
             if wait <= 0 and not priority and not self._fits(now, 1, 0, _CALL_RESERVE):
-                wait = 0.5
+                wait = _NEXT_TRY
             if wait > 0:
-                return wait
+                return max(wait, _NEXT_TRY)
             self._calls.append(now)
             if self._left is not None:
                 self._left = _Limit(self._left.calls - 1, self._left.seconds)

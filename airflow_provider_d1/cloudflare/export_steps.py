@@ -115,7 +115,7 @@ def _after_start(state: State, answer: Running | Busy | Lost | Unclear) -> tuple
         case Unclear(D1RateLimitError(retry_after=float(seconds))):
             return replace(state, busy=False), Send(None, max(seconds, RESTART_GAP), refused=True)
         case _:
-            gap = min(2.0 * RESTART_GAP * 2**state.unclear, MAX_RESTART_GAP)
+            gap = min(2.0 * RESTART_GAP * 2 ** min(state.unclear, 10), MAX_RESTART_GAP)
             return replace(state, unclear=state.unclear + 1, busy=False), Send(None, gap)
 
 
@@ -131,7 +131,7 @@ def _after_poll(state: State, answer: Running | Busy | Lost | Unclear, sent: Sen
         case Unclear(D1RateLimitError(retry_after=float(seconds))):
             return state, Send(state.bookmark, max(seconds, MIN_GAP), refused=True)
         case Unclear():
-            gap = min(MIN_GAP * 2**state.unclear, POLL_GAP)
+            gap = min(MIN_GAP * 2 ** min(state.unclear, 10), POLL_GAP)
             return replace(state, unclear=state.unclear + 1), Send(state.bookmark, max(0.0, gap - sent.took))
         case Running():
             state = replace(

@@ -1,0 +1,138 @@
+"""The look at a database's schema before its export, over schemas that SQLite itself wrote."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from airflow_provider_d1.cloudflare.models import ExportOptions, SkippedObject
+from airflow_provider_d1.cloudflare.preflight import SCHEMA_QUERY, Schema, check_still_there, decide, read_schema
+from airflow_provider_d1.exceptions import D1TableNotFoundError, D1VirtualTableError
+
+FTS_SHADOWS = ["docs_fts_data", "docs_fts_idx", "docs_fts_content", "docs_fts_docsize", "docs_fts_config"]
+
+
+def schema_of(script: str) -> Schema:
+    database = sqlite3.connect(":memory:")
+    database.row_factory = sqlite3.Row
+    database.executescript(script)
+    return read_schema([dict(row) for row in database.execute(SCHEMA_QUERY)])
+
+
+PLAIN = schema_of(
+    """
+    CREATE TABLE users(id INTEGER PRIMARY KEY AUTOINCREMENT);
+    CREATE TABLE "Order Items"(id);
+    CREATE TABLE _cf_KV(key);
+    CREATE VIEW recent AS SELECT * FROM users;
+    CREATE INDEX by_id ON "Order Items"(id);
+    """
+)
+WITH_FTS = Schema(
+    tables=("docs", "notes_data"),
+    virtual={"docs_fts": "fts5"},
+    shadows=dict.fromkeys(FTS_SHADOWS, "docs_fts"),
+)
+
+
+def test_own_tables_only() -> None:
+    assert PLAIN.tables == ("users", "Order Items")
+    assert PLAIN.views == {"recent"}
+    assert not PLAIN.virtual
+
+
+def test_virtual_tables_and_their_shadows_are_told_from_ordinary_ones() -> None:
+    schema = schema_of(
+        """
+        CREATE TABLE docs(id, body);
+        CREATE VIRTUAL TABLE docs_fts USING fts5(body);
+        create virtual  table "old""one" using "FTS4"(body);
+        CREATE VIRTUAL TABLE Places USING rtree(id, x0, x1);
+        CREATE TABLE notes_data(id);
+        CREATE TABLE docs_fts_mine(id);
+        """
+    )
+    assert schema.tables == ("docs", "notes_data", "docs_fts_mine")
+    assert schema.virtual == {"docs_fts": "fts5", 'old"one': "fts4", "Places": "rtree"}
+    owners = {"docs_fts", 'old"one', "Places"}
+    assert set(schema.shadows.values()) == owners
+    assert {name for name, owner in schema.shadows.items() if owner == "docs_fts"} == set(FTS_SHADOWS)
+    assert "Places_node" in schema.shadows
+
+
+def test_a_module_nobody_knows_has_no_shadows() -> None:
+    rows = [{"name": "v", "type": "table", "sql": "CREATE VIRTUAL TABLE v USING secret(x)"}]
+    rows.append({"name": "v_data", "type": "table", "sql": None})
+    schema = read_schema(rows)
+    assert schema.virtual == {"v": "secret"}
+    assert schema.tables == ("v_data",)
+
+
+def test_the_whole_database() -> None:
+    assert decide(ExportOptions(no_data=True), PLAIN, "fail") == (ExportOptions(no_data=True), ())
+
+
+def test_a_list_keeps_its_order_and_loses_repetitions() -> None:
+    options, skipped = decide(ExportOptions(("Order Items", "users", "Order Items")), PLAIN, "fail")
+    assert options.tables == ("Order Items", "users")
+    assert not skipped
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("Users", "'Users'; did you mean 'users'"),
+        ("order_items", "did you mean 'Order Items'"),
+        ("user", "did you mean 'users'"),
+        ("recent", "'recent' is a view"),
+        ("zzz", "'zzz'$"),
+        ("_cf_KV", "_cf_KV"),
+        ("sqlite_sequence", "sqlite_sequence"),
+    ],
+)
+def test_a_name_must_be_exact(name: str, hint: str) -> None:
+    with pytest.raises(D1TableNotFoundError, match=hint):
+        decide(ExportOptions(("users", name)), PLAIN, "fail")
+
+
+def test_a_virtual_table_stops_the_export_of_the_whole_database() -> None:
+    with pytest.raises(D1VirtualTableError, match="docs_fts") as caught:
+        decide(ExportOptions(), WITH_FTS, "fail")
+    assert not caught.value.retryable
+
+
+def test_skipping_turns_it_into_a_list() -> None:
+    options, skipped = decide(ExportOptions(no_schema=True), WITH_FTS, "skip")
+    assert options == ExportOptions(("docs", "notes_data"), no_schema=True)
+    assert SkippedObject("docs_fts", "virtual table (fts5)") in skipped
+    assert SkippedObject("docs_fts_data", "shadow table of docs_fts") in skipped
+    assert {item.name for item in skipped} == {*WITH_FTS.virtual, *WITH_FTS.shadows}
+
+
+def test_a_list_without_the_virtual_table_needs_no_skipping() -> None:
+    assert decide(ExportOptions(("docs",)), WITH_FTS, "fail") == (ExportOptions(("docs",)), ())
+
+
+@pytest.mark.parametrize("name", ["docs_fts", "docs_fts_data"])
+def test_naming_it_or_its_shadow_fails_or_is_skipped(name: str) -> None:
+    with pytest.raises(D1VirtualTableError, match=name):
+        decide(ExportOptions(("docs", name)), WITH_FTS, "fail")
+    options, skipped = decide(ExportOptions(("docs", name)), WITH_FTS, "skip")
+    assert options.tables == ("docs",)
+    assert [item.name for item in skipped] == [name]
+
+
+def test_when_nothing_is_left_the_empty_list_is_not_sent_since_it_means_all() -> None:
+    with pytest.raises(D1VirtualTableError, match="nothing is left"):
+        decide(ExportOptions(("docs_fts",)), WITH_FTS, "skip")
+    only = Schema(tables=(), virtual={"v": "fts5"}, shadows={})
+    with pytest.raises(D1VirtualTableError, match="nothing is left"):
+        decide(ExportOptions(), only, "skip")
+
+
+def test_afterwards_every_table_of_a_list_must_still_be_there() -> None:
+    check_still_there(ExportOptions(("users",)), PLAIN)
+    check_still_there(ExportOptions(), PLAIN)
+    with pytest.raises(D1TableNotFoundError, match="gone"):
+        check_still_there(ExportOptions(("users", "gone")), PLAIN)

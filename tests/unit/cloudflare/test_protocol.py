@@ -1,0 +1,115 @@
+"""Requests as D1 wants them, and answers of the rest of its API."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from airflow_provider_d1.cloudflare import protocol
+from airflow_provider_d1.cloudflare.messages import Answer
+from airflow_provider_d1.cloudflare.models import Database
+from airflow_provider_d1.exceptions import D1ApiError
+
+
+def answer(result: Any, status: int = 200, **more: Any) -> Answer:
+    body = {"success": True, "errors": [], "messages": [], "result": result, **more}
+    return Answer(status, {}, json.dumps(body).encode())
+
+
+def test_a_listing_asks_for_a_page_and_a_name() -> None:
+    request = protocol.list_databases("acc", page=2, name="shop")
+    assert (request.method, request.path) == ("GET", "/accounts/acc/d1/database")
+    assert request.query == {"page": 2, "per_page": 1000, "name": "shop"}
+    assert request.repeatable
+
+
+def test_names_stay_inside_their_path_segment() -> None:
+    request = protocol.get_database("../x", "a/b?c#d")
+    assert request.path == "/accounts/..%2Fx/d1/database/a%2Fb%3Fc%23d"
+
+
+def test_raw_sends_parameters_only_when_there_are_some() -> None:
+    assert protocol.raw("acc", "db", "SELECT 1").body == {"sql": "SELECT 1"}
+    assert protocol.raw("acc", "db", "SELECT ?", (1,)).body == {"sql": "SELECT ?", "params": [1]}
+
+
+@pytest.mark.parametrize(
+    ("sql", "repeatable"),
+    [
+        ("SELECT 1", True),
+        ("  select 1;", True),
+        ("VALUES (1)", True),
+        ("EXPLAIN QUERY PLAN SELECT 1", True),
+        ("PRAGMA table_xinfo('users')", True),
+        ("PRAGMA user_version", True),
+        ("PRAGMA user_version = 3", False),
+        ("INSERT INTO t VALUES (1)", False),
+        ("WITH x AS (SELECT 1) INSERT INTO t SELECT * FROM x", False),
+        ("SELECT 1; DELETE FROM t", False),
+        ("-- SELECT\nDELETE FROM t", False),
+    ],
+)
+def test_only_a_plain_read_may_be_sent_twice(sql: str, repeatable: bool) -> None:
+    assert protocol.raw("acc", "db", sql).repeatable is repeatable
+
+
+def test_a_page_of_databases() -> None:
+    item = {"uuid": "u", "name": "shop", "version": "production", "created_at": "2026-01-01", "jurisdiction": None}
+    page = protocol.read_databases(answer([item], result_info={"page": 1, "per_page": 1000, "total_count": 7}))
+    assert page.databases == (Database("u", "shop"),)
+    assert page.total == 7
+
+
+@pytest.mark.parametrize(
+    ("count", "info", "last"),
+    [(9, {}, True), (10, {}, False), (10, {"per_page": 1000}, True), (10, {"per_page": 10}, False)],
+)
+def test_a_short_page_is_the_last(count: int, info: dict[str, int], last: bool) -> None:
+    items = [{"uuid": str(n), "name": str(n)} for n in range(count)]
+    assert protocol.read_databases(answer(items, result_info=info)).last is last
+
+
+def test_one_database_tells_its_size() -> None:
+    read = protocol.read_database(answer({"uuid": "u", "name": "shop", "file_size": 8192, "num_tables": 2}))
+    assert read == Database("u", "shop", 8192, 2)
+
+
+def test_duplicate_columns_survive() -> None:
+    results = {"columns": ["id", "id"], "rows": [[1, 2], [3, None]]}
+    read = protocol.read_raw(answer([{"results": results, "success": True, "meta": {}}]))
+    assert read == (["id", "id"], [[1, 2], [3, None]])
+
+
+def test_a_statement_without_rows() -> None:
+    assert protocol.read_raw(answer([{"success": True, "meta": {"changes": 3}}])) == ([], [])
+
+
+def test_a_query_that_failed_inside_a_success() -> None:
+    with pytest.raises(D1ApiError, match="no such table"):
+        protocol.read_raw(answer([{"success": False, "error": "no such table: t"}]))
+
+
+@pytest.mark.parametrize("result", [None, [], "x", 3, [1]])
+def test_a_result_of_another_shape_is_an_error(result: object) -> None:
+    with pytest.raises(D1ApiError):
+        protocol.read_raw(answer(result))
+    with pytest.raises(D1ApiError):
+        protocol.read_database(answer(result))
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b'"x"', b"null", b"\xff", b'{"success":true,"result":[1,2', b"[" * 200_000]
+)
+def test_a_body_that_is_no_envelope_may_be_a_passing_thing(body: bytes) -> None:
+    with pytest.raises(D1ApiError, match="instead of JSON") as caught:
+        protocol.read_envelope(Answer(200, {}, body))
+    assert caught.value.retryable
+
+
+def test_success_must_be_true() -> None:
+    with pytest.raises(D1ApiError):
+        protocol.read_result(Answer(200, {}, b'{"success":"yes","result":1}'))
+    with pytest.raises(D1ApiError):
+        protocol.read_result(Answer(200, {}, b"{}"))
