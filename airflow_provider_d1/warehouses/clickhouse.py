@@ -50,6 +50,7 @@ DIALECT = Dialect(
     quote="`",
     doubled_quote=False,
     backslash=True,
+    doubled_apostrophe=False,
 )
 
 _NOW = "now64(6, 'UTC')"

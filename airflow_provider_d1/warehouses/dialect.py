@@ -35,8 +35,11 @@ class Dialect:
     :param quote: the character around identifiers.
     :param doubled_quote: True where a quote inside an identifier is doubled, False where a backslash stands before it.
     :param backslash: True where a backslash escapes in string literals.
+    :param doubled_apostrophe: True where an apostrophe in a string literal is doubled, False where a backslash stands
+        before it.
     :param impossible: what no name may contain.
     :param impossible_column: what no column's name may contain, besides.
+    :param impossible_table: what no schema's or table's name may contain, besides.
     :param reserved_columns: folded column names that the warehouse keeps for itself.
     """
 
@@ -49,8 +52,10 @@ class Dialect:
     quote: str = '"'
     doubled_quote: bool = True
     backslash: bool = False
+    doubled_apostrophe: bool = True
     impossible: re.Pattern[str] = field(default_factory=lambda: re.compile("\x00"))
     impossible_column: re.Pattern[str] | None = None
+    impossible_table: re.Pattern[str] | None = None
     reserved_columns: frozenset[str] = frozenset()
 
     def identifier(self, *parts: str) -> str:
@@ -67,10 +72,12 @@ class Dialect:
         if text is None:
             return "NULL"
         if self.backslash:
-            text = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")
-            return f"'{text}'"
-        doubled = text.replace("'", "''")
-        return f"'{doubled}'"
+            text = text.replace("\\", "\\\\")
+        if self.doubled_apostrophe:
+            text = text.replace("'", "''")
+        else:
+            text = text.replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")
+        return f"'{text}'"
 
     def name_problem(self, name: str, *, column: bool) -> str | None:
         """Why this warehouse can't hold a name exactly as it is; None when it can."""
@@ -79,7 +86,7 @@ class Dialect:
         length = len(name.encode()) if self.length_in == "bytes" else len(name)
         if length > self.max_length:
             return f"has {length} {self.length_in}, at most {self.max_length} are possible"
-        for pattern in (self.impossible, self.impossible_column if column else None):
+        for pattern in (self.impossible, self.impossible_column if column else self.impossible_table):
             if pattern is not None and (found := pattern.search(name)):
                 return f"contains {found.group()!r}" if found.group() else "has a form that is not possible"
         if column and self.fold(name) in self.reserved_columns:

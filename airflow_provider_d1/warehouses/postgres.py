@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import time
 from collections import Counter
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error, D1WarehouseError
 from airflow_provider_d1.warehouses import loads
 from airflow_provider_d1.warehouses.ahead import ahead
+from airflow_provider_d1.warehouses.airflow_connection import limit_connect_time
 from airflow_provider_d1.warehouses.base import LOADS_TABLE, Column, LoadedTable, LoadPlan, Table
 from airflow_provider_d1.warehouses.batches import staged_batches
 from airflow_provider_d1.warehouses.dialect import Dialect
@@ -166,13 +166,6 @@ def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | No
                 raise
             raise _refused(error) from error
     return result
-
-
-def limit_connect_time(connection: Any, key: str, seconds: int) -> None:
-    """Give an Airflow connection a limit for connecting in its extra, unless it has one."""
-    extra = connection.extra_dejson
-    if key not in extra:
-        connection.extra = json.dumps({**extra, key: seconds})
 
 
 def _connect(hook: Any, conn_id: str) -> Any:

@@ -1,0 +1,237 @@
+"""The way that the cloud warehouses share: load into helper tables, check, then move or swap them in.
+
+What differs (statements, and how rows get into a helper table) is the warehouse's :class:`Steps`; here is only the
+order in which things happen, so that all of them skip, check, record and clean up alike.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from airflow_provider_d1.exceptions import D1ConfigurationError, D1WarehouseError
+from airflow_provider_d1.warehouses import loads
+from airflow_provider_d1.warehouses.base import Column, LoadedTable, LoadPlan, Table
+from airflow_provider_d1.warehouses.drift import Drift, find_drift
+
+log = logging.getLogger(__name__)
+
+
+class Session(Protocol):
+    """Runs statements in a warehouse."""
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run a statement and return its rows, none for one that has no result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """One warehouse's part.
+
+    :param statement: the kind of statement that loads, for the task's return value.
+    :param prepare: statements before all tables: schema, ``_d1_loads``.
+    :param columns: query for a table's columns in order: name, type; no rows when there is no such table.
+    :param create_helper: makes an empty helper table.
+    :param fill: loads the staged files into the helper table and returns the rows that the warehouse counted.
+    :param replace: puts the helper table in the place of the old one; the flag says that there is an old one.
+    :param append: adds the helper table's rows to the table; gets its columns with their types there.
+    :param record: records tables in ``_d1_loads``.
+    :param add_column: adds a column, NULL in the rows that are there.
+    :param alter_column: widens a column (name, old and new staged type), or says how a person would.
+    :param alterable: whether the warehouse can do that.
+    :param drop_helper: removes the helper table.
+    :param begin: opens a transaction, if a table's last steps can be one.
+    :param transactional_ddl: everything is one transaction, rolled back on failure.
+    """
+
+    statement: str
+    prepare: Callable[[LoadPlan], list[str]]
+    columns: Callable[[LoadPlan, str], str]
+    create_helper: Callable[[LoadPlan, Table], str]
+    fill: Callable[[LoadPlan, Table], int]
+    replace: Callable[[LoadPlan, Table, bool], list[str]]
+    append: Callable[[LoadPlan, Table, Sequence[Column]], list[str]]
+    record: Callable[[LoadPlan, Table], str]
+    add_column: Callable[[LoadPlan, str, Column], str]
+    alter_column: Callable[[LoadPlan, str, str, str, str], str]
+    alterable: Callable[[str, str], bool]
+    drop_helper: Callable[[LoadPlan, Table], str]
+    begin: str
+    transactional_ddl: bool
+
+
+def needs_parquet(plan: LoadPlan) -> None:
+    """Refuse text formats where the warehouse's own reader can't keep NULL and ``''`` apart, or bytes from hexadecimal.
+
+    :raises D1ConfigurationError: saying what to do.
+    """
+    if plan.file_format != "parquet":
+        raise D1ConfigurationError(
+            f"{plan.dialect.name} is loaded from Parquet, and {plan.origin.manifest} lists {plan.file_format}: "
+            "stage with file_format='parquet'"
+        )
+
+
+def run_load(plan: LoadPlan, session: Session, steps: Steps) -> list[LoadedTable]:
+    """Load the plan's tables, all helper tables first.
+
+    :raises D1WarehouseError: when rows are missing, or a column can't be widened.
+    """
+    run = _Run(plan, session, steps)
+    if steps.transactional_ddl:
+        run.execute(steps.begin)
+        try:
+            results = run.tables()
+        except BaseException:
+            session.rows("ROLLBACK")
+            raise
+        run.execute("COMMIT")
+        return results
+    try:
+        return run.tables()
+    finally:
+        for table in plan.tables:
+            run.execute(steps.drop_helper(plan, table))
+
+
+class _Run:
+    def __init__(self, plan: LoadPlan, session: Session, steps: Steps) -> None:
+        self.plan = plan
+        self.session = session
+        self.steps = steps
+
+    def execute(self, statement: str) -> list[tuple[Any, ...]]:
+        log.info("%s", statement)
+        return self.session.rows(statement)
+
+    def tables(self) -> list[LoadedTable]:
+        plan, steps = self.plan, self.steps
+        for statement in steps.prepare(plan):
+            self.execute(statement)
+        append = plan.options.mode == "append"
+        loaded = loads.already_loaded(self.session.rows(loads.history_query(plan))) if append else {}
+        results: list[LoadedTable] = []
+        finish: list[tuple[Table, list[str]]] = []
+        for table in plan.tables:
+            existing = self._columns(table.name)
+            path = plan.path(table.name)
+            if append and existing and loaded.get(table.name):
+                log.info("%s: this export is loaded already; skipped", path)
+                results.append(LoadedTable(table.name, path, steps.statement, 0, skipped=True))
+                continue
+            drift = self._drift(table, existing) if append and existing else None
+            self._fill(table)
+            last = steps.replace(plan, table, bool(existing)) if drift is None else self._append(table, drift)
+            finish.append((table, last))
+            results.append(LoadedTable(table.name, path, steps.statement, table.rows))
+        for table, last in finish:
+            self._finish(table, last)
+        return results
+
+    def _columns(self, table: str) -> Mapping[str, str]:
+        return {
+            str(name): str(type_name) for name, type_name in self.session.rows(self.steps.columns(self.plan, table))
+        }
+
+    def _fill(self, table: Table) -> None:
+        self.execute(self.steps.drop_helper(self.plan, table))
+        self.execute(self.steps.create_helper(self.plan, table))
+        rows = self.steps.fill(self.plan, table) if table.rows else 0
+        if rows != table.rows:
+            raise D1WarehouseError(f"table {table.name!r}: {rows} rows arrived of the manifest's {table.rows}")
+
+    def _drift(self, table: Table, existing: Mapping[str, str]) -> Drift:
+        plan, steps = self.plan, self.steps
+
+        def alter(column: str, old: str, new: str) -> str:
+            return steps.alter_column(plan, table.name, column, old, new)
+
+        drift = find_drift(plan.dialect, table, existing, alter, steps.alterable)
+        for change in drift.altered:
+            if (change.old, change.new) == ("int64", "float64"):
+                name, path = plan.dialect.identifier(change.column), plan.path(table.name)
+                ((count,),) = self.session.rows(
+                    f"SELECT COUNT(*) FROM {path} WHERE {name} NOT BETWEEN -{2**53} AND {2**53}"
+                )
+                if count:
+                    raise D1WarehouseError(
+                        f"table {table.name!r} is as it was: {count} integers in column {change.column!r} would be "
+                        f"rounded by {change.statement}"
+                    )
+        return drift
+
+    def _append(self, table: Table, drift: Drift) -> list[str]:
+        plan, steps = self.plan, self.steps
+        changes = [steps.add_column(plan, table.name, column) for column in drift.added]
+        changes += [change.statement for change in drift.altered]
+        return [*changes, *steps.append(plan, table, drift.targets)]
+
+    def _finish(self, table: Table, statements: Sequence[str]) -> None:
+        """The last steps of one table and its record; in one transaction where that helps."""
+        plan, steps = self.plan, self.steps
+        record = steps.record(plan, table)
+        if plan.options.mode == "append" and not steps.transactional_ddl and steps.begin and statements:
+            # DDL commits by itself: only the INSERT into the table and its record belong together
+            *before, insert = statements
+            for statement in before:
+                self.execute(statement)
+            self._together([insert, record])
+            return
+        for statement in [*statements, record]:
+            self.execute(statement)
+
+    def _together(self, statements: Sequence[str]) -> None:
+        self.execute(self.steps.begin)
+        try:
+            for statement in statements:
+                self.execute(statement)
+        except BaseException:
+            self.session.rows("ROLLBACK")
+            raise
+        self.execute("COMMIT")
+
+
+def create_table(plan: LoadPlan, name: str, columns: Sequence[Column], suffix: str = "") -> str:
+    """``CREATE TABLE`` without keys or constraints."""
+    listed = ", ".join(f"{plan.dialect.identifier(c.name)} {plan.dialect.types[c.type]}" for c in columns)
+    return f"CREATE TABLE {plan.path(name)} ({listed}){suffix}"
+
+
+def insert_from_helper(
+    plan: LoadPlan, table: Table, targets: Sequence[Column], widened: Callable[[str, str, str], str]
+) -> str:
+    """Append the helper table's rows, each column in the type that it has in the table.
+
+    :param widened: (quoted name, staged type, wider type) → expression.
+    """
+    dialect = plan.dialect
+    names = ", ".join(dialect.identifier(target.name) for target in targets)
+    values = ", ".join(
+        dialect.identifier(staged.name)
+        if staged.type == target.type
+        else widened(dialect.identifier(staged.name), staged.type, target.type)
+        for staged, target in zip(table.columns, targets, strict=True)
+    )
+    return f"INSERT INTO {plan.path(table.name)} ({names}) SELECT {values} FROM {plan.path(table.helper)}"
+
+
+def planned(plan: LoadPlan, steps: Steps, fill: Callable[[LoadPlan, Table], list[str]]) -> list[str]:
+    """Every statement of a load as far as it is known without asking the warehouse.
+
+    :param fill: the statements that load a helper table, secrets left out.
+    """
+    result = [steps.begin] if steps.transactional_ddl else []
+    result += steps.prepare(plan)
+    for table in plan.tables:
+        result += [steps.drop_helper(plan, table), steps.create_helper(plan, table), *fill(plan, table)]
+    for table in plan.tables:
+        if plan.options.mode == "append":
+            result += steps.append(plan, table, table.columns)
+        else:
+            result += steps.replace(plan, table, True)
+        result.append(steps.record(plan, table))
+        if not steps.transactional_ddl:
+            result.append(steps.drop_helper(plan, table))
+    return [*result, "COMMIT"] if steps.transactional_ddl else result

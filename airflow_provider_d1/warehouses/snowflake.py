@@ -1,0 +1,271 @@
+"""Snowflake: ``PUT`` to a temporary stage, or an external one, and ``COPY INTO`` with an explicit list of files."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError, D1WarehouseError
+from airflow_provider_d1.warehouses import loads
+from airflow_provider_d1.warehouses.batches import check_parquet
+from airflow_provider_d1.warehouses.dialect import Dialect
+from airflow_provider_d1.warehouses.helper_tables import (
+    Steps,
+    create_table,
+    insert_from_helper,
+    needs_parquet,
+    planned,
+    run_load,
+)
+from airflow_provider_d1.warehouses.store import split_s3
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.warehouses.base import Column, LoadedTable, LoadPlan, Part, Table
+    from airflow_provider_d1.warehouses.store import StagedFiles
+
+log = logging.getLogger(__name__)
+
+DIALECT = Dialect(
+    name="Snowflake",
+    types={
+        "int64": "NUMBER(38, 0)",
+        "float64": "FLOAT",
+        "string": "VARCHAR",
+        "binary": "BINARY",
+        "timestamp[us]": "TIMESTAMP_NTZ(6)",
+        "date32": "DATE",
+    },
+    known_types={
+        "number(38,0)": "int64",
+        "float": "float64",
+        "text": "string",
+        "binary": "binary",
+        "timestamp_ntz": "timestamp[us]",
+        "date": "date32",
+    },
+    max_length=255,
+    length_in="characters",
+    backslash=True,
+)
+
+_NOW = "SYSDATE()"
+#: COPY INTO takes no more names at once
+_MAX_FILES = 1000
+
+
+# statements: pure functions of the plan
+
+
+def prepare(plan: LoadPlan) -> list[str]:
+    """Schema and ``_d1_loads``."""
+    return [
+        f"CREATE SCHEMA IF NOT EXISTS {plan.dialect.identifier(plan.options.schema)}",
+        loads.create_statement(plan, "TIMESTAMP_NTZ(6)"),
+    ]
+
+
+def create_stage(plan: LoadPlan, table: Table) -> str:
+    """Make a stage for the table's parts that ends with the session."""
+    return f"CREATE OR REPLACE TEMPORARY STAGE {_internal_stage(plan, table)}"
+
+
+def put(plan: LoadPlan, table: Table, file_uri: str) -> str:
+    """Upload a part as it is."""
+    return (
+        f"PUT {plan.dialect.literal(file_uri)} @{_internal_stage(plan, table)} "
+        "AUTO_COMPRESS = FALSE SOURCE_COMPRESSION = NONE OVERWRITE = TRUE"
+    )
+
+
+def copies(plan: LoadPlan, table: Table) -> list[str]:
+    """Load exactly the listed files, columns by name; any error fails the whole statement."""
+    if plan.options.stage is None:
+        source = f"@{_internal_stage(plan, table)}"
+        names = [staged_name(number) for number in range(len(table.parts))]
+    else:
+        source = f"@{plan.options.stage}"
+        names = [split_s3(part.uri)[1] for part in table.parts]
+    literal = plan.dialect.literal
+    return [
+        f"COPY INTO {plan.path(table.helper)} FROM {source} "
+        f"FILES = ({', '.join(literal(name) for name in names[start : start + _MAX_FILES])}) "
+        "FILE_FORMAT = (TYPE = PARQUET BINARY_AS_TEXT = FALSE USE_LOGICAL_TYPE = TRUE) "
+        "MATCH_BY_COLUMN_NAME = CASE_SENSITIVE ON_ERROR = ABORT_STATEMENT FORCE = TRUE"
+        for start in range(0, len(names), _MAX_FILES)
+    ]
+
+
+def staged_name(number: int) -> str:
+    """What a part is called in the temporary stage: short, and without anything to be escaped."""
+    return f"part-{number:05d}.parquet"
+
+
+def columns(plan: LoadPlan, table: str) -> str:
+    """A table's columns."""
+    literal = plan.dialect.literal
+    return (
+        "SELECT column_name, data_type || CASE WHEN data_type = 'NUMBER' "
+        "THEN '(' || numeric_precision || ',' || numeric_scale || ')' ELSE '' END FROM information_schema.columns "
+        f"WHERE table_schema = {literal(plan.options.schema)} AND table_name = {literal(table)} "
+        "ORDER BY ordinal_position"
+    )
+
+
+def replace(plan: LoadPlan, table: Table, existing: bool) -> list[str]:
+    """Put the helper table's contents in the place of the old table in one statement; who could read it still can."""
+    if existing:
+        return [f"CREATE OR REPLACE TABLE {plan.path(table.name)} CLONE {plan.path(table.helper)} COPY GRANTS"]
+    return [f"ALTER TABLE {plan.path(table.helper)} RENAME TO {plan.path(table.name)}"]
+
+
+def append(plan: LoadPlan, table: Table, targets: Sequence[Column]) -> list[str]:
+    """Add the helper table's rows to the table."""
+    return [insert_from_helper(plan, table, targets, _widened)]
+
+
+def add_column(plan: LoadPlan, table: str, column: Column) -> str:
+    """Add a column, NULL in the rows that are there."""
+    name, type_name = plan.dialect.identifier(column.name), plan.dialect.types[column.type]
+    return f"ALTER TABLE {plan.path(table)} ADD COLUMN {name} {type_name}"
+
+
+def alter_column(plan: LoadPlan, table: str, column: str, old: str, new: str) -> str:
+    """How a person widens a column: Snowflake's ALTER does not change the kind of a type."""
+    path, name = plan.path(table), plan.dialect.identifier(column)
+    wider = plan.dialect.identifier(f"{column}_wider")
+    return (
+        f"ALTER TABLE {path} ADD COLUMN {wider} {plan.dialect.types[new]}; "
+        f"UPDATE {path} SET {wider} = {_widened(name, old, new)}; "
+        f"ALTER TABLE {path} DROP COLUMN {name}; ALTER TABLE {path} RENAME COLUMN {wider} TO {name}"
+    )
+
+
+def drop_helper(plan: LoadPlan, table: Table) -> str:
+    """Remove the helper table."""
+    return f"DROP TABLE IF EXISTS {plan.path(table.helper)}"
+
+
+def statements(plan: LoadPlan) -> list[str]:
+    """Every statement of a load as far as it is known without asking the server."""
+    needs_parquet(plan)
+
+    def fill(plan: LoadPlan, table: Table) -> list[str]:
+        if plan.options.stage is not None:
+            return copies(plan, table)
+        return [create_stage(plan, table), *(put(plan, table, part.uri) for part in table.parts), *copies(plan, table)]
+
+    return planned(plan, _STEPS(fill=lambda plan, table: 0), fill)  # noqa: ARG005 - it is only planned
+
+
+def _internal_stage(plan: LoadPlan, table: Table) -> str:
+    return plan.path(f"{table.helper}_STAGE".upper())
+
+
+def _widened(name: str, old: str, new: str) -> str:
+    if (old, new) == ("float64", "string"):
+        return f"REGEXP_REPLACE({name}::VARCHAR, '^(-?[0-9]+)$', '\\\\1.0')"
+    if (old, new) == ("binary", "string"):
+        return f"HEX_ENCODE({name})"
+    return f"{name}::{DIALECT.types[new]}"
+
+
+def _record(plan: LoadPlan, table: Table) -> str:
+    return loads.insert_statement(plan, [table], _NOW)
+
+
+_STEPS = partial(
+    Steps,
+    statement="COPY INTO",
+    prepare=prepare,
+    columns=columns,
+    create_helper=lambda plan, table: create_table(plan, table.helper, table.columns),
+    replace=replace,
+    append=append,
+    record=_record,
+    add_column=add_column,
+    alter_column=alter_column,
+    alterable=lambda old, new: False,  # noqa: ARG005
+    drop_helper=drop_helper,
+    begin="BEGIN",
+    transactional_ddl=False,
+)
+
+
+# the load itself
+
+
+def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | None) -> list[LoadedTable]:  # noqa: ARG001
+    """Load the plan's tables through the connection ``conn_id``; each of them whole or not at all.
+
+    :raises D1WarehouseError: with Snowflake's own words when it refuses something.
+    """
+    needs_parquet(plan)
+    try:
+        from airflow.providers.snowflake.hooks.snowflake import SnowflakeHook
+        from snowflake.connector.errors import Error
+    except ImportError as error:
+        raise D1ConfigurationError(
+            f"Loading into Snowflake needs its provider: pip install 'airflow-provider-d1[snowflake]' ({error})"
+        ) from error
+    try:
+        connection = SnowflakeHook(snowflake_conn_id=conn_id, login_timeout=45).get_conn()
+    except Error as error:
+        failed = D1WarehouseError(f"No connection to Snowflake through {conn_id!r}: {error}")
+        failed.retryable = True
+        raise failed from error
+    with closing(connection):
+        session = _Cursor(connection)
+        try:
+            return run_load(plan, session, _STEPS(fill=partial(_fill, session, files)))
+        except Error as error:
+            raise D1WarehouseError(f"Snowflake refused the load: {error}") from error
+
+
+def _fill(session: _Cursor, files: StagedFiles, plan: LoadPlan, table: Table) -> int:
+    if plan.options.stage is None:
+        session.rows(create_stage(plan, table))
+        with tempfile.TemporaryDirectory(prefix="d1-load-") as folder:
+            for number, (part, path) in enumerate(files.opened(table)):
+                _check(table, part, path)
+                # PUT takes the name in the stage from the path, and patterns for names
+                link = Path(folder) / staged_name(number)
+                link.symlink_to(path)
+                statement = put(plan, table, f"file://{link}")
+                log.info("%s", statement)
+                session.rows(statement)
+    else:
+        files.check_contents(table)
+    rows = 0
+    for statement in copies(plan, table):
+        log.info("%s", statement)
+        # file, status, rows_parsed, rows_loaded, …
+        rows += sum(int(row[3]) for row in session.rows(statement) if len(row) > 3)
+    return rows
+
+
+def _check(table: Table, part: Part, path: Path) -> None:
+    try:
+        rows = check_parquet(path, table.columns)
+    except (ValueError, OSError) as error:
+        raise D1ManifestError(f"table {table.name!r}: its part {part.uri} can't be read: {error}") from error
+    if rows != part.rows:
+        raise D1ManifestError(
+            f"table {table.name!r}: its part {part.uri} has {rows} rows, the manifest says {part.rows}"
+        )
+
+
+class _Cursor:
+    """A Snowflake cursor as a session."""
+
+    def __init__(self, connection: Any) -> None:
+        self._cursor = connection.cursor()
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run a statement and return its rows."""
+        self._cursor.execute(statement)
+        return [tuple(row) for row in self._cursor.fetchall()]
