@@ -1,18 +1,31 @@
-"""A block of rows → Arrow columns and evidence: a pure function that any thread may call."""
+"""A block of rows → Arrow columns and evidence: a pure function that any thread may call.
+
+This is the narrow seam: rows as they stand in the dump in, Arrow columns and counts out. Rows go at vector speed where every
+byte of them is proven (:mod:`~airflow_provider_d1.dump.fields`, :mod:`~airflow_provider_d1.dump.vectors`); only rows that
+are not go through the exact path (:mod:`~airflow_provider_d1.dump.rows`), and come back to their place.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow_provider_d1.dump.columns import ParsedColumn, from_values
-from airflow_provider_d1.dump.rows import ExactColumn, read_rows
+import numpy as np
+import pyarrow as pa
+
+from airflow_provider_d1.dump.columns import ParsedColumn, cast, from_values, part_type
+from airflow_provider_d1.dump.fields import Fields, Mask, find_fields
+from airflow_provider_d1.dump.rows import ExactColumn, read_row, read_rows
+from airflow_provider_d1.dump.vectors import OddRows, read_columns
 from airflow_provider_d1.exceptions import D1DumpError
 
 if TYPE_CHECKING:
     from airflow_provider_d1.dump.affinity import Affinity
     from airflow_provider_d1.dump.literals import Literal
     from airflow_provider_d1.dump.schema import TableSchema
+
+#: beyond this share of odd rows the exact path reads them all
+_MOSTLY_ODD = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,38 +73,116 @@ def parse_block(block: Block) -> ParsedBlock:
 
     :raises D1DumpError: for a row that is not what dumps are written with; it names the row's offset and the table.
     """
-    schema = block.schema
-    affinities = [schema.columns[index].affinity for index in block.layout]
-    read = read_rows(block.body, block.separator, affinities, offset=block.offset, table=schema.name)
-    rows = len(read[0].values)
-    by_index = dict(zip(block.layout, read, strict=True))
-    for index, default in block.defaults:
-        by_index[index] = _repeated(default, schema.columns[index].affinity, rows)
-    columns = []
-    for index, column in enumerate(schema.columns):
-        values = by_index[index]
-        parsed = from_values(
-            values.values,
+    _check_utf8(block)
+    fields = find_fields(block.body, block.separator, len(block.layout))
+    return _parse_exactly(block, fields) if isinstance(fields, str) else _parse_fields(block, fields)
+
+
+def _check_utf8(block: Block) -> None:
+    if block.body.isascii():
+        return
+    offsets = pa.py_buffer(np.array([0, len(block.body)], np.int32))
+    text = pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(block.body)])
+    try:
+        text.validate(full=True)
+    except pa.ArrowInvalid:
+        try:
+            block.body.decode()
+        except UnicodeDecodeError as error:
+            at = block.offset + error.start
+            raise D1DumpError("invalid UTF-8", offset=at, table=block.schema.name) from None
+        raise
+
+
+def _affinities(block: Block) -> list[Affinity]:
+    return [block.schema.columns[index].affinity for index in block.layout]
+
+
+def _parse_exactly(block: Block, reason: str) -> ParsedBlock:
+    """Evaluate all rows one by one."""
+    exact = read_rows(
+        block.body, block.separator, _affinities(block), offset=block.offset, table=block.schema.name
+    )
+    rows = len(exact[0].values)
+    return _complete(block, _from_exact(exact, temporal=block.temporal), rows, exact_rows=rows, fallback=reason)
+
+
+def _parse_fields(block: Block, fields: Fields) -> ParsedBlock:
+    """Read at vector speed all rows but the odd ones, which show themselves column by column."""
+    odd = ~fields.regular
+    reason = "rows with other literals" if odd.any() else None
+    while True:
+        if np.count_nonzero(odd) > _MOSTLY_ODD * fields.rows:
+            return _parse_exactly(block, reason or "")
+        good = None if fields.regular.all() and not odd.any() else np.flatnonzero(~odd[fields.regular])
+        try:
+            columns = read_columns(fields, good, _affinities(block), temporal_forms=block.temporal)
+            break
+        except OddRows as found:
+            reason = found.reason
+            regular = np.flatnonzero(fields.regular)
+            odd[(regular if good is None else regular[good])[found.rows]] = True
+    if odd.any():
+        columns = _merge(columns, _read_odd(block, fields, odd), odd, block)
+    return _complete(block, columns, fields.rows, exact_rows=int(np.count_nonzero(odd)), fallback=reason)
+
+
+def _read_odd(block: Block, fields: Fields, odd: Mask) -> list[ParsedColumn]:
+    """Evaluate the odd rows; errors name their place in the dump, where the separators were longer."""
+    exact = [ExactColumn(affinity) for affinity in _affinities(block)]
+    for row in np.flatnonzero(odd).tolist():
+        start, end = int(fields.row_starts[row]), int(fields.row_ends[row])
+        offset = block.offset + start + row * (len(block.separator) - 1)
+        read_row(fields.data[start:end].tobytes() + b")", exact, offset=offset, table=block.schema.name)
+    return _from_exact(exact, temporal=block.temporal)
+
+
+def _from_exact(exact: list[ExactColumn], *, temporal: bool) -> list[ParsedColumn]:
+    return [
+        from_values(
+            column.values,
             column.affinity,
-            unsafe=values.unsafe,
-            infinite=values.infinite,
-            ambiguous=values.ambiguous,
-            forms=block.temporal,
+            unsafe=column.unsafe,
+            infinite=column.infinite,
+            ambiguous=column.ambiguous,
+            forms=temporal,
         )
-        if column.rowid_alias and parsed.evidence.null:
+        for column in exact
+    ]
+
+
+def _merge(good: list[ParsedColumn], exact: list[ParsedColumn], odd: Mask, block: Block) -> list[ParsedColumn]:
+    """Put the rows of both paths back into their order."""
+    position = np.empty(len(odd), np.int64)
+    position[~odd] = np.arange(len(odd) - int(np.count_nonzero(odd)))
+    position[odd] = np.arange(int(np.count_nonzero(~odd)), len(odd))
+    indices = pa.Array.from_buffers(pa.int64(), len(position), [None, pa.py_buffer(position)])
+    merged = []
+    for index, (fast, slow) in zip(block.layout, zip(good, exact, strict=True), strict=True):
+        evidence = fast.evidence + slow.evidence
+        target = part_type(block.schema.columns[index].affinity, evidence)
+        both = pa.concat_arrays([cast(part.array, part.evidence, target) for part in (fast, slow)])
+        merged.append(ParsedColumn(both.take(indices), evidence))
+    return merged
+
+
+def _complete(
+    block: Block, columns: list[ParsedColumn], rows: int, *, exact_rows: int, fallback: str | None
+) -> ParsedBlock:
+    """Order the columns as the table's, and add those that the rows leave out."""
+    schema = block.schema
+    by_index = dict(zip(block.layout, columns, strict=True))
+    for index, default in block.defaults:
+        left_out = ExactColumn(schema.columns[index].affinity)
+        for _ in range(rows):
+            left_out.append(default)
+        by_index[index] = _from_exact([left_out], temporal=block.temporal)[0]
+    for index, column in enumerate(schema.columns):
+        if column.rowid_alias and by_index[index].evidence.null:
             raise D1DumpError(
-                f"a NULL in the INTEGER PRIMARY KEY {column.name!r}, for which SQLite would make up a number,"
-                " among the rows",
+                f"a NULL in the INTEGER PRIMARY KEY {column.name!r}, for which SQLite would make up a number,",
                 offset=block.offset,
                 table=schema.name,
             )
-        columns.append(parsed)
-    return ParsedBlock(schema, rows, tuple(columns), exact_rows=rows, fallback="not yet fast")
-
-
-def _repeated(default: Literal, affinity: Affinity, rows: int) -> ExactColumn:
-    """Return a column that the rows leave out."""
-    column = ExactColumn(affinity)
-    for _ in range(rows):
-        column.append(default)
-    return column
+    ordered = tuple(by_index[index] for index in range(len(schema.columns)))
+    return ParsedBlock(schema, rows, ordered, exact_rows, fallback)

@@ -96,7 +96,7 @@ class DumpReader:
         self._wanted = block_size  # look again when the buffer holds that much
         self._tables: dict[str, TableSchema] = {}
         self._insert: _Insert | None = None
-        self._triggers = False
+        self._triggered: set[str] = set()  # tables with an INSERT trigger
         self._finished = False
 
     @property
@@ -195,8 +195,8 @@ class DumpReader:
         if schema is None:
             hint = "" if self._tables else "; it creates none, so it was exported with no_schema"
             raise D1DumpError(f"an INSERT into {name!r}, which the dump does not create{hint},", offset=offset)
-        if self._triggers:
-            raise D1DumpError("an INSERT after CREATE TRIGGER, which might change the rows", offset=offset, table=name)
+        if fold(name) in self._triggered:
+            raise D1DumpError("an INSERT that would set off a trigger", offset=offset, table=name)
         if match["columns"] is None:
             return _Insert(prefix, schema, tuple(range(len(schema.columns))))
         listed = [self._name(part.group(), offset) for part in _names(match["columns"])]
@@ -291,7 +291,7 @@ class DumpReader:
             case ["CREATE", "TABLE", *_]:
                 self._create_table(statement, offset, items)
             case ["CREATE", "TRIGGER", *_]:
-                self._triggers = True
+                self._triggered.update(_insert_trigger_on(statement))
             case ["CREATE", "INDEX" | "VIEW", *_] | ["CREATE", "UNIQUE", "INDEX", *_]:
                 pass
             case ["CREATE", "VIRTUAL", *_]:
@@ -346,6 +346,17 @@ def _first_words(statement: bytes) -> list[str]:
             if len(words) == 5:
                 break
     return words
+
+
+def _insert_trigger_on(statement: bytes) -> list[str]:
+    """Return the table on which a CREATE TRIGGER statement sets an INSERT trigger, nothing for other triggers."""
+    found = [token for token in tokens(statement) if token.kind != "comment"]
+    at = 5 if [token.is_word("IF") for token in found[2:3]] == [True] else 2
+    event = next((i for i, token in enumerate(found[at + 1 :], at + 1) if token.is_word("INSERT", "DELETE", "UPDATE")), 0)
+    on = [token.is_word(word) for token, word in zip(found[event : event + 2], ("INSERT", "ON"), strict=False)]
+    if not event or on != [True, True]:
+        return []
+    return [fold(unquote(token.text).decode()) for token in found[event + 2 : event + 3]]
 
 
 def _names(columns: bytes) -> list[re.Match[bytes]]:

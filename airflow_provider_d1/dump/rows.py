@@ -29,6 +29,30 @@ class ExactColumn:
             self.ambiguous += bool(literal.flags & AMBIGUOUS_NEWLINE)
 
 
+def read_row(row: bytes, columns: Sequence[ExactColumn], *, offset: int, table: str | None) -> None:
+    """Evaluate one row and append its values.
+
+    :param row: from behind the opening parenthesis to the closing one.
+    :param columns: one for each value.
+    :param offset: where the row starts in the dump, for errors.
+    :param table: the table's name, for errors.
+    :raises D1DumpError: for everything that cannot be evaluated.
+    """
+    reader = LiteralReader(row, offset=offset, table=table)
+    _append(reader, columns)
+    reader.skip_space()
+    if reader.at != len(row):
+        reader.fail("something behind a row's closing parenthesis")
+
+
+def _append(reader: LiteralReader, columns: Sequence[ExactColumn]) -> None:
+    literals = reader.row()
+    if len(literals) != len(columns):
+        reader.fail(f"a row with {len(literals)} values for {len(columns)} columns ends")
+    for column, literal in zip(columns, literals, strict=True):
+        column.append(literal)
+
+
 def read_rows(
     body: bytes, separator: bytes, affinities: Sequence[Affinity], *, offset: int, table: str | None
 ) -> list[ExactColumn]:
@@ -46,11 +70,7 @@ def read_rows(
     insert = separator[separator.index(b";") + 1 :].lstrip(b" \t\r\n\f")
     reader = LiteralReader(body, offset=offset, table=table)
     while True:
-        literals = reader.row()
-        if len(literals) != len(columns):
-            reader.fail(f"a row with {len(literals)} values for {len(columns)} columns ends")
-        for column, literal in zip(columns, literals, strict=True):
-            column.append(literal)
+        _append(reader, columns)
         if reader.take(b","):
             reader.expect(b"(")
             continue

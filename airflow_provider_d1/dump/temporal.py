@@ -40,7 +40,7 @@ def forms(texts: pa.Array) -> int:
     try:
         parse(texts, form)
     except pa.ArrowInvalid:
-        return OTHER
+        return OTHER  # no such day
     return form
 
 
