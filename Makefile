@@ -1,14 +1,26 @@
 # Everything runs in .venv (tests) or .venv-demo (demo); nothing is installed outside this folder.
 PYTHON ?= python3
 VENV := .venv
+WAREHOUSE ?= duckdb
 
-.PHONY: test lint types unit integration test-system pins clean
+.PHONY: demo test lint types unit integration test-system pins clean
 
 $(VENV)/.ready: requirements/dev.txt requirements/bootstrap.txt pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/bootstrap.txt
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r requirements/dev.txt
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps -e .
+	touch $@
+
+# D1 -> S3 -> warehouse through a real Airflow DAG; WAREHOUSE=postgres for the other one
+demo: .venv-demo/.ready
+	.venv-demo/bin/python -m demo $(WAREHOUSE)
+
+.venv-demo/.ready: requirements/demo.txt requirements/bootstrap.txt pyproject.toml
+	test -x .venv-demo/bin/python || $(PYTHON) -m venv .venv-demo
+	.venv-demo/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/bootstrap.txt
+	.venv-demo/bin/uv pip install --quiet --python .venv-demo/bin/python -r requirements/demo.txt
+	.venv-demo/bin/uv pip install --quiet --python .venv-demo/bin/python --no-deps -e .
 	touch $@
 
 test: lint types unit integration
