@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -15,8 +16,17 @@ for _name in [name for name in os.environ if name.startswith("AIRFLOW_")]:
 os.environ |= {
     "AIRFLOW_HOME": str(_HOME),
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-    # dag.test() wants the DAG's file to be in the DAGs folder
-    "AIRFLOW__CORE__DAGS_FOLDER": str(_REPOSITORY),
+    # dag.test() looks for the DAG's file in the bundles
+    "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(
+        [
+            {
+                "name": name,
+                "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+                "kwargs": {"path": str(_REPOSITORY / folder), "refresh_interval": 3600},
+            }
+            for name, folder in {"examples": "example_dags", "tests": "tests/integration/dags"}.items()
+        ]
+    ),
     "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(_HOME / "logs"),
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
 }

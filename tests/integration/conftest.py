@@ -1,0 +1,72 @@
+"""One initialised Airflow, one emulator and one S3 server for the session."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dag_runs import BUCKET
+
+from airflow_provider_d1.emulator.server import Emulator
+from harness.seaweed import S3Server, s3_server
+
+SEEDS = {
+    "shop": """
+        CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL, credit REAL);
+        INSERT INTO users VALUES (1, 'Ada', 12.5), (2, 'Grace', NULL), (3, 'Line
+break', -0.25);
+        CREATE TABLE orders (id INTEGER PRIMARY KEY, user_id INTEGER, note TEXT);
+        INSERT INTO orders VALUES (10, 1, ''), (11, 3, NULL);
+    """,
+    "blog": "CREATE TABLE posts (id INTEGER PRIMARY KEY, title TEXT); INSERT INTO posts VALUES (1, 'Hello');",
+    "crm": "CREATE TABLE accounts (id INTEGER PRIMARY KEY, name TEXT);",
+    "search": "CREATE TABLE notes (id INTEGER PRIMARY KEY); CREATE VIRTUAL TABLE words USING fts5(text);",
+}
+
+
+@pytest.fixture(scope="session")
+def airflow_db() -> Path:
+    """AIRFLOW_HOME with a migrated metadata database."""
+    from airflow.utils.db import initdb
+
+    initdb()
+    return Path(os.environ["AIRFLOW_HOME"])
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server with the examples' bucket, and the connection ``aws_default`` to it."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as patch:
+        server.client().create_bucket(Bucket=BUCKET)
+        patch.setenv("AIRFLOW_CONN_AWS_DEFAULT", server.airflow_connection())
+        yield server
+
+
+@pytest.fixture(scope="session")
+def running_emulator() -> Iterator[Emulator]:
+    with Emulator(token=f"tok-{secrets.token_hex(16)}", account_id=secrets.token_hex(16), databases=SEEDS) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def emulator(running_emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
+    """A local D1 API without faults, and the connection ``d1_default`` to it."""
+    monkeypatch.setenv("AIRFLOW_CONN_D1_DEFAULT", d1_connection(running_emulator))
+    running_emulator.faults.reset()
+    running_emulator.calls.clear()
+    yield running_emulator
+    running_emulator.faults.reset()
+
+
+def d1_connection(emulator: Emulator, **fields: object) -> str:
+    definition = {
+        "conn_type": "d1",
+        "host": emulator.url,
+        "password": emulator.token,
+        "extra": {"account_id": emulator.account_id},
+    }
+    return json.dumps(definition | fields)
