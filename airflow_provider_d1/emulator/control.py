@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -17,13 +18,20 @@ if TYPE_CHECKING:
     from airflow_provider_d1.emulator.faults import Faults
 
 
-def control_routes(faults: Faults, calls: CallLog, downloads: Log[Download], ids: Mapping[str, str]) -> list[Route]:
-    """``faults`` (GET, PATCH, DELETE), ``calls`` (GET, DELETE) and ``databases`` (GET, UUIDs by name).
+def control_routes(
+    faults: Faults,
+    calls: CallLog,
+    downloads: Log[Download],
+    ids: Mapping[str, str],
+    reset: Callable[[], None],
+) -> list[Route]:
+    """``faults`` (GET, PATCH, DELETE), ``calls`` (GET, DELETE), ``databases`` (GET, UUIDs by name), ``reset`` (POST).
 
     :param faults: what goes wrong.
     :param calls: the API calls so far.
     :param downloads: the downloads so far.
     :param ids: UUIDs by name.
+    :param reset: puts the emulator back to its beginning.
     """
 
     async def fault_values(request: Request) -> Response:
@@ -45,8 +53,13 @@ def control_routes(faults: Faults, calls: CallLog, downloads: Log[Download], ids
     async def database_ids(_request: Request) -> Response:
         return JSONResponse(dict(ids))
 
+    async def start_over(_request: Request) -> Response:
+        await run_in_threadpool(reset)
+        return Response(status_code=204)
+
     return [
         Route("/faults", fault_values, methods=["GET", "PATCH", "DELETE"]),
         Route("/calls", call_log, methods=["GET", "DELETE"]),
         Route("/databases", database_ids, methods=["GET"]),
+        Route("/reset", start_over, methods=["POST"]),
     ]

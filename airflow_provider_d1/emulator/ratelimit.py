@@ -36,6 +36,10 @@ class RateLimit:
         self._faults = faults
         self._windows: dict[str, _Window] = {}
 
+    def reset(self) -> None:
+        """Forget all calls and blocks."""
+        self._windows.clear()
+
     def spend(self, credential: str, now: float) -> Allowance:
         """Count one call.
 

@@ -229,9 +229,10 @@ class Routes:
             )
         return self._desks[database.uuid]
 
-    def close(self) -> None:
-        """End the dumps that are still being written."""
-        for job in self._jobs.values():
+    def forget_exports(self) -> None:
+        """End the dumps that are still being written, and unlock every database."""
+        self._desks.clear()
+        for job in list(self._jobs.values()):
             job.cancel()
             job.join()
 

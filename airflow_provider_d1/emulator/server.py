@@ -141,9 +141,10 @@ class Emulator:
         bucket = Bucket(Path(self._folder.name))
         signer = Signer()
         self._routes = Routes(self._store, access, bucket, signer, self._clock, self.faults, self._cancel_after)
-        gate = Gate(self._routes, access, RateLimit(self.faults), self._clock, self.faults, self.calls)
+        self._limit = RateLimit(self.faults)
+        gate = Gate(self._routes, access, self._limit, self._clock, self.faults, self.calls)
         downloads = Downloads(bucket, signer, self._clock, self.faults, self.downloads)
-        control = control_routes(self.faults, self.calls, self.downloads, self._store.ids())
+        control = control_routes(self.faults, self.calls, self.downloads, self._store.ids(), self.reset)
         return Starlette(
             routes=[
                 Mount(API_PREFIX, app=gate),
@@ -152,11 +153,19 @@ class Emulator:
             ]
         )
 
+    def reset(self) -> None:
+        """Back to the beginning, but for what was written into the databases: no faults, exports, blocks or calls."""
+        self.faults.reset()
+        self._routes.forget_exports()
+        self._limit.reset()
+        self.calls.clear()
+        self.downloads.clear()
+
     def stop(self) -> None:
         """Answer what is under way, for a second at most, then close everything and throw the files away."""
         self._server.should_exit = True
         self._thread.join()
-        self._routes.close()
+        self._routes.forget_exports()
         self._store.close()
         self._folder.cleanup()
 

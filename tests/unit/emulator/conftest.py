@@ -22,6 +22,8 @@ class Api:
 
     emulator: Emulator
     http: httpx.Client
+    #: without the credential, for signed URLs and the control routes
+    plain: httpx.Client
 
     def path(self, database: str, tail: str = "") -> str:
         return f"/accounts/{self.emulator.account_id}/d1/database/{self.emulator.database_id(database)}{tail}"
@@ -45,8 +47,14 @@ class Api:
         assert answer.status_code == 202, answer.text
         return str(answer.json()["result"]["at_bookmark"])
 
+    def finish(self, database: str, bookmark: str) -> httpx.Response:
+        """Poll until the export is no longer running: the dump's thread may be slow on a busy machine."""
+        while (answer := self.export(database, bookmark)).status_code == 202:
+            pass
+        return answer
+
     def signed_url(self, database: str, **options: object) -> str:
-        answer = self.export(database, self.start(database, **options)).json()["result"]
+        answer = self.finish(database, self.start(database, **options)).json()["result"]
         assert answer["status"] == "complete", answer
         return str(answer["result"]["signed_url"])
 
@@ -66,10 +74,10 @@ def _running() -> Iterator[Emulator]:
 
 @pytest.fixture
 def api(_running: Emulator) -> Iterator[Api]:
-    _running.faults.reset()
-    _running.calls.clear()
-    _running.downloads.clear()
+    _running.reset()
     headers = {"Authorization": f"Bearer {_running.token}"}
-    with httpx.Client(base_url=_running.url, headers=headers, timeout=30, verify=False) as http:
-        yield Api(_running, http)
-    _running.faults.reset()
+    with (
+        httpx.Client(base_url=_running.url, headers=headers, timeout=30, verify=False) as http,
+        httpx.Client(timeout=30, verify=False) as plain,
+    ):
+        yield Api(_running, http, plain)
