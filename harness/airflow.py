@@ -274,6 +274,7 @@ def _environment(folder: Path, dags: Path, url: str, database: str, parallelism:
         "HOME": str(folder),
         "TMPDIR": str(folder / "tmp"),
         "NO_PROXY": "*",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
         "PYTHONUNBUFFERED": "1",
     }
 

@@ -7,7 +7,6 @@ emulator, an API token, a connection, a DAG and an S3 prefix of its own.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -40,7 +39,6 @@ def night(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         for nodeid, item in scenarios.items():
             night.start(nodeid, item.obj, **callspec(item))
         yield night
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_scenario(item: pytest.Item) -> bool:

@@ -1,4 +1,4 @@
-"""No secret is left anywhere, whatever went wrong in the scenarios."""
+"""No secret and no temporary file is left anywhere, whatever went wrong in the scenarios."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+
+from airflow_provider_d1.staging.sinks import WORK_PREFIX
 
 if TYPE_CHECKING:
     from tests.system.night import Night
@@ -51,6 +53,12 @@ def test_nothing_that_is_left_holds_a_token_or_a_signed_url(night: Night) -> Non
         assert any(name.encode() in content for _, content in left["metadata database"]), name
     leaks = [leak for kind in left.values() for where, content in kind for leak in night.leaks_in(where, content)]
     assert leaks == []
+
+
+def test_no_temporary_file_is_left(night: Night) -> None:
+    night.wait_for_all()
+    # three workers were killed while they staged: their retries have removed what they left
+    assert [path.name for path in (night.airflow.folder / "tmp").glob(f"{WORK_PREFIX}*")] == []
 
 
 def test_no_process_was_given_a_secret(night: Night) -> None:

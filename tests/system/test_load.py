@@ -1,6 +1,6 @@
 """Two hundred exports deferred at once in one event loop, under one token, with the rate limit on.
 
-Everybody's clock runs ten times as fast: the emulator's, and in the process of the triggers that of the retry policy,
+Everybody's clock runs six times as fast: the emulator's, and in the process of the triggers that of the retry policy,
 the budget and the export driver. All seconds below are the emulator's.
 """
 
@@ -18,7 +18,7 @@ import pytest
 from airflow_provider_d1.emulator.server import Emulator
 
 COUNT = 200
-SPEED = 10
+SPEED = 6
 EXPORT_SECONDS = 20
 
 pytestmark = pytest.mark.afterwards  # so that it has the machine for itself
