@@ -10,17 +10,36 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_d1.emulator import faults
-from airflow_provider_d1.emulator.seeds import SeedError
-from airflow_provider_d1.emulator.server import DEFAULT_ACCOUNT_ID, DEFAULT_TOKEN, Emulator
+
+try:
+    from airflow_provider_d1.emulator.seeds import SeedError
+    from airflow_provider_d1.emulator.server import DEFAULT_ACCOUNT_ID, DEFAULT_TOKEN, Emulator
+except ModuleNotFoundError as missing:
+    sys.exit(f"error: {missing.name} is missing; the emulator needs pip install 'airflow-provider-d1[emulator]'")
 
 
-def _named_path(text: str) -> tuple[str, Path | None]:
-    name, equals, path = text.partition("=")
-    if not name or (equals and not path):
+def _database(text: str) -> tuple[str, Path | None]:
+    name, equals, _ = text.partition("=")
+    return (name, None) if name and not equals else _named_file(text)
+
+
+def _named_file(text: str) -> tuple[str, Path]:
+    name, _, path = text.partition("=")
+    if not name or not path:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FILE")
-    if path and not Path(path).is_file():
+    if not Path(path).is_file():
         raise argparse.ArgumentTypeError(f"{path} does not exist")
-    return name, Path(path) if path else None
+    return name, Path(path)
+
+
+def _speed(text: str) -> float:
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if speed <= 0:
+        raise argparse.ArgumentTypeError(f"speed must be above 0, not {text}")
+    return speed
 
 
 def _fault(text: str) -> dict[str, Any]:
@@ -42,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--database",
         metavar="NAME[=SEED]",
-        type=_named_path,
+        type=_database,
         action="append",
         default=[],
         help="a database, from an .sql script or dump, a .sqlite or .db file, or a .json list of statements",
@@ -50,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dump",
         metavar="NAME=FILE",
-        type=_named_path,
+        type=_named_file,
         action="append",
         default=[],
         help="a ready .sql file that every export of that database hands out as it is",
@@ -63,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help=", ".join(faults.Faults.names()),
     )
-    parser.add_argument("--speed", type=float, default=1.0, help="emulator seconds in one real second")
+    parser.add_argument("--speed", type=_speed, default=1.0, help="emulator seconds in one real second")
     parser.add_argument("--cancel-after", type=float, default=15.0, help="seconds without a poll that cancel an export")
     return parser
 
@@ -72,13 +91,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM; the exit code is 1 for a seed that cannot be read or a port that is taken."""
     given = _parser().parse_args(arguments)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     emulator = Emulator(
         given.token,
         given.account,
         dict(given.database),
-        dumps={name: path for name, path in given.dump if path is not None},
+        dumps=dict(given.dump),
         faults={name: value for fault in given.fault for name, value in fault.items()},
         email=given.email,
         host=given.host,
@@ -94,6 +112,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (SeedError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - what a command line is for
         return 1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 0
 
 

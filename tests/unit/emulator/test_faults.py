@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +97,8 @@ def test_reset_and_json() -> None:
     faults.reset()
     assert faults == Faults()
     assert json.loads(json.dumps(faults.to_dict(), allow_nan=False)) == Faults().to_dict()
+
+
+def test_every_fault_is_documented() -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "emulator.md").read_text()
+    assert [name for name in Faults.names() if f"`{name}`" not in guide] == []
