@@ -7,8 +7,9 @@ export's output holds the signed URL sealed: only tasks with the same D1 connect
 from __future__ import annotations
 
 import os
-from datetime import datetime, timedelta
+from datetime import timedelta
 
+import pendulum
 from airflow.sdk import DAG
 
 from airflow_provider_d1.operators.d1 import D1ExportOperator
@@ -20,7 +21,7 @@ BUCKET = os.environ.get("D1_STAGING_BUCKET", "my-staging-bucket")
 with DAG(
     "d1_export_and_stage",
     schedule="0 3 * * *",
-    start_date=datetime(2026, 1, 1),
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
     tags=["d1"],

@@ -7,8 +7,9 @@ their turn before they start, so a database that waits still answers queries.
 from __future__ import annotations
 
 import os
-from datetime import datetime, timedelta
+from datetime import timedelta
 
+import pendulum
 from airflow.sdk import DAG
 
 from airflow_provider_d1.transfers.d1_to_s3 import D1ToS3Operator
@@ -19,7 +20,7 @@ BUCKET = os.environ.get("D1_STAGING_BUCKET", "my-staging-bucket")
 with DAG(
     "d1_many_databases",
     schedule="0 3 * * *",
-    start_date=datetime(2026, 1, 1),
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
     tags=["d1"],

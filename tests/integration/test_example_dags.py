@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 import json
 import sqlite3
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
 import zstandard
 from dag_runs import BUCKET, run_dag
 
-from airflow_provider_d1.emulator.server import Emulator
-from harness.seaweed import S3Server
+if TYPE_CHECKING:
+    from airflow_provider_d1.emulator.server import Emulator
+    from harness.seaweed import S3Server
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
 USERS = [{"id": 1, "name": "Ada", "credit": 12.5}, {"id": 2, "name": "Grace", "credit": None}]
