@@ -15,7 +15,7 @@ import itertools
 import math
 import re
 import threading
-from collections import deque
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -73,10 +73,11 @@ class RequestBudget:
         self._clock = clock
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
-        self._calls: deque[float] = deque()
+        self._calls: list[float] = []  # when each was made, in order
         self._running: dict[int, _Export] = {}
         self._queue: dict[int, float] = {}  # ticket → when it last asked, in order of arrival
         self._blocked_until = -math.inf
+        self._swept_at = -math.inf
 
     def take(self, *, priority: bool = False) -> float:
         """Ask for one call: 0.0 means go (it is counted), else seconds after which to ask again.
@@ -133,7 +134,7 @@ class RequestBudget:
                 del self._queue[ticket]
                 self._running[ticket] = _Export(now, now)
                 return 0.0
-            return min(_LONGEST_WAIT, max(wait, 0.1 * (place + 1)))
+            return min(_LONGEST_WAIT, max(wait, _NEXT_TRY * (place + 1)))
 
     def keep(self, ticket: int) -> None:
         """Say that an admitted export is still alive."""
@@ -160,14 +161,13 @@ class RequestBudget:
         """The time; what no longer counts at it is forgotten."""
         now = self._clock.monotonic()
         longest = max(limit.seconds for limit in self._limits())
-        while self._calls and self._calls[0] <= now - longest:
-            self._calls.popleft()
+        del self._calls[: bisect_right(self._calls, now - longest)]
         if self._left is not None and self._left.seconds <= now:
             self._left = None
-        for ticket in [t for t, seen in self._queue.items() if seen < now - _FORGOTTEN]:
-            del self._queue[ticket]
-        for ticket in [t for t, export in self._running.items() if export.seen_at < now - _FORGOTTEN]:
-            del self._running[ticket]
+        if self._swept_at < now - _LONGEST_WAIT:
+            self._swept_at = now
+            self._queue = {t: seen for t, seen in self._queue.items() if seen >= now - _FORGOTTEN}
+            self._running = {t: e for t, e in self._running.items() if e.seen_at >= now - _FORGOTTEN}
         return now
 
     def _limits(self) -> list[_Limit]:
@@ -179,7 +179,7 @@ class RequestBudget:
         return max(used_up, self._blocked_until) - now
 
     def _used(self, now: float, limit: _Limit) -> int:
-        return sum(1 for call in self._calls if call > now - limit.seconds)
+        return len(self._calls) - bisect_right(self._calls, now - limit.seconds)
 
     def _has_room(self, now: float) -> bool:
         if self._running:
@@ -191,26 +191,24 @@ class RequestBudget:
 
     def _fits(self, now: float, calls: int, exports: int, reserve: float) -> bool:
         """Whether ``calls`` now and ``exports`` more to poll from now on keep within every limit at every moment."""
+        young = sum(max(0.0, 1 - (now - e.admitted_at) / _FIRST_SECONDS) for e in self._running.values())
+        polled = len(self._running) + exports
+        soon, rate = calls + young * EXPORT_CALLS + polled, polled / POLL_GAP  # to come: at once, and each second
         if self._left is not None:
             limit = self._server or self._own
             kept = limit.calls - limit.usable(reserve)
-            if calls + self._polls(now, self._left.seconds - now, exports) > self._left.calls - kept:
+            if soon + rate * (self._left.seconds - now) > self._left.calls - kept:
                 return False
         for limit in self._limits():
-            usable = limit.usable(reserve) - calls
-            old = [call for call in self._calls if call > now - limit.seconds]
+            most = limit.usable(reserve) - soon
+            old = self._calls[len(self._calls) - self._used(now, limit) :]
             # Polls add up steadily while old calls drop out one by one: the sum peaks just before each drops out.
-            peaks = ((len(old) - gone, call + limit.seconds - now) for gone, call in enumerate(old))
-            if any(count + self._polls(now, ahead, exports) > usable for count, ahead in peaks):
+            drops = enumerate(old if rate else old[:1])
+            if any(len(old) - gone + rate * (call + limit.seconds - now) > most for gone, call in drops):
                 return False
-            if self._polls(now, limit.seconds, exports) > usable:
+            if rate * limit.seconds > most:
                 return False
         return True
-
-    def _polls(self, now: float, ahead: float, more: int) -> float:
-        """Calls that the running exports, and ``more`` new ones, make in the next ``ahead`` seconds at most."""
-        young = sum(max(0.0, 1 - (now - e.admitted_at) / _FIRST_SECONDS) for e in self._running.values())
-        return (len(self._running) + more) * (1 + ahead / POLL_GAP) + young * EXPORT_CALLS
 
 
 def _told_limit(answer: Answer) -> _Limit | None:

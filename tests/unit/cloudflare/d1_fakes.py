@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import sqlite3
 from collections.abc import Coroutine, Iterable
@@ -51,7 +52,7 @@ class FakeClock(Clock):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop in which waiting takes no time: when nothing else is to be done, its clock jumps to the next timer."""
+    """An event loop in which waiting takes no time: when nothing is to be done, its clock jumps to the next timer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -212,17 +213,18 @@ class LiveExports(FakeD1):
         super().__init__(**kwargs)
         self.seconds = seconds
         self.exports: dict[str, tuple[float, float]] = {}  # bookmark → begun, last polled
+        self.bookmarks = itertools.count(1)
         self.longest_gap = 0.0
         self.cancelled = 0
 
     def answer(self, kind: str, request: httpx.Request, body: dict[str, Any]) -> Reply | Exception:
         now = asyncio.get_running_loop().time()
         if kind == "start":
-            bookmark = f"bm-{len(self.calls)}"
+            bookmark = f"bm-{next(self.bookmarks)}"
             self.exports[bookmark] = (now, now)
             return active(bookmark)
         if kind == "poll":
-            begun, polled = self.exports.pop(body["current_bookmark"], (0.0, -100.0))
+            begun, polled = self.exports.pop(body["current_bookmark"])
             self.longest_gap = max(self.longest_gap, now - polled)
             if now - polled > 15:
                 self.cancelled += 1

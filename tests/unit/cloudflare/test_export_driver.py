@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -61,7 +62,7 @@ def export(fake: FakeD1, *, timeout: float = 3600.0, progress: list[str] | None 
 
 
 def gaps(times: list[float]) -> list[float]:
-    return [after - before for before, after in zip(times, times[1:], strict=False)]
+    return [after - before for before, after in pairwise(times)]
 
 
 # --- the way it should go
@@ -357,7 +358,7 @@ def test_a_code_update_of_d1_is_survived() -> None:
 
 def test_no_network_at_all_fails_within_minutes_and_not_at_the_deadline() -> None:
     class Dead(FakeD1):
-        def answer(self, kind: str, request: httpx.Request, body: dict[str, Any]) -> Reply | Exception:
+        def answer(self, *_: Any) -> Reply | Exception:
             return httpx.ConnectError("[Errno -2] Name or service not known")
 
     fake = Dead()

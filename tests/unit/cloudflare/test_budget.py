@@ -1,0 +1,357 @@
+"""The request budget: arithmetic by itself, then many exports at once against a server that counts."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+import pytest
+from d1_fakes import (
+    EPOCH,
+    FakeClock,
+    LiveExports,
+    LoopClock,
+    Reply,
+    connected,
+    credentials,
+    error,
+    run,
+)
+
+from airflow_provider_d1.cloudflare.budget import EXPORT_CALLS, RequestBudget, budget_for
+from airflow_provider_d1.cloudflare.export import ExportRequest, run_export
+from airflow_provider_d1.cloudflare.messages import Answer
+from airflow_provider_d1.exceptions import D1ExportTimeoutError, D1RateLimitError
+
+if TYPE_CHECKING:
+    import httpx
+
+
+def answer(status: int = 200, body: bytes = b"", **headers: str) -> Answer:
+    return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
+
+
+def calls_until_refused(budget: RequestBudget) -> int:
+    return next(count for count in range(10_000) if budget.take() > 0)
+
+
+def admit(budget: RequestBudget) -> int:
+    ticket = budget.queue()
+    assert budget.admit(ticket) == 0.0
+    return ticket
+
+
+def exports_until_refused(budget: RequestBudget) -> int:
+    return next(count for count in range(1000) if budget.admit(budget.queue()) > 0)
+
+
+# --- single calls
+
+
+def test_calls_are_counted_over_five_minutes_and_a_part_is_kept() -> None:
+    clock = FakeClock()
+    budget = RequestBudget(1000, clock)
+    assert calls_until_refused(budget) == 950
+    clock.now = 299.9
+    assert budget.take() > 0
+    clock.now = 300.0
+    assert budget.take() == 0.0
+
+
+def test_calls_of_an_admitted_export_go_before_others() -> None:
+    budget = RequestBudget(1000, FakeClock())
+    calls_until_refused(budget)
+    assert budget.take(priority=True) == 0.0
+
+
+# --- what the server says
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"ratelimit": '"default";r=0;t=30'},
+        {"ratelimit": "limit=1200, remaining=0, reset=30"},
+        {"x_ratelimit_remaining": "0", "x_ratelimit_reset": "30"},
+    ],
+)
+def test_when_the_server_has_no_call_left_nobody_calls(headers: dict[str, str]) -> None:
+    clock = FakeClock()
+    budget = RequestBudget(1000, clock)
+    budget.learn(answer(**headers))
+    assert budget.take(priority=True) == 30.0
+    clock.now = 30.0
+    assert budget.take(priority=True) == 0.0
+
+
+def test_calls_that_others_made_with_the_token_count_too() -> None:
+    budget = RequestBudget(1000, FakeClock())
+    budget.learn(answer(ratelimit='"default";r=100;t=200', ratelimit_policy='"default";q=1200;w=300'))
+    assert calls_until_refused(budget) == 40
+    assert budget.take(priority=True) == 0.0
+
+
+@pytest.mark.parametrize("policy", ['"default";q=100;w=60', "100;w=60"])
+def test_a_smaller_limit_of_the_server_counts_over_its_own_window(policy: str) -> None:
+    clock = FakeClock()
+    budget = RequestBudget(1000, clock)
+    budget.learn(answer(ratelimit_policy=policy))
+    assert calls_until_refused(budget) == 95
+    clock.now = 60.0
+    assert budget.take() == 0.0
+
+
+@pytest.mark.parametrize("value", ["", "nonsense", '"default"', '"default";r=x;t=y', '"default";q=0;w=0'])
+def test_header_fields_of_another_form_do_no_harm(value: str) -> None:
+    budget = RequestBudget(1000, FakeClock())
+    budget.learn(answer(ratelimit=value, ratelimit_policy=value, x_ratelimit_remaining=value, x_ratelimit_reset=value))
+    assert calls_until_refused(budget) == 950
+
+
+def test_an_epoch_for_the_reset_is_not_taken_for_a_span() -> None:
+    budget = RequestBudget(1000, FakeClock())
+    budget.learn(answer(x_ratelimit_remaining="0", x_ratelimit_reset="1795000000"))
+    assert budget.take() == 0.0
+
+
+def test_a_refusal_closes_the_token_for_everybody() -> None:
+    clock = FakeClock()
+    budget = RequestBudget(1000, clock)
+    budget.learn(answer(429, retry_after="300"))
+    assert budget.take(priority=True) == 300.0
+    assert budget.admit(budget.queue()) > 0
+    clock.now = 300.0
+    assert budget.take() == 0.0
+
+
+def test_an_overloaded_d1_closes_nothing() -> None:
+    budget = RequestBudget(1000, FakeClock())
+    budget.learn(answer(429, b'{"errors":[{"message":"D1 DB is overloaded."}]}', retry_after="300"))
+    assert budget.take() == 0.0
+
+
+# --- exports
+
+
+def test_as_many_exports_are_admitted_as_can_be_polled_for_five_minutes() -> None:
+    assert exports_until_refused(RequestBudget(1000, FakeClock())) == 12
+    # once they are past their first polls, two more fit
+    clock = FakeClock()
+    budget = RequestBudget(1000, clock)
+    tickets = [admit(budget) for _ in range(12)]
+    clock.now = 25.0
+    for ticket in tickets:
+        budget.keep(ticket)
+    assert exports_until_refused(budget) == 2
+
+
+def test_the_first_to_come_is_the_first_to_go() -> None:
+    budget = RequestBudget(120, FakeClock())
+    running = admit(budget)
+    first, second = budget.queue(), budget.queue()
+    assert budget.admit(second) > 0
+    budget.leave(running)
+    assert budget.admit(second) > 0
+    assert budget.admit(first) == 0.0
+
+
+def test_calls_already_made_leave_less_room() -> None:
+    clock = FakeClock()
+    budget = RequestBudget(1000, clock)
+    while budget.take() == 0.0:
+        pass
+    ticket = budget.queue()
+    assert budget.admit(ticket) > 0
+    for clock.now in range(0, 301, 50):
+        waited = budget.admit(ticket)
+    assert waited == 0.0
+
+
+def test_a_limit_too_small_for_one_export_still_lets_one_run_alone() -> None:
+    budget = RequestBudget(20, FakeClock())
+    assert exports_until_refused(budget) == 1
+
+
+def test_many_tiny_exports_one_after_the_other_keep_within_the_limit() -> None:
+    clock = FakeClock()
+    budget = RequestBudget(1000, clock)
+    made: deque[float] = deque()
+    for _ in range(600):
+        ticket = budget.queue()
+        while (wait := budget.admit(ticket)) > 0:
+            clock.sleep(wait)
+        for _ in range(5):
+            assert budget.take(priority=True) == 0.0
+            made.append(clock.now)
+        budget.leave(ticket)
+        while made[0] <= clock.now - 300:
+            made.popleft()
+        assert len(made) <= 900 + EXPORT_CALLS
+
+
+def test_who_dies_without_a_word_is_forgotten() -> None:
+    clock = FakeClock()
+    budget = RequestBudget(120, clock)
+    admit(budget)
+    budget.queue()
+    waiting = budget.queue()
+    for clock.now in range(0, 60, 5):
+        assert budget.admit(waiting) > 0
+    clock.now = 61.0
+    assert budget.admit(waiting) == 0.0
+
+
+def test_scarce_calls_are_noticed() -> None:
+    clock = FakeClock()
+    budget = RequestBudget(100, clock)
+    assert not budget.tight
+    for _ in range(51):
+        budget.take()
+    assert budget.tight
+    clock.now = 300.0
+    assert not budget.tight
+    budget.queue()
+    assert budget.tight
+
+
+# --- one budget for all
+
+
+def test_a_token_has_one_budget_in_the_process_and_no_copy_of_it_stays() -> None:
+    assert budget_for(credentials()) is budget_for(credentials(account_id="f" * 32))
+    assert budget_for(credentials()) is not budget_for(credentials(token="another"))
+
+
+def test_threads_share_it_without_losing_count() -> None:
+    budget = RequestBudget(10_000, FakeClock())
+    taken: list[int] = []
+
+    def spend() -> None:
+        taken.append(sum(budget.take() == 0.0 for _ in range(700)))
+
+    threads = [threading.Thread(target=spend) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(taken) == 9500
+
+
+def test_event_loops_in_different_threads_share_it() -> None:
+    budget = RequestBudget(10_000)
+    done: list[int] = []
+
+    def export_in_a_loop_of_its_own() -> None:
+        async def main() -> None:
+            fake = LiveExports(0)
+            async with connected(fake, budget=budget) as client:
+                await run_export(client, ExportRequest("shop", deadline=EPOCH + 60))
+                done.append(len(fake.calls))
+
+        run(main())
+
+    threads = [threading.Thread(target=export_in_a_loop_of_its_own) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert done == [4] * 4
+    assert len(budget._calls) == 16
+    assert not budget._running
+
+
+# --- whole exports
+
+
+class Counting(LiveExports):
+    """Enforces the limit as Cloudflare does: past it, every call fails for five minutes."""
+
+    def __init__(self, seconds: float, limit: int = 1200, *, tells: bool = True) -> None:
+        super().__init__(seconds)
+        self.limit = limit
+        self.tells = tells
+        self.window: deque[float] = deque()
+        self.blocked_until = 0.0
+        self.refused = 0
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        now = asyncio.get_running_loop().time()
+        while self.window and self.window[0] <= now - 300:
+            self.window.popleft()
+        if now < self.blocked_until or len(self.window) >= self.limit:
+            self.blocked_until = max(self.blocked_until, now + 300 if now >= self.blocked_until else 0)
+            self.refused += 1
+            headers = {"retry-after": str(round(self.blocked_until - now))}
+            return Reply(error(971, "throttled"), 429, headers).response()
+        self.window.append(now)
+        response = await super().__call__(request)
+        if self.tells:
+            left = self.limit - len(self.window)
+            response.headers["ratelimit"] = f'"default";r={left};t={round(self.window[0] + 300 - now)}'
+            response.headers["ratelimit-policy"] = f'"default";q={self.limit};w=300'
+        return response
+
+
+async def export_many(fake: Counting, count: int, *, limit: int = 1000, days: float = 1) -> None:
+    async with connected(fake, budget=RequestBudget(limit, LoopClock())) as client:
+        requests = [run_export(client, ExportRequest("shop", deadline=EPOCH + days * 86400)) for _ in range(count)]
+        exports = await asyncio.gather(*requests)
+    assert all(export.restarts == 0 for export in exports)
+
+
+@pytest.mark.parametrize("seconds", [0, 10])
+def test_200_exports_at_once_meet_no_refusal_and_no_gap_over_ten_seconds(seconds: float) -> None:
+    fake = Counting(seconds)
+    fake.latency = 0.2
+    run(export_many(fake, 200))
+    assert fake.refused == 0
+    assert fake.longest_gap <= 10
+    assert fake.cancelled == 0
+
+
+def test_they_start_no_sooner_than_they_can_be_polled_and_so_block_no_database_in_vain() -> None:
+    fake = Counting(60)
+    run(export_many(fake, 40))
+    assert fake.times("start")[0] == 0.0
+    assert fake.times("start")[-1] > 60
+
+
+def test_a_limit_that_others_use_too_is_kept() -> None:
+    fake = Counting(30, limit=400)
+    run(export_many(fake, 60, limit=1000))
+    assert fake.refused == 0
+
+
+def test_waiting_for_a_turn_ends_at_the_deadline_and_is_told() -> None:
+    fake = LiveExports(1000)
+    lines: list[str] = []
+
+    async def main() -> None:
+        async with connected(fake, budget=RequestBudget(80, LoopClock())) as client:
+            first = asyncio.create_task(run_export(client, ExportRequest("shop", deadline=EPOCH + 900)))
+            await asyncio.sleep(1)
+            with pytest.raises(D1ExportTimeoutError, match="never started"):
+                await run_export(client, ExportRequest("shop", deadline=EPOCH + 60), on_progress=lines.append)
+            first.cancel()
+
+    run(main())
+    assert fake.count("start") == 1
+    assert len(lines) == 1
+    assert "request budget" in lines[0]
+
+
+def test_a_single_call_without_room_waits_and_then_says_why() -> None:
+    async def main() -> None:
+        fake = LiveExports(0)
+        async with connected(fake, budget=RequestBudget(4, LoopClock())) as client:
+            for _ in range(3):
+                await client.list_databases()
+            with pytest.raises(D1RateLimitError, match="used up"):
+                await client.get_database("shop", deadline=EPOCH + 100)
+            assert asyncio.get_running_loop().time() < 101
+            await client.list_databases()
+            assert fake.calls[-1].at >= 300
+
+    run(main())
