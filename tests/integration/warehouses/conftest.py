@@ -1,0 +1,59 @@
+"""One server of each kind for the session; a schema of its own for each test."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from warehouse_engines import CONN_ID, ClickHouse, DuckDB, Engine, Postgres
+
+from airflow_provider_d1.transfers.staging_to_warehouse import D1StagingToWarehouseOperator
+from harness.postgres import PostgresServer, postgres_server
+
+Load = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    with postgres_server(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def clickhouse_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The one place in which the embedded ClickHouse of this process can keep its data."""
+    return tmp_path_factory.mktemp("clickhouse") / "data"
+
+
+@pytest.fixture(params=["postgres", "duckdb", "clickhouse"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """A real warehouse with an Airflow connection to it."""
+    engine: Engine
+    if request.param == "postgres":
+        engine = Postgres(request.getfixturevalue("postgres"))
+    elif request.param == "duckdb":
+        engine = DuckDB(tmp_path / "warehouse.duckdb")
+    else:
+        engine = ClickHouse(request.getfixturevalue("clickhouse_folder"))
+    monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", engine.airflow_connection())
+    return engine
+
+
+@pytest.fixture
+def schema() -> str:
+    """A name that nobody has used, and that has to be quoted."""
+    return f'Staging "{secrets.token_hex(4)}"'
+
+
+@pytest.fixture
+def load_staged(schema: str) -> Load:
+    """Run the operator as a task would."""
+
+    def load(manifest: Any, **options: Any) -> dict[str, Any]:
+        arguments = {"conn_id": CONN_ID, "schema": schema, **options}
+        return D1StagingToWarehouseOperator(task_id="load", manifest=manifest, **arguments).execute({})
+
+    return load

@@ -1,0 +1,198 @@
+"""The warehouses that really run in the tests, looked at from outside: not through the loader's own connections."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from contextlib import closing
+from pathlib import Path
+from typing import Any, ClassVar
+
+from harness.postgres import PostgresServer
+
+CONN_ID = "warehouse"
+
+
+class Engine(ABC):
+    name: ClassVar[str]
+    #: staged type → type as the engine's catalogue writes it
+    types: ClassVar[dict[str, str]]
+    #: whether the engine gives rows back in the order in which they came
+    ordered: ClassVar[bool] = True
+    holds_nul: ClassVar[bool] = True
+    all_or_nothing: ClassVar[bool] = True
+
+    @abstractmethod
+    def airflow_connection(self) -> str:
+        """The JSON for ``AIRFLOW_CONN_WAREHOUSE``."""
+
+    @abstractmethod
+    def execute(self, sql: str) -> list[tuple[Any, ...]]:
+        """Run a statement and return its rows."""
+
+    @abstractmethod
+    def columns(self, schema: str, table: str) -> list[tuple[str, str]]:
+        """Names and types of a table's columns, in order."""
+
+    @abstractmethod
+    def tables(self, schema: str) -> set[str]:
+        """Names of a schema's tables."""
+
+    def quoted(self, *names: str) -> str:
+        return ".".join('"' + name.replace('"', '""') + '"' for name in names)
+
+    def rows(self, schema: str, table: str) -> list[tuple[Any, ...]]:
+        rows = self.execute(f"SELECT * FROM {self.quoted(schema, table)}")
+        return rows if self.ordered else sorted(rows, key=repr)
+
+    def loads(self, schema: str) -> list[tuple[Any, ...]]:
+        names = ", ".join(self.quoted(n) for n in ("table_name", "database_id", "bookmark", "rows", "mode"))
+        return self.execute(
+            f"SELECT {names} FROM {self.quoted(schema, '_d1_loads')} ORDER BY {self.quoted('loaded_at')}"
+        )
+
+
+class Postgres(Engine):
+    name = "postgres"
+    types: ClassVar = {
+        "int64": "bigint",
+        "float64": "double precision",
+        "string": "text",
+        "binary": "bytea",
+        "timestamp[us]": "timestamp without time zone",
+        "date32": "date",
+    }
+    holds_nul = False
+
+    def __init__(self, server: PostgresServer) -> None:
+        self.server = server
+
+    def airflow_connection(self) -> str:
+        return self.server.airflow_connection()
+
+    def execute(self, sql: str) -> list[tuple[Any, ...]]:
+        with self.server.connect() as connection:
+            cursor = connection.execute(sql)
+            return cursor.fetchall() if cursor.description else []
+
+    def columns(self, schema: str, table: str) -> list[tuple[str, str]]:
+        with self.server.connect() as connection:
+            return connection.execute(
+                "SELECT column_name, data_type FROM information_schema.columns "
+                "WHERE table_schema = %s AND table_name = %s ORDER BY ordinal_position",
+                [schema, table],
+            ).fetchall()
+
+    def tables(self, schema: str) -> set[str]:
+        with self.server.connect() as connection:
+            return {
+                name
+                for (name,) in connection.execute(
+                    "SELECT table_name FROM information_schema.tables WHERE table_schema = %s", [schema]
+                )
+            }
+
+
+class DuckDB(Engine):
+    name = "duckdb"
+    types: ClassVar = {
+        "int64": "BIGINT",
+        "float64": "DOUBLE",
+        "string": "VARCHAR",
+        "binary": "BLOB",
+        "timestamp[us]": "TIMESTAMP",
+        "date32": "DATE",
+    }
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def airflow_connection(self) -> str:
+        return json.dumps({"conn_type": "duckdb", "host": str(self.file)})
+
+    def _query(self, sql: str, parameters: list[Any]) -> list[tuple[Any, ...]]:
+        import duckdb
+
+        with closing(duckdb.connect(str(self.file))) as connection:
+            return connection.execute(sql, parameters).fetchall()
+
+    def execute(self, sql: str) -> list[tuple[Any, ...]]:
+        return self._query(sql, [])
+
+    def columns(self, schema: str, table: str) -> list[tuple[str, str]]:
+        return self._query(
+            "SELECT column_name, data_type FROM duckdb_columns() WHERE schema_name = ? AND table_name = ? "
+            "ORDER BY column_index",
+            [schema, table],
+        )
+
+    def tables(self, schema: str) -> set[str]:
+        return {
+            name for (name,) in self._query("SELECT table_name FROM duckdb_tables() WHERE schema_name = ?", [schema])
+        }
+
+
+class ClickHouse(Engine):
+    name = "clickhouse"
+    types: ClassVar = {
+        "int64": "Nullable(Int64)",
+        "float64": "Nullable(Float64)",
+        "string": "Nullable(String)",
+        "binary": "Nullable(String)",
+        "timestamp[us]": "Nullable(DateTime64(6, 'UTC'))",
+        "date32": "Nullable(Date32)",
+    }
+    ordered = False
+    all_or_nothing = False
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def airflow_connection(self) -> str:
+        options = {"interface": "chdb", "path": str(self.folder)}
+        return json.dumps({"conn_type": "clickhouse", "extra": {"client_kwargs": options}})
+
+    def _client(self):  # noqa: ANN202
+        import clickhouse_connect
+
+        return closing(clickhouse_connect.get_client(interface="chdb", path=str(self.folder)))
+
+    def execute(self, sql: str) -> list[tuple[Any, ...]]:
+        with self._client() as client:
+            if not sql.startswith(("SELECT", "SHOW", "WITH")):
+                client.command(sql)
+                return []
+            return client.query(sql).result_rows
+
+    def quoted(self, *names: str) -> str:
+        return ".".join("`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`" for name in names)
+
+    def rows(self, schema: str, table: str) -> list[tuple[Any, ...]]:
+        with self._client() as client:
+            binary = {
+                name: "bytes"
+                for name, comment in client.query(
+                    "SELECT name, comment FROM system.columns WHERE database = {d:String} AND table = {t:String}",
+                    parameters={"d": schema, "t": table},
+                ).result_rows
+                if comment == "binary"
+            }
+            rows = client.query(f"SELECT * FROM {self.quoted(schema, table)}", column_formats=binary).result_rows
+        plain = [tuple(v.replace(tzinfo=None) if hasattr(v, "tzinfo") else v for v in row) for row in rows]
+        return sorted(plain, key=repr)
+
+    def columns(self, schema: str, table: str) -> list[tuple[str, str]]:
+        with self._client() as client:
+            return client.query(
+                "SELECT name, type FROM system.columns WHERE database = {d:String} AND table = {t:String} ORDER BY position",
+                parameters={"d": schema, "t": table},
+            ).result_rows
+
+    def tables(self, schema: str) -> set[str]:
+        with self._client() as client:
+            return {
+                name
+                for (name,) in client.query(
+                    "SELECT name FROM system.tables WHERE database = {d:String}", parameters={"d": schema}
+                ).result_rows
+            }
