@@ -207,7 +207,9 @@ class TableEntry:
             generated=_texts(data, "generated", where) if "generated" in data else (),
         )
         if sum(file.rows or 0 for file in table.files) != table.rows:
-            raise D1ManifestError(f"Manifest: the rows of {where}.files do not add up to {where}.rows ({table.rows})")
+            raise D1ManifestError(
+                f"Manifest: the rows of {where}.files do not add up to the {table.rows} of table {table.name!r}"
+            )
         return table
 
 
