@@ -105,9 +105,12 @@ class Crew:
         self._error: BaseException | None = None
 
     def channel(self, capacity: int) -> Channel[T]:
-        """Return a channel that stops with this crew."""
+        """Return a channel that stops with this crew; it is born stopped if the crew has been."""
         made: Channel[T] = Channel(capacity)
-        self._channels.append(made)  # type: ignore[arg-type] # only stop() is called on it
+        with self._lock:
+            self._channels.append(made)  # type: ignore[arg-type] # only stop() is called on it
+            if self._error is not None:
+                made.stop()
         return made
 
     def start(self, name: str, work: Callable[[], None]) -> None:
@@ -151,6 +154,6 @@ class Crew:
             if self._error is not None:
                 return
             self._error = error
-        for channel in self._channels:
-            channel.stop()
+            for channel in self._channels:
+                channel.stop()
         self._on_stop()

@@ -7,6 +7,7 @@ far ask for; when those change, the part is closed, and whoever stores it casts 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +131,12 @@ class PartWriter:
         file.close()
         return [(path, rows)]
 
+    def discard(self) -> None:
+        """Close the open file of a run that has failed; what becomes of it does not matter any more."""
+        if self._file is not None:
+            with contextlib.suppress(Exception):
+                self._file.close()
+
 
 class TableWriter:
     """Takes a table's parsed blocks in order and gives finished parts.
@@ -197,6 +204,11 @@ class TableWriter:
         """
         pairs = zip(self.safe_types(), self.final_types(), strict=True)
         return tuple(final if pa.types.is_temporal(final) else safe for safe, final in pairs)
+
+    def discard(self) -> None:
+        """Close what is open after a failure."""
+        if self._part is not None:
+            self._part.discard()
 
     def _flush(self, types: tuple[pa.DataType, ...]) -> list[LocalPart]:
         parts = []

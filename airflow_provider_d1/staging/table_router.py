@@ -126,6 +126,11 @@ class TableRouter:
                 self._emit(TableDone(writer.plan, writer.final_types(), writer.evidence))
         self._log_fallbacks()
 
+    def discard(self) -> None:
+        """Close what is open after a failure; nothing more is handed to the store."""
+        for writer in self._writers.values():
+            writer.discard()
+
     def entries(self, store: PartStore) -> tuple[TableEntry, ...]:
         """Describe all tables in dump order, once the store has settled them."""
         return tuple(self._entry(writer, store) for writer in self._writers.values())

@@ -7,6 +7,7 @@ threads, everything happens in the calling thread, one step after the other.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -64,17 +65,18 @@ def stage_tables(
     planner = Planner(source, options)
     reader = DumpReader(temporal=options.parse_temporal)
     kept: list[FileEntry] = []
-    with Crew(run.sink.cancel) as crew:
+    with contextlib.ExitStack() as after_the_crew, Crew(run.sink.cancel) as crew:
         if options.keep_dump:
             chunks: Channel[bytes] = crew.channel(4)
             crew.start("dump", lambda: kept.append(store_dump(_Chunks(chunks), run, source, KEPT_CODEC)))
             dump = _Tee(dump, chunks)
+        parts: Channel[PartDone | TableDone] = crew.channel(2)
+        emit = parts.put if parse_threads else store.handle
+        router = TableRouter(planner, form, options, new_path, meter, emit)
+        after_the_crew.callback(router.discard)
         if parse_threads:
-            parts: Channel[PartDone | TableDone] = crew.channel(2)
-            router = TableRouter(planner, form, options, new_path, meter, parts.put)
             _Pipeline(crew, parse_threads, router, parts, store).feed(_events(dump, reader))
         else:
-            router = TableRouter(planner, form, options, new_path, meter, store.handle)
             for event in _events(dump, reader):
                 router.handle(parse_block(event) if isinstance(event, Block) else event)
             router.end()
