@@ -17,12 +17,11 @@ import re
 from http.client import HTTPException, HTTPResponse
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urljoin
 
 from airflow_provider_d1.cloudflare.clock import SYSTEM_CLOCK, Clock
 from airflow_provider_d1.cloudflare.failures import retry_after
 from airflow_provider_d1.cloudflare.messages import MIB, Answer
-from airflow_provider_d1.cloudflare.signed_url import check_redirect, check_url, explain, open_url
+from airflow_provider_d1.cloudflare.signed_url import check_url, explain, open_url, redirected
 from airflow_provider_d1.exceptions import D1DownloadError, D1SignedUrlExpiredError
 
 if TYPE_CHECKING:
@@ -190,9 +189,7 @@ class Download(io.RawIOBase):
             self._response, problem = open_url(url, headers, self._timeout)
             if self._response is None or self._response.status not in _REDIRECTS:
                 return self._response, problem
-            target = urljoin(url, self._response.headers.get("location", ""))
-            check_redirect(url, target)
-            url = target
+            url = redirected(url, self._response.headers.get("location", ""))
         raise D1DownloadError("the signed URL redirects too often")
 
     def _continues(self, response: HTTPResponse) -> bool:

@@ -6,7 +6,7 @@ import ssl
 from http.client import HTTPException, HTTPResponse
 from typing import cast
 from urllib.error import URLError
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request
 
 from airflow_provider_d1.cloudflare.credentials import USER_AGENT, allowed_scheme
@@ -32,14 +32,21 @@ def check_url(url: str) -> None:
         raise D1DownloadError("the signed URL must be https (http is for loopback only)", retryable=False)
 
 
-def check_redirect(origin: str, target: str) -> None:
-    """Refuse a redirect that :func:`check_url` would, and one that leaves https.
+def redirected(url: str, location: str) -> str:
+    """Where a redirect leads.
 
-    :raises D1DownloadError: see there.
+    :param url: the one that was opened.
+    :param location: the answer's header field, which may be relative.
+    :raises D1DownloadError: where :func:`check_url` would, and for a redirect that leaves https.
     """
+    try:
+        target = urljoin(url, location)
+    except ValueError:
+        target = ""
     check_url(target)
-    if urlsplit(origin).scheme == "https" and urlsplit(target).scheme != "https":
+    if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
         raise D1DownloadError("the signed URL redirects away from https, which is not followed", retryable=False)
+    return target
 
 
 def open_url(url: str, headers: dict[str, str], seconds: float) -> tuple[HTTPResponse | None, str]:
@@ -48,6 +55,7 @@ def open_url(url: str, headers: dict[str, str], seconds: float) -> tuple[HTTPRes
     :param url: passed :func:`check_url`.
     :param headers: beside User-Agent and Accept-Encoding.
     :param seconds: to wait for a connection, or for the next bytes.
+    :raises D1DownloadError: when the server's certificate is not trusted, which no further attempt can mend.
     """
     opener = OpenerDirector()
     opener.addheaders = [("User-Agent", USER_AGENT), ("Accept-Encoding", "identity")]
@@ -57,16 +65,23 @@ def open_url(url: str, headers: dict[str, str], seconds: float) -> tuple[HTTPRes
     try:
         return cast("HTTPResponse", opener.open(Request(url, headers=headers), timeout=seconds)), ""  # noqa: S310 - checked
     except (HTTPException, OSError, ValueError) as error:
-        return None, explain(error)
+        cause, problem = _cause(error), explain(error)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        raise D1DownloadError(f"the dump's server cannot be trusted: {problem}", retryable=False)
+    return None, problem
 
 
 def explain(error: Exception) -> str:
     """What went wrong, in words that cannot hold a URL."""
-    cause = error.reason if isinstance(error, URLError) and isinstance(error.reason, Exception) else error
+    cause = _cause(error)
     if isinstance(cause, TimeoutError):
         return "no bytes in time"
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"the certificate is not trusted ({cause.verify_message})"
+        return f"its certificate fails to verify ({cause.verify_message})"
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
     return type(cause).__name__
+
+
+def _cause(error: Exception) -> Exception:
+    return error.reason if isinstance(error, URLError) and isinstance(error.reason, Exception) else error
