@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 WAREHOUSE ?= duckdb
 
-.PHONY: demo test lint types unit integration test-system pins clean
+.PHONY: demo test lint types unit integration test-system mutation pins clean
 
 $(VENV)/.ready: requirements/dev.txt requirements/bootstrap.txt pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -41,6 +41,10 @@ integration: $(VENV)/.ready
 # one Airflow, one S3 server, and all that can go wrong; takes minutes
 test-system: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest tests/system
+
+# switches off one protection after the other and shows that a test fails for each
+mutation: $(VENV)/.ready
+	$(VENV)/bin/python -m tests.mutation.run
 
 pins: $(VENV)/.ready
 	for extra in demo dev; do $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --extra $$extra \

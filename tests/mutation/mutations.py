@@ -1,0 +1,198 @@
+"""The protections, each with the one change that switches it off and the tests that should notice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CLOUDFLARE = "airflow_provider_d1/cloudflare"
+STAGING = "airflow_provider_d1/staging"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """``old`` stands exactly once in ``file`` and becomes ``new``; at least one of ``tests`` must fail then."""
+
+    protection: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+MUTATIONS = (
+    Mutation(
+        "the deadline ends an export",
+        f"{CLOUDFLARE}/export.py",
+        "left = self.request.deadline - clock.time()",
+        "left = 1e9",
+        ("tests/unit/cloudflare/test_export_driver.py",),
+    ),
+    Mutation(
+        "a lost export is started again",
+        f"{CLOUDFLARE}/export_steps.py",
+        "if state.restarts >= rules.max_restarts:",
+        "if state.restarts >= 0:",
+        ("tests/unit/cloudflare/test_export_steps.py",),
+    ),
+    Mutation(
+        "restarts are limited",
+        f"{CLOUDFLARE}/export_steps.py",
+        "if state.restarts >= rules.max_restarts:",
+        "if state.restarts >= 10**9:",
+        ("tests/unit/cloudflare/test_export_steps.py",),
+    ),
+    Mutation(
+        "an unanswered start is not repeated within a second",
+        f"{CLOUDFLARE}/export_steps.py",
+        "gap = min(2.0 * RESTART_GAP * 2 ** min(state.unclear, 10), MAX_RESTART_GAP)",
+        "gap = 0.1",
+        ("tests/unit/cloudflare/test_export_steps.py",),
+    ),
+    Mutation(
+        "no poll is awaited until D1 has cancelled the export",
+        f"{CLOUDFLARE}/export.py",
+        "POLL_TIMEOUT = 9.5",
+        "POLL_TIMEOUT = 60.0",
+        ("tests/unit/cloudflare/test_export_driver.py",),
+    ),
+    Mutation(
+        "the failure inside an answer that says success",
+        f"{CLOUDFLARE}/export_protocol.py",
+        'if result.get("success") is False or inner or status == "error":',
+        "if False:",
+        ("tests/unit/cloudflare/test_export_protocol.py",),
+    ),
+    Mutation(
+        "the signed URL leaves the process sealed only",
+        f"{CLOUDFLARE}/seal.py",
+        "box = AESGCM(_key(token, salt)).encrypt(nonce, url.encode(), head.encode())",
+        "box = url.encode()",
+        ("tests/unit/cloudflare/test_seal.py", "tests/unit/cloudflare/test_export_driver.py"),
+    ),
+    Mutation(
+        "a sealed URL past its hour is refused",
+        f"{CLOUDFLARE}/seal.py",
+        "if (now or datetime.now(UTC)) >= expiry:",
+        "if False:",
+        ("tests/unit/cloudflare/test_seal.py",),
+    ),
+    Mutation(
+        "the download is held against the announced length",
+        f"{CLOUDFLARE}/download.py",
+        "if not problem and self.content_length in (None, self._position):",
+        "if not problem:",
+        ("tests/unit/cloudflare/test_download.py",),
+    ),
+    Mutation(
+        "a 206 with another offset is not taken",
+        f"{CLOUDFLARE}/download.py",
+        'if found is None or int(found[1]) != self._position or response.headers.get("etag") != self._etag:',
+        'if found is None or response.headers.get("etag") != self._etag:',
+        ("tests/unit/cloudflare/test_download.py",),
+    ),
+    Mutation(
+        "a dump that changed between two attempts is noticed",
+        f"{CLOUDFLARE}/download.py",
+        "if self._position and again.digest() != self._hash.digest():",
+        "if False:",
+        ("tests/unit/cloudflare/test_download.py",),
+    ),
+    Mutation(
+        "a signed URL is opened over https only",
+        f"{CLOUDFLARE}/signed_url.py",
+        "if not allowed_scheme(parts):",
+        "if False:",
+        ("tests/unit/cloudflare/test_download.py",),
+    ),
+    Mutation(
+        "redirects of the API are not followed",
+        f"{CLOUDFLARE}/transport.py",
+        '"follow_redirects": False,',
+        '"follow_redirects": True,',
+        ("tests/unit/cloudflare/test_transport.py", "tests/unit/cloudflare/test_client.py"),
+    ),
+    Mutation(
+        "answers are bounded before they are parsed",
+        f"{CLOUDFLARE}/transport.py",
+        "if len(body) > bound:",
+        "if False:",
+        ("tests/unit/cloudflare/test_transport.py", "tests/unit/cloudflare/test_client.py"),
+    ),
+    Mutation(
+        "httpx's own log lines are dropped",
+        f"{CLOUDFLARE}/quiet.py",
+        "return not _ours.get()",
+        "return True",
+        ("tests/unit/cloudflare/test_transport.py", "tests/unit/cloudflare/test_client.py"),
+    ),
+    Mutation(
+        "an export waits for room in the budget",
+        f"{CLOUDFLARE}/budget.py",
+        "if place == 0 and wait <= 0 and self._has_room(now):",
+        "if wait <= 0:",
+        ("tests/unit/cloudflare/test_budget.py",),
+    ),
+    Mutation(
+        "the look at the database before the export",
+        f"{CLOUDFLARE}/export.py",
+        "options, skipped = preflight.decide(request.options, schema, request.on_virtual_table)",
+        "options, skipped = request.options, ()",
+        ("tests/unit/cloudflare/test_export_driver.py",),
+    ),
+    Mutation(
+        "the look at the tables after the export",
+        f"{CLOUDFLARE}/export.py",
+        "        if options.tables is not None:\n            await run.look_again(options)\n",
+        "",
+        ("tests/unit/cloudflare/test_export_driver.py",),
+    ),
+    Mutation(
+        "what no retry can mend is not retried",
+        "airflow_provider_d1/operators/failures.py",
+        "if error.retryable:",
+        "if True:",
+        ("tests/unit/operators/test_export_operator.py",),
+    ),
+    Mutation(
+        "stored sizes are compared before the manifest",
+        f"{STAGING}/run.py",
+        "        self._verify()\n",
+        "",
+        ("tests/unit/staging", "tests/integration/test_s3_sink.py"),
+    ),
+    Mutation(
+        "a failed run takes its files with it",
+        f"{STAGING}/pipeline.py",
+        "        run.rollback()\n",
+        "",
+        ("tests/unit/staging",),
+    ),
+    Mutation(
+        "nothing is overwritten before the manifest stands",
+        f"{STAGING}/run.py",
+        'self._token = f"-{secrets.token_hex(4)}" if before else ""',
+        'self._token = ""; self._before = frozenset()',
+        ("tests/unit/staging",),
+    ),
+    Mutation(
+        "the parts of a killed run are removed",
+        f"{STAGING}/run.py",
+        "{key for key in self._before if key in old or could_be_ours(key)}",
+        "{key for key in self._before if key in old}",
+        ("tests/unit/staging",),
+    ),
+    Mutation(
+        "the temporary folder of a killed run is removed",
+        f"{STAGING}/work_folder.py",
+        "    _remove_abandoned(place)\n",
+        "",
+        ("tests/unit/staging/test_work_folder.py",),
+    ),
+    Mutation(
+        "a triggerer that takes over counts as a restart",
+        "airflow_provider_d1/triggers/runs.py",
+        "await XCom.aset(KEY, before + 1, **place)",
+        "pass",
+        ("tests/unit/triggers/test_trigger_runs.py",),
+    ),
+)
