@@ -41,4 +41,8 @@ def test_headers_count_real_seconds() -> None:
         "ratelimit": '"default";r=7;t=300',
         "ratelimit-policy": '"default";q=1200;w=300',
     }
-    assert limit.headers(Allowance(300, 0, 300), speed=100)["retry-after"] == "3"
+    assert limit.headers(Allowance(300, 0, 300), speed=100) == {
+        "ratelimit": '"default";r=0;t=3',
+        "ratelimit-policy": '"default";q=1200;w=3',
+        "retry-after": "3",
+    }
