@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.cloudflare import export_protocol, failures, preflight, protocol
 from airflow_provider_d1.cloudflare.export_progress import Narrator
@@ -30,6 +30,7 @@ from airflow_provider_d1.exceptions import (
 
 if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.client import AsyncD1Client
+    from airflow_provider_d1.cloudflare.messages import Answer
 
 #: seconds one poll may take, below the 15 s without a poll after which D1 cancels. Not much shorter: an answer that is
 #: given up may have been the only one to tell of the end.
@@ -152,16 +153,12 @@ class _Run:
         query = protocol.raw(self.client.credentials.account_id, self.database.uuid, preflight.SCHEMA_QUERY)
         busy = State(busy=True)
         while True:
-            try:
-                columns, rows = await self.client.call(
-                    query, protocol.read_raw, deadline=self.request.deadline, priority=True
-                )
-            except D1ApiError as error:
-                if not failures.is_busy(str(error)):
-                    raise
-            else:
+            found = await self.client.call(query, _rows_or_busy, deadline=self.request.deadline, priority=True)
+            if found is not None:
+                columns, rows = found
                 return preflight.read_schema(dict(zip(columns, row, strict=False)) for row in rows)
             self.narrator.busy()
+            self.client.budget.keep(self.ticket)
             await self._wait(Send(None, BUSY_GAP), busy)
 
     async def look_again(self, options: ExportOptions) -> None:
@@ -259,6 +256,16 @@ class _Run:
             restarts=state.restarts,
             options=options,
         )
+
+
+def _rows_or_busy(answer: Answer) -> tuple[list[str], list[list[Any]]] | None:
+    """None for a busy database: waiting is the export's business, not the retry policy's."""
+    try:
+        return protocol.read_raw(answer)
+    except D1ApiError as error:
+        if failures.is_busy(str(error)):
+            return None
+        raise
 
 
 def _silent(_line: str) -> None:

@@ -27,7 +27,7 @@ MIN_GAP = 0.5
 #: seconds before a start is sent again: after a lost export; after no clear answer, doubling; while D1 is busy
 RESTART_GAP = 1.0
 MAX_RESTART_GAP = 15.0
-BUSY_GAP = 4.0
+BUSY_GAP = POLL_GAP
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,8 @@ def _after_start(state: State, answer: Running | Busy | Lost | Unclear) -> tuple
             # Somebody's export, or the orphan of a start whose answer was lost: the one ends, the other times out.
             return replace(state, busy=True, unclear=0), Send(None, BUSY_GAP)
         case Unclear(D1RateLimitError(retry_after=float(seconds))):
-            return replace(state, busy=False), Send(None, max(seconds, RESTART_GAP), refused=True)
+            wait = Send(None, max(seconds, RESTART_GAP), refused=True)
+            return replace(state, unclear=state.unclear + 1, busy=False), wait
         case _:
             gap = min(2.0 * RESTART_GAP * 2 ** min(state.unclear, 10), MAX_RESTART_GAP)
             return replace(state, unclear=state.unclear + 1, busy=False), Send(None, gap)
@@ -129,7 +130,8 @@ def _after_poll(state: State, answer: Running | Busy | Lost | Unclear, sent: Sen
                 )
             return State(polls=state.polls, restarts=state.restarts + 1), Send(None, RESTART_GAP)
         case Unclear(D1RateLimitError(retry_after=float(seconds))):
-            return state, Send(state.bookmark, max(seconds, MIN_GAP), refused=True)
+            wait = Send(state.bookmark, max(seconds, MIN_GAP), refused=True)
+            return replace(state, unclear=state.unclear + 1), wait
         case Unclear():
             gap = min(MIN_GAP * 2 ** min(state.unclear, 10), POLL_GAP)
             return replace(state, unclear=state.unclear + 1), Send(state.bookmark, max(0.0, gap - sent.took))

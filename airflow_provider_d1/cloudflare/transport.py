@@ -41,8 +41,8 @@ def describe(error: Exception) -> tuple[str, bool]:
             return "the proxy refused", False
         case httpx.ReadTimeout() | httpx.WriteTimeout() | TimeoutError():
             return "no answer in time", True
-        case httpx.RemoteProtocolError():
-            return "the connection closed before the whole answer was there", True
+        case httpx.RemoteProtocolError() | httpx.NetworkError():
+            return "the connection broke before the whole answer was there", True
         case _:
             return type(error).__name__, True
 

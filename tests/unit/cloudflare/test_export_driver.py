@@ -220,6 +220,7 @@ def test_a_database_busy_before_the_start_is_waited_out_too() -> None:
     fake = FakeD1([complete()])
     fake.query_script = [QUERY_BUSY] * 20
     assert export(fake).restarts == 0
+    assert gaps(fake.times("query")) == [5.0] * 20
 
 
 @pytest.mark.parametrize("where", ["query", "start"])
@@ -231,6 +232,7 @@ def test_busy_until_the_deadline(where: str) -> None:
         export(fake, timeout=60)
     assert caught.value.retryable
     assert 50 < fake.calls[-1].at < 60
+    assert len(fake.calls) < 20
 
 
 @pytest.mark.parametrize("lost_answer", [RESET, HTML_502, Reply(b"{", status=200), active(after=100)])
@@ -433,6 +435,12 @@ def test_progress_tells_of_parts_now_and_then_and_never_of_each_poll() -> None:
     lines = [line for line in progress if "parts uploaded" in line]
     assert 3 <= len(lines) <= 8 < fake.count("poll")
     assert lines == sorted(lines, key=lambda line: int(line.split()[1]))
+
+
+def test_the_same_trouble_is_told_once() -> None:
+    progress: list[str] = []
+    export(FakeD1([active(), *[limited(2)] * 4, *[RESET] * 4, complete()]), progress=progress)
+    assert sum("trying again" in line for line in progress) == 1
 
 
 def test_progress_names_the_database_and_no_secret() -> None:
