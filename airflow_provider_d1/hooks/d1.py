@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
 
-from airflow.providers.common.compat.sdk import mask_secret
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 
 from airflow_provider_d1.cloudflare.models import D1Export, Database, OnVirtualTable
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error
 from airflow_provider_d1.hooks.connection import Settings, fetch_settings, read_settings
 from airflow_provider_d1.hooks.dbapi import D1Connection
+from airflow_provider_d1.hooks.masking import mask, mask_signed_url
 from airflow_provider_d1.hooks.threads import run_coroutine
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class D1Hook(DbApiHook):
         """
         if self._settings is None:
             self._settings = read_settings(self.connection, self.connection_extra)
-            mask_secret(self._settings.credentials.token)
+            mask(self._settings.credentials.token)
         return self._settings
 
     def get_client(self) -> D1Client:
@@ -226,14 +225,3 @@ class D1Hook(DbApiHook):
         if database not in self._uuids:
             self._uuids[database] = client.get_database(database).uuid
         return self._uuids[database]
-
-
-def mask_signed_url(url: str) -> None:
-    """Have Airflow mask a signed URL in its logs: whole, and the signature by itself.
-
-    The signature may be printed without the rest, encoded or not.
-    """
-    mask_secret(url)
-    for name, value in parse_qsl(urlsplit(url).query):
-        if name.lower().endswith("signature"):
-            mask_secret(value)
