@@ -111,29 +111,35 @@ def _parse_fields(block: Block, fields: Fields) -> ParsedBlock:
     """Read at vector speed all rows but the odd ones, which show themselves column by column."""
     odd = ~fields.regular
     reason = "rows with other literals" if odd.any() else None
+    replacements = block.body.find(b"\xef") >= 0 and block.body.find("\ufffd".encode()) >= 0  # one byte is found faster
     while True:
         if np.count_nonzero(odd) > _MOSTLY_ODD * fields.rows:
             return _parse_exactly(block, reason or "")
         good = None if fields.regular.all() and not odd.any() else np.flatnonzero(~odd[fields.regular])
         try:
-            columns = read_columns(fields, good, _affinities(block), temporal_forms=block.temporal)
+            columns = read_columns(
+                fields, good, _affinities(block), replacements=replacements, temporal_forms=block.temporal
+            )
             break
         except OddRows as found:
             reason = found.reason
             regular = np.flatnonzero(fields.regular)
             odd[(regular if good is None else regular[good])[found.rows]] = True
     if odd.any():
-        columns = _merge(columns, _read_odd(block, fields, odd), odd, block)
+        try:
+            exact = _read_odd(block, fields, odd)
+        except D1DumpError:  # several rows in one INSERT look like one odd row; or it is an error, and named there
+            return _parse_exactly(block, reason or "")
+        columns = _merge(columns, exact, odd, block)
     return _complete(block, columns, fields.rows, exact_rows=int(np.count_nonzero(odd)), fallback=reason)
 
 
 def _read_odd(block: Block, fields: Fields, odd: Mask) -> list[ParsedColumn]:
-    """Evaluate the odd rows; errors name their place in the dump, where the separators were longer."""
+    """Evaluate the odd rows."""
     exact = [ExactColumn(affinity) for affinity in _affinities(block)]
     for row in np.flatnonzero(odd).tolist():
         start, end = int(fields.row_starts[row]), int(fields.row_ends[row])
-        offset = block.offset + start + row * (len(block.separator) - 1)
-        read_row(fields.data[start:end].tobytes() + b")", exact, offset=offset, table=block.schema.name)
+        read_row(fields.data[start:end].tobytes() + b")", exact)
     return _from_exact(exact, temporal=block.temporal)
 
 

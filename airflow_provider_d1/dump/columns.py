@@ -181,12 +181,12 @@ def cast(array: pa.Array, evidence: ColumnEvidence, target: pa.DataType) -> pa.A
     if pa.types.is_temporal(target) and source == STRING:
         return temporal.parse(array, evidence.temporal_forms)
     if source == INT64 and target in (FLOAT64, STRING):
-        return pc.cast(array, target)
+        return pc.cast(array, target, safe=False)  # the evidence says that every integer is exact
     if source == FLOAT64 and target == STRING:
         return _reals_as_text(array, whole_are_integers=bool(evidence.integer))
     if source == BINARY and target == STRING:
         return _blobs_as_hex(array)
-    if source == STRING and target == FLOAT64 and evidence.integer and evidence.whole_reals:
+    if source == STRING and target == FLOAT64 and not evidence.text and not evidence.blob:
         return _from_values([None if text is None else float(text) for text in array.to_pylist()], FLOAT64)
     raise ValueError(f"no way from {source} to {target}")
 
@@ -273,11 +273,27 @@ def nulls(target: pa.DataType, rows: int) -> pa.Array:
 
 
 def _reals_as_text(array: pa.Array, *, whole_are_integers: bool) -> pa.Array:
-    """Print doubles as SQLite does, the whole ones as the integers that they were."""
-    values: list[Value] = array.to_pylist()
+    """Print doubles as SQLite does, the whole ones as the integers that they were.
+
+    Arrow prints the fewest digits that read back, in a form of its own. A dozen digits with a point among them are what
+    SQLite prints as well (it shortens wherever the digits beyond are noughts or nines); only the others are printed one
+    by one.
+    """
+    printed = pc.cast(array, STRING)
+    plain = pc.match_substring_regex(printed, r"^-?(0\.[1-9][0-9]{0,10}|[1-9][0-9]{0,5}\.[0-9]{1,6})$")
     if whole_are_integers:
-        values = [int(v) if isinstance(v, float) and _could_be_integer(v) else v for v in values]
-    return _from_values(values, STRING)
+        values = np.frombuffer(array.buffers()[1], np.float64)[array.offset : array.offset + len(array)]
+        small = pa.py_buffer(np.packbits((np.floor(values) == values) & (np.abs(values) < 2**53), bitorder="little"))
+        whole = pc.and_kleene(pa.Array.from_buffers(pa.bool_(), len(array), [None, small]), array.is_valid())
+        printed = pc.if_else(whole, pc.cast(pc.cast(pc.if_else(whole, array, nulls(FLOAT64, len(array))), INT64), STRING), printed)
+        plain = pc.or_(plain, whole)
+    rest = pc.invert(plain)
+    values_left: list[Value] = pc.filter(array, rest).to_pylist()
+    if not values_left:
+        return printed
+    if whole_are_integers:
+        values_left = [int(v) if isinstance(v, float) and _could_be_integer(v) else v for v in values_left]
+    return pc.replace_with_mask(printed, rest, _from_values(values_left, STRING))
 
 
 def _blobs_as_hex(array: pa.Array) -> pa.Array:

@@ -1,8 +1,8 @@
 """Where the values of a block stand: every field of every row, found at the speed of memory.
 
 The constant words between two rows are replaced by one byte that UTF-8 never has. One pass of prefix parity over the quotes
-tells for every byte whether it is inside a text; the commas and row separators outside texts and outside parentheses are
-the ends of the fields. That is arithmetic on whole blocks (numpy, Arrow), no step is taken value by value.
+tells for every byte whether it is inside a text; the commas and row separators outside texts are the ends of the fields.
+That is arithmetic on whole blocks (numpy, Arrow), no step is taken value by value.
 
 Nothing is believed yet: :mod:`airflow_provider_d1.dump.vectors` proves for each field that its bytes, from the first to
 the last, are one literal. Since fields and separators cover the block without a gap, a block whose fields are all proven
@@ -24,10 +24,9 @@ Mask = npt.NDArray[np.bool_]
 
 QUOTE = 39
 _COMMA = 44
-_OPEN = 40
-_CLOSE = 41
 #: stands for the words between two rows; no valid UTF-8 has it
 ROW_END = 0xFF
+_LETTER_C = ord("c")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +38,9 @@ class Fields:
     :param row_starts: where each row starts in it.
     :param row_ends: where each row ends (exclusive).
     :param regular: which rows have the right number of fields.
-    :param starts: where each field of each regular row starts, a row of this array being a row of the block.
-    :param ends: where it ends (exclusive).
-    :param openings: where each text or blob opens, and each text that goes on after a doubled quote.
+    :param starts: where the fields start: a row of this array for each column, a column of it for each regular row.
+    :param ends: where they end (exclusive).
+    :param openings: one bit for each byte: a quote that opens a string and is not the second of two.
     """
 
     buffer: pa.Buffer
@@ -51,7 +50,7 @@ class Fields:
     regular: Mask
     starts: Positions
     ends: Positions
-    openings: Positions
+    openings: Bytes
 
     @property
     def rows(self) -> int:
@@ -65,38 +64,46 @@ class Fields:
         :param ends: exclusive; no slice overlaps the next one.
         :param present: where False, NULL is given instead.
         """
-        count = len(starts)
-        offsets = np.empty(2 * count, np.int32)
-        offsets[0::2] = starts
-        offsets[1::2] = ends
-        slices = pa.Array.from_buffers(pa.string(), 2 * count - 1, [None, pa.py_buffer(offsets), self.buffer])
-        bitmap = None if present is None else pa.py_buffer(np.packbits(present, bitorder="little"))
-        every_other = np.arange(0, 2 * count, 2, dtype=np.int32)
-        return slices.take(pa.Array.from_buffers(pa.int32(), count, [bitmap, pa.py_buffer(every_other)]))
+        return take_slices(self.buffer, starts, ends, present)
 
 
-def outside_quotes(quotes: Mask) -> Bytes:
-    """Return one bit for each byte: set when an even number of quotes stands before and at it.
+def take_slices(buffer: pa.Buffer, starts: Positions, ends: Positions, present: Mask | None = None) -> pa.Array:
+    """Copy slices of a buffer into a string array, NULL where not present; see :meth:`Fields.take`."""
+    count = len(starts)
+    offsets = np.empty(2 * count, np.int32)
+    offsets[0::2] = starts
+    offsets[1::2] = ends
+    slices = pa.Array.from_buffers(pa.string(), 2 * count - 1, [None, pa.py_buffer(offsets), buffer])
+    bitmap = None if present is None else pa.py_buffer(np.packbits(present, bitorder="little"))
+    every_other = np.arange(0, 2 * count, 2, dtype=np.int32)
+    return slices.take(pa.Array.from_buffers(pa.int32(), count, [bitmap, pa.py_buffer(every_other)]))
+
+
+def _bits(mask: Mask) -> npt.NDArray[np.uint64]:
+    """Pack a mask into 64-bit words, the first byte in the lowest bit."""
+    packed = np.packbits(mask, bitorder="little")
+    words = np.zeros((len(packed) + 7) // 8, np.uint64)
+    words.view(np.uint8)[: len(packed)] = packed
+    return words
+
+
+def set_positions(bits: Bytes, count: int) -> Positions:
+    """Return which of the first ``count`` bits are set."""
+    return np.flatnonzero(np.unpackbits(bits, count=count, bitorder="little").view(np.bool_))
+
+
+def parity_of_quotes(quotes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return a bit for each byte: set when an odd number of quotes stands before and at it, that is inside a text.
 
     Parity is summed up inside 64-bit words by six shifts, then over the words; that is eight times faster than one byte
     after the other.
     """
-    packed = np.packbits(quotes, bitorder="little")
-    words = np.zeros((len(packed) + 7) // 8, np.uint64)
-    words.view(np.uint8)[: len(packed)] = packed
+    words = quotes.copy()
     for shift in (1, 2, 4, 8, 16, 32):
         words ^= words << np.uint64(shift)
     odd = np.bitwise_xor.accumulate((words >> np.uint64(63)).astype(np.uint8))
     words[1:] ^= np.uint64(0) - odd[:-1].astype(np.uint64)
-    result: Bytes = (~words).view(np.uint8)
-    return result
-
-
-def _positions_outside(wanted: Mask, outside: Bytes) -> Positions:
-    """Return where a mask is set outside quotes."""
-    packed = np.packbits(wanted, bitorder="little")
-    packed &= outside[: len(packed)]
-    return np.flatnonzero(np.unpackbits(packed, count=len(wanted), bitorder="little").view(np.bool_))
+    return words
 
 
 def find_fields(body: bytes, separator: bytes, columns: int) -> Fields | str:
@@ -109,19 +116,20 @@ def find_fields(body: bytes, separator: bytes, columns: int) -> Fields | str:
     """
     buffer = _with_row_ends(body, separator)
     data: Bytes = np.frombuffer(buffer, np.uint8)
-    quotes = data == QUOTE
-    quote_positions = np.flatnonzero(quotes)
-    if len(quote_positions) % 2:
+    if not len(data):
+        return "an empty row"
+    quotes = _bits(data == QUOTE)
+    inside = parity_of_quotes(quotes)
+    if int(inside[-1]) >> ((len(data) - 1) % 64) & 1:
         return "a quote is left open"
-    outside = outside_quotes(quotes)
-    row_ends = data == ROW_END
-    ends = _field_ends(data, row_ends, outside)
-    if isinstance(ends, str):
-        return ends
+    row_end_mask = data == ROW_END
+    ends = set_positions((_bits((data == _COMMA) | row_end_mask) & ~inside).view(np.uint8), len(data))
+    ends = _without_wrapper_commas(data, ends)
+    is_last = np.ones(len(ends) + 1, np.bool_)
+    is_last[:-1] = data[ends] == ROW_END
     ends = np.append(ends, len(data))
-    is_last = np.append(data[ends[:-1]] == ROW_END, True)  # noqa: FBT003
     last = np.flatnonzero(is_last)
-    if len(last) != int(np.count_nonzero(row_ends)) + 1:
+    if len(last) != int(np.count_nonzero(row_end_mask)) + 1:
         return "the words between two rows stand inside a text"
     starts = np.empty_like(ends)
     starts[0] = 0
@@ -129,20 +137,22 @@ def find_fields(body: bytes, separator: bytes, columns: int) -> Fields | str:
     first = np.empty_like(last)
     first[0] = 0
     first[1:] = last[:-1] + 1
+    row_starts, row_ends = starts[first], ends[last]
     regular = last - first == columns - 1
-    row_starts, row_end_positions = starts[first], ends[last]
     if not regular.all():
         chosen = first[regular][:, np.newaxis] + np.arange(columns)
         starts, ends = starts[chosen], ends[chosen]
+    after_a_quote = quotes << np.uint64(1)
+    after_a_quote[1:] |= quotes[:-1] >> np.uint64(63)
     return Fields(
         buffer,
         data,
         row_starts,
-        row_end_positions,
+        row_ends,
         regular,
-        starts.reshape(-1, columns),
-        ends.reshape(-1, columns),
-        quote_positions[0::2],
+        np.ascontiguousarray(starts.reshape(-1, columns).T),
+        np.ascontiguousarray(ends.reshape(-1, columns).T),
+        (quotes & inside & ~after_a_quote).view(np.uint8),
     )
 
 
@@ -159,17 +169,17 @@ def _with_row_ends(body: bytes, separator: bytes) -> pa.Buffer:
     return pc.replace_substring(rows, pattern=separator, replacement=bytes([ROW_END])).buffers()[2]
 
 
-def _field_ends(data: Bytes, row_ends: Mask, outside: Bytes) -> Positions | str:
-    """Return where fields end: commas and row ends outside quotes and parentheses."""
-    parentheses = (data == _OPEN) | (data == _CLOSE)
-    packed = np.packbits(parentheses, bitorder="little")
-    packed &= outside[: len(packed)]
-    if not packed.any():
-        return _positions_outside((data == _COMMA) | row_ends, outside)
-    positions = _positions_outside((data == _COMMA) | row_ends | parentheses, outside)
-    found = data[positions]
-    opens, closes = found == _OPEN, found == _CLOSE
-    depth = np.cumsum(opens.view(np.int8) - closes.view(np.int8), dtype=np.int32)
-    if depth.min() < 0 or depth[-1] or depth[found == ROW_END].any():
-        return "parentheses go beyond their row"
-    return positions[(depth == 0) & ~(opens | closes)]
+def _without_wrapper_commas(data: Bytes, ends: Positions) -> Positions:
+    """Leave out the commas of ``replace('…','\\n',char(10))``: the one before ``char`` and the one before that.
+
+    They are told by the one letter; whether it is that call to the last byte is proven with the field.
+    """
+    following = data[np.minimum(ends + 1, len(data) - 1)]
+    calls = np.flatnonzero(following == _LETTER_C)
+    if not len(calls):
+        return ends
+    keep = np.ones(len(ends), np.bool_)
+    keep[calls] = False
+    keep[np.maximum(calls - 1, 0)] = False
+    keep |= data[ends] == ROW_END
+    return ends[keep]

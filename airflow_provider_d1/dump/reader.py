@@ -170,8 +170,7 @@ class DumpReader:
         if self._buffer[start : start + 6].upper() == b"INSERT":
             match = _INSERT.match(self._buffer, start)
             if match is None:
-                end = find_insert_end(self._buffer, start)
-                if end < 0:
+                if find_statement_end(self._buffer, start, final=final) < 0:
                     return -1
                 raise D1DumpError(
                     "an INSERT that is not of the form INSERT INTO … VALUES (…)", offset=self._offset + start

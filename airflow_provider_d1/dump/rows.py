@@ -29,16 +29,14 @@ class ExactColumn:
             self.ambiguous += bool(literal.flags & AMBIGUOUS_NEWLINE)
 
 
-def read_row(row: bytes, columns: Sequence[ExactColumn], *, offset: int, table: str | None) -> None:
+def read_row(row: bytes, columns: Sequence[ExactColumn]) -> None:
     """Evaluate one row and append its values.
 
     :param row: from behind the opening parenthesis to the closing one.
     :param columns: one for each value.
-    :param offset: where the row starts in the dump, for errors.
-    :param table: the table's name, for errors.
     :raises D1DumpError: for everything that cannot be evaluated.
     """
-    reader = LiteralReader(row, offset=offset, table=table)
+    reader = LiteralReader(row)
     _append(reader, columns)
     reader.skip_space()
     if reader.at != len(row):

@@ -34,6 +34,7 @@ _INSERT_END = re.compile(
 )
 #: what can follow a view or an index whose last line is a comment: words that no view continues with
 _NEXT_STATEMENT = re.compile(SPACE + rb"(?:(?:CREATE|INSERT|DELETE|COMMIT)\b|\Z)", re.IGNORECASE)
+_OPENING = (b"'", b'"', b"`", b"[")
 _LINE_COMMENT_WITH_END = re.compile(rb"--[^\n]*;[ \t\r]*\Z")
 
 
@@ -114,6 +115,8 @@ def find_statement_end(sql: bytes | bytearray, start: int, *, final: bool) -> in
         if len(head) < 4:  # CREATE TEMP UNIQUE INDEX: the object's kind is among the first words
             head.append(word)
             trigger = head[0] == "CREATE" and "TRIGGER" in head[1:3]
+        if token.kind == "symbol" and token.text in _OPENING:
+            return -1  # a quote without its end
         if token.text == b";" and (not trigger or ended_trigger):
             return token.end
         ended_trigger = word == "END" and previous == ";"

@@ -14,8 +14,10 @@ from functools import lru_cache
 INT64_MIN = -(2**63)
 INT64_MAX = 2**63 - 1
 
-#: a text that numeric affinity turns into a number; SQLite's isspace has VT, its tokenizer has not
-_NUMERIC_TEXT = re.compile(r"[ \t\n\v\f\r]*([+-]?)([0-9]*)(\.?)([0-9]*)([eE][+-]?[0-9]+)?[ \t\n\v\f\r]*", re.ASCII)
+#: a text that numeric affinity turns into a number, which a NUL ends; SQLite's isspace has VT, its tokenizer has not
+_NUMERIC_TEXT = re.compile(
+    r"[ \t\n\v\f\r]*([+-]?)([0-9]*)(\.?)([0-9]*)([eE][+-]?[0-9]+)?[ \t\n\v\f\r]*(\0.*)?", re.ASCII | re.DOTALL
+)
 #: the same, as what a text starts with, for CAST
 _NUMERIC_PREFIX = re.compile(
     r"[ \t\n\v\f\r]*([+-]?)(?:([0-9]+)(\.?)([0-9]*)|()(\.)([0-9]+))([eE][+-]?[0-9]+)?", re.ASCII
@@ -63,9 +65,11 @@ def text_to_number(text: str) -> int | float | None:
     match = _NUMERIC_TEXT.fullmatch(text)
     if match is None:
         return None
-    sign, whole, point, fraction, exponent = match.groups(default="")
+    sign, whole, point, fraction, exponent, rest = match.groups(default="")
     if not whole and not fraction:
         return None
+    if rest:  # SQLite then reads a real, and makes that an integer where it is whole
+        return decimal_to_real(sign, whole, fraction, exponent[1:])
     return _number(sign, whole, point, fraction, exponent)
 
 

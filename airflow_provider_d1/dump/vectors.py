@@ -36,7 +36,7 @@ from airflow_provider_d1.dump.columns import (
     nulls,
     part_type,
 )
-from airflow_provider_d1.dump.fields import QUOTE, Bytes, Fields, Mask, Positions
+from airflow_provider_d1.dump.fields import QUOTE, Bytes, Fields, Mask, Positions, set_positions, take_slices
 
 _ODD, _NUMBER, _TEXT, _WRAPPED, _BLOB, _NULL = range(6)
 
@@ -47,8 +47,6 @@ _KIND[ord("r")] = _WRAPPED
 _KIND[list(b"Xx")] = _BLOB
 _KIND[ord("N")] = _NULL
 
-_NOT_IN_AN_INTEGER = np.full(256, True)  # noqa: FBT003
-_NOT_IN_AN_INTEGER[list(b"0123456789-")] = False
 _NOT_IN_A_NUMBER = np.full(256, True)  # noqa: FBT003
 _NOT_IN_A_NUMBER[list(b"0123456789-+.eE")] = False
 #: first bytes of texts that numeric affinity might turn into a number
@@ -59,7 +57,7 @@ _DIGIT[list(b"0123456789")] = True
 _DATE_MARK = np.full(256, False)  # noqa: FBT003
 _DATE_MARK[list(b"-/:")] = True
 
-_NUMERIC_TEXT = r"^[ \t\n\v\f\r]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t\n\v\f\r]*$"
+_NUMERIC_TEXT = r"^[ \t\n\v\f\r]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t\n\v\f\r]*(\x00(?s:.)*)?$"
 _SURE_INTEGER = r"^-?[0-9]{1,18}$"
 _SURE_REAL = r"^-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 #: longer decimals may have more digits than SQLite reads
@@ -69,6 +67,7 @@ _UNSAFE = 2**53
 _REPLACEMENT_CHARACTER = "\ufffd"
 _LINE_FEED, _CARRIAGE_RETURN = 10, 13
 _LETTER_N, _LETTER_R, _BACKSLASH = 110, 114, 92
+_DIGIT_ZERO, _MINUS = 48, 45
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,23 +118,23 @@ class _Column:
 
 
 def read_columns(
-    fields: Fields, rows: npt.NDArray[np.intp] | None, affinities: list[Affinity], *, temporal_forms: bool
+    fields: Fields, rows: npt.NDArray[np.intp] | None, affinities: list[Affinity], *, replacements: bool, temporal_forms: bool
 ) -> list[ParsedColumn]:
     """Read columns.
 
     :param fields: the fields of a block.
     :param rows: which of the regular rows, None for all.
     :param affinities: one for each field of a row.
+    :param replacements: whether U+FFFD occurs in the block.
     :param temporal_forms: whether to look at the temporal form of texts.
     :raises OddRows: when the exact path has to read some of the rows; the others may be tried again.
     """
-    starts = fields.starts if rows is None else fields.starts[rows]
-    ends = fields.ends if rows is None else fields.ends[rows]
-    columns = [_told(fields.data, starts[:, j], ends[:, j]) for j in range(len(affinities))]
+    starts = fields.starts if rows is None else fields.starts[:, rows]
+    ends = fields.ends if rows is None else fields.ends[:, rows]
+    columns = [_told(fields.data, starts[j], ends[j]) for j in range(len(affinities))]
     _prove_texts(fields, starts, ends, columns)
-    has_replacement = bytes(fields.buffer).find(_REPLACEMENT_CHARACTER.encode()) >= 0
     readers = [
-        _ColumnReader(fields, column, affinity, has_replacement=has_replacement, temporal_forms=temporal_forms)
+        _ColumnReader(fields, column, affinity, has_replacement=replacements, temporal_forms=temporal_forms)
         for column, affinity in zip(columns, affinities, strict=True)
     ]
     return [reader.read() for reader in readers]
@@ -143,12 +142,16 @@ def read_columns(
 
 def _told(data: Bytes, starts: Positions, ends: Positions) -> _Column:
     """Tell the fields of a column by their first bytes; prove NULLs, wrappers and the ends of texts and blobs."""
-    kinds = _KIND[data[np.minimum(starts, len(data) - 1)]]
-    counts = np.bincount(kinds, minlength=6).tolist()
+    kinds = _KIND.take(data.take(starts, mode="clip"))
+    if (kinds == kinds[0]).all():
+        counts = [0] * 6
+        counts[kinds[0]] = len(kinds)
+    else:
+        counts = np.bincount(kinds, minlength=6).tolist()
     column = _Column(starts, ends, kinds, counts)
-    odd = (kinds == _ODD) | (starts == ends)
-    if odd.any():
-        raise OddRows(odd, "other literals")
+    odd = starts == ends
+    if counts[_ODD] or odd.any():
+        raise OddRows(odd | (kinds == _ODD), "other literals")
     for kind, prove in ((_NULL, _not_null), (_TEXT, _not_a_text), (_BLOB, _not_a_blob)):
         if counts[kind]:
             which = None if counts[kind] == len(kinds) else np.flatnonzero(kinds == kind)
@@ -167,20 +170,21 @@ def _told(data: Bytes, starts: Positions, ends: Positions) -> _Column:
 
 def _not_null(data: Bytes, starts: Positions, ends: Positions) -> Mask:
     wrong: Mask = ends - starts != 4
-    last = len(data) - 1
     for at, letter in enumerate(b"NULL"):
-        wrong |= data[np.minimum(starts + at, last)] != letter
+        wrong |= data.take(starts + at, mode="clip") != letter
     return wrong
 
 
 def _not_a_text(data: Bytes, starts: Positions, ends: Positions) -> Mask:
-    wrong: Mask = (data[ends - 1] != QUOTE) | (ends - starts < 2)
+    wrong: Mask = data.take(ends - 1) != QUOTE
+    wrong |= ends - starts < 2
     return wrong
 
 
 def _not_a_blob(data: Bytes, starts: Positions, ends: Positions) -> Mask:
-    last = len(data) - 1
-    wrong: Mask = (data[ends - 1] != QUOTE) | (data[np.minimum(starts + 1, last)] != QUOTE) | (ends - starts < 3)
+    wrong: Mask = data.take(ends - 1) != QUOTE
+    wrong |= data.take(starts + 1, mode="clip") != QUOTE
+    wrong |= ends - starts < 3
     wrong |= (ends - starts) % 2 == 0
     return wrong
 
@@ -201,29 +205,22 @@ def _which_wrapper(data: Bytes, starts: Positions, ends: Positions) -> Bytes:
 
 def _prove_texts(fields: Fields, starts: Positions, ends: Positions, columns: list[_Column]) -> None:
     """Prove that every quote which opens a string and does not go on with one is that of a told text or blob."""
-    rows = len(starts)
-    openings = fields.openings
-    fresh = fields.data[openings - 1] != QUOTE
-    if len(openings) and openings[0] == 0:
-        fresh[0] = True
-    strings = np.zeros(rows, np.int64)
+    rows = starts.shape[1]
     total = 0
-    per_kind = np.zeros(6, np.int64)
-    per_kind[[_TEXT, _BLOB]] = 1
     for column in columns:
         total += column.counts[_TEXT] + column.counts[_BLOB]
         if column.counts[_WRAPPED]:
             used = np.bincount(column.wrappers, minlength=len(_WRAPPERS))
             total += sum(int(count) * wrapper.strings for count, wrapper in zip(used, _WRAPPERS, strict=False))
-    if rows == fields.rows and total == int(np.count_nonzero(fresh)):
+    if rows == fields.rows and total == int(np.count_nonzero(np.unpackbits(fields.openings))):
         return
+    strings = np.zeros(rows, np.int64)
     for column in columns:
-        strings += per_kind[column.kinds]
+        strings += (column.kinds == _TEXT) | (column.kinds == _BLOB)
         if column.counts[_WRAPPED]:
-            strings += np.array([*(w.strings for w in _WRAPPERS), 0])[column.wrappers]
-    at = openings[fresh]
-    found = np.searchsorted(at, ends[:, -1]) - np.searchsorted(at, starts[:, 0])
-    wrong = found != strings
+            strings += np.array([*(wrapper.strings for wrapper in _WRAPPERS), 0])[column.wrappers]
+    openings = set_positions(fields.openings, len(fields.data))
+    wrong = np.searchsorted(openings, ends[-1]) - np.searchsorted(openings, starts[0]) != strings
     if wrong.any():
         raise OddRows(wrong, "other literals")
 
@@ -271,20 +268,42 @@ class _ColumnReader:
         present = self._column.mask(_NUMBER)
         written = self._fields.take(self._column.starts, self._column.ends, present)
         data, offsets = _data(written)
-        if _NOT_IN_A_NUMBER[data].any():
-            raise OddRows(_rows_with(offsets, np.flatnonzero(_NOT_IN_A_NUMBER[data])), "other literals")
-        marks = np.flatnonzero(_NOT_IN_AN_INTEGER[data])
+        marks = np.flatnonzero((data - np.uint8(_DIGIT_ZERO)) > 9)  # unsigned: what is below the digits wraps to above
+        marked = data[marks]
+        odd = _NOT_IN_A_NUMBER[marked]
+        if odd.any():
+            raise OddRows(_rows_with(offsets, marks[odd]), "other literals")
         if self._affinity is Affinity.REAL:
             return [self._reals(written, present)]
+        marks = marks[marked != _MINUS]
         if not len(marks):
             return [self._integers(written, present)]
+        if self._affinity in (Affinity.INTEGER, Affinity.NUMERIC):
+            numbers = self._small_numbers(written, present)
+            if numbers is not None:
+                return [numbers]
         broken = _rows_with(offsets, marks)
-        everywhere = np.ones(len(broken), np.bool_) if present is None else present
-        whole = everywhere & ~broken
+        whole = _present(present, len(broken)) & ~broken
         if not whole.any():
             return self._split_reals(self._reals(written, present), None)
         integers = self._integers(_only(written, whole), whole)
         return self._split_reals(self._reals(_only(written, broken), broken), integers)
+
+    def _small_numbers(self, written: pa.Array, present: Mask | None) -> ParsedColumn | None:
+        """Convert decimals of a column that keeps whole numbers as integers, None where doubles can't tell which they are."""
+        reals = self._reals(written, present)
+        values = _values(reals.array, np.float64)
+        here = _true(reals.array.is_valid()) if reals.array.null_count else None
+        if here is not None:
+            values = np.where(here, values, 0.0)
+        if len(values) and not max(values.max(), -values.min()) < _UNSAFE:
+            return None
+        whole = values == np.floor(values)
+        integers = int(np.count_nonzero(whole if here is None else whole & here))
+        real = reals.evidence.real - integers
+        if not real:
+            return ParsedColumn(pc.cast(reals.array, INT64), ColumnEvidence(integer=integers))
+        return ParsedColumn(reals.array, ColumnEvidence(integer=integers, real=real))
 
     def _integers(self, written: pa.Array, present: Mask | None) -> ParsedColumn:
         """Convert whole-number literals."""
@@ -420,30 +439,33 @@ def _unwrapped(array: pa.Array, wrappers: Bytes) -> tuple[pa.Array, int]:
     """
     data, offsets = _data(array)
     data = data.copy()
-    quotes = np.flatnonzero(data == QUOTE)
-    dropped = [quotes[1::2]]
+    at = np.flatnonzero((data == QUOTE) | (data == _BACKSLASH))
+    quotes = np.flatnonzero(data[at] == QUOTE)
+    drop = np.zeros(len(at), np.bool_)
+    drop[quotes[1::2]] = True
+    letters = data.take(at + 1, mode="clip")
+    letters[quotes] = 0
     ambiguous = np.zeros(len(array), np.bool_)
-    backslashes = np.flatnonzero(data[:-1] == _BACKSLASH)
-    following = data[backslashes + 1]
-    for letter, newline, attribute in (
-        (_LETTER_N, _LINE_FEED, "line_feeds"),
-        (_LETTER_R, _CARRIAGE_RETURN, "carriage_returns"),
+    for letter, newline, wrapped_with in (
+        (_LETTER_N, _LINE_FEED, [wrapper.line_feeds for wrapper in _WRAPPERS]),
+        (_LETTER_R, _CARRIAGE_RETURN, [wrapper.carriage_returns for wrapper in _WRAPPERS]),
     ):
-        marked = np.array([*(getattr(w, attribute) for w in _WRAPPERS), False])[wrappers]
-        at = backslashes[following == letter]
-        row = np.searchsorted(offsets, at, side="right") - 1
-        inside = marked[row] & (at + 1 < offsets[row + 1])
-        at, row = at[inside], row[inside]
-        data[at] = newline
-        dropped.append(at + 1)
-        ambiguous |= np.bincount(row, minlength=len(array)) > 1
-    gone = np.concatenate(dropped)
-    keep = np.ones(len(data), np.bool_)
-    keep[gone] = False
-    gone.sort()
-    moved = (offsets - np.searchsorted(gone, offsets)).astype(np.int32)
-    buffers = [array.buffers()[0], pa.py_buffer(moved), pa.py_buffer(data[keep])]
-    return pa.Array.from_buffers(STRING, len(array), buffers), int(np.count_nonzero(ambiguous))
+        marks = np.flatnonzero(letters == letter)
+        row = np.searchsorted(offsets, at[marks], side="right") - 1
+        real = np.array([*wrapped_with, False])[wrappers[row]] & (at[marks] + 1 < offsets[row + 1])
+        marks, row = marks[real], row[real]
+        data[at[marks]] = newline
+        at[marks] += 1  # the letter goes
+        drop[marks] = True
+        if len(row):
+            ambiguous |= np.bincount(row, minlength=len(array)) > 1
+    dropped = at[drop]
+    starts = np.zeros(len(dropped) + 1, np.int64)
+    starts[1:] = dropped + 1
+    kept = take_slices(pa.py_buffer(data), starts, np.append(dropped, len(data)))
+    moved = (offsets - np.searchsorted(dropped, offsets)).astype(np.int32)
+    texts = pa.Array.from_buffers(STRING, len(array), [array.buffers()[0], pa.py_buffer(moved), kept.buffers()[2]])
+    return texts, int(np.count_nonzero(ambiguous))
 
 
 def _numeric_texts(array: pa.Array) -> Mask | None:

@@ -1,0 +1,169 @@
+"""Write a SQL dump of any size in D1's own encoding, streaming and always the same for the same size.
+
+Five tables, each with about a fifth of the bytes (``articles`` has more): whole and broken numbers, NUMERIC, DATETIME and
+BOOLEAN columns, blobs, NULLs, quotes, columns that widen late, typeless columns, and long texts with newlines, which D1
+wraps in ``replace()``, for about 30 % of the bytes.
+
+    python benchmarks/make_dump.py 500M dump.sql
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+WORDS = (
+    "the of and export database worker table row value query edge request latency cache region commit index schema don't"
+    " bookmark it's stream object bucket column night morning customer order invoice payment refund shipping delivery"
+).split()
+UNITS = {"K": 10**3, "M": 10**6, "G": 10**9}
+CHUNK_ROWS = 500
+
+
+def literal(text: str) -> str:
+    """Encode a text as D1 does."""
+    quoted = "'" + text.replace("'", "''") + "'"
+    if "\r" in text:
+        quoted = "replace(" + quoted.replace("\r", "\\r") + ",'\\r',char(13))"
+    if "\n" in text:
+        quoted = "replace(" + quoted.replace("\n", "\\n") + ",'\\n',char(10))"
+    return quoted
+
+
+def sentence(chance: random.Random, words: int) -> str:
+    return " ".join(chance.choices(WORDS, k=words)).capitalize() + "."
+
+
+def page(chance: random.Random) -> str:
+    """Return a long text with newlines, a third of them pretty JSON."""
+    if chance.random() < 0.3:
+        body = ",\n  ".join(f'"{chance.choice(WORDS)}": "{sentence(chance, 8)}"' for _ in range(chance.randint(4, 12)))
+        return "{\n  " + body + "\n}"
+    return "\n\n".join(sentence(chance, chance.randint(15, 60)) for _ in range(chance.randint(2, 6)))
+
+
+class Pools:
+    """Values made once and picked from, so that writing is fast; each pool's length is prime to the others'."""
+
+    def __init__(self) -> None:
+        chance = random.Random(20261122)
+        self.names = [literal(sentence(chance, 2)[:-1]) for _ in range(1009)]
+        self.lines = [literal(sentence(chance, chance.randint(4, 14))) for _ in range(2003)]
+        self.pages = [literal(page(chance)) for _ in range(1511)]
+        self.cents = [f"{chance.randrange(1, 10**6) / 100:.15g}" for _ in range(4001)]
+        self.reals = [repr(chance.gauss(0, 50)) for _ in range(3001)]
+        self.times = [
+            f"'20{chance.randint(18, 26)}-{chance.randint(1, 12):02d}-{chance.randint(1, 28):02d}"
+            f" {chance.randrange(24):02d}:{chance.randrange(60):02d}:{chance.randrange(60):02d}'"
+            for _ in range(5003)
+        ]
+        self.blobs = ["NULL" if i % 5 == 0 else f"X'{chance.randbytes(24).hex()}'" for i in range(1999)]
+        self.mixed = [
+            chance.choice([str(i), repr(i + 0.5), f"'code {i}'", "NULL", f"X'{i:08x}'", "'12'"]) for i in range(997)
+        ]
+        self.statuses = ["'new'", "'paid'", "'sent'", "'returned'", "NULL"]
+
+
+POOLS = Pools()
+
+
+def customers(i: int, done: float) -> str:  # noqa: ARG001
+    p = POOLS
+    note = p.pages[i % 1511] if i % 10 == 0 else (p.lines[i % 2003] if i % 3 else "NULL")
+    return (
+        f"{i},{p.names[i % 1009]},'user{i}@example.com',{p.cents[i % 4001]},{i & 1},{p.times[i % 5003]},{note}"
+    )
+
+
+def orders(i: int, done: float) -> str:  # noqa: ARG001
+    p = POOLS
+    return (
+        f"{i},{i * 7919 % 100003},{p.cents[(i * 3) % 4001]},{i % 12},{p.reals[i % 3001]},{p.statuses[i % 5]},"
+        f"{p.times[(i * 5) % 5003]},{p.blobs[i % 1999]}"
+    )
+
+
+def articles(i: int, done: float) -> str:  # noqa: ARG001
+    p = POOLS
+    return f"{i},{p.lines[i % 2003]},{p.pages[(i * 11) % 1511]},'en',{p.times[(i * 7) % 5003]}"
+
+
+def events(i: int, done: float) -> str:  # noqa: ARG001
+    p = POOLS
+    return f"{i},{p.names[i % 1009]},{p.mixed[i % 997]},{1700000000 + i},{p.cents[(i * 9) % 4001]}"
+
+
+def readings(i: int, done: float) -> str:
+    p = POOLS
+    reading = p.reals[i % 3001] if done > 0.8 and i % 7 == 0 else str(i * 31 % 9973)
+    comment = p.lines[i % 2003] if done > 0.7 else "NULL"
+    return f"{i},'sensor-{i % 211}',{reading},{p.cents[i % 4001] if i % 3 else i % 50},{i % 2},{comment}"
+
+
+TABLES: list[tuple[str, float, tuple[str, ...], Callable[[int, float], str]]] = [
+    (
+        "CREATE TABLE customers(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, email TEXT, balance NUMERIC,"
+        " active BOOLEAN, created_at DATETIME DEFAULT CURRENT_TIMESTAMP, notes TEXT)",
+        0.2,
+        ("id", "name", "email", "balance", "active", "created_at", "notes"),
+        customers,
+    ),
+    (
+        "CREATE TABLE orders(id INTEGER PRIMARY KEY, customer_id INTEGER REFERENCES customers(id), total DECIMAL(10,2),"
+        " quantity INTEGER, weight REAL, status TEXT, placed_at DATETIME, payload BLOB)",
+        0.2,
+        ("id", "customer_id", "total", "quantity", "weight", "status", "placed_at", "payload"),
+        orders,
+    ),
+    (
+        "CREATE TABLE articles(\n  id INTEGER PRIMARY KEY, -- one a page\n  title TEXT,\n  body TEXT,\n  lang TEXT,\n"
+        "  published_at DATETIME\n)",
+        0.25,
+        ("id", "title", "body", "lang", "published_at"),
+        articles,
+    ),
+    ("CREATE TABLE events(id INTEGER PRIMARY KEY, kind TEXT, value, at INTEGER, ratio NUMERIC)", 0.15,
+     ("id", "kind", "value", "at", "ratio"), events),
+    ("CREATE TABLE readings(id INTEGER PRIMARY KEY, sensor TEXT, reading INTEGER, level NUMERIC, ok BOOLEAN, comment TEXT)",
+     0.2, ("id", "sensor", "reading", "level", "ok", "comment"), readings),
+]  # fmt: skip
+
+
+def dump(size: int) -> Iterator[bytes]:
+    """Yield a dump of about ``size`` bytes."""
+    yield b"PRAGMA defer_foreign_keys=TRUE;"
+    for ddl, share, columns, row in TABLES:
+        yield f"\n{ddl};".encode()
+        name = ddl.split("(", 1)[0].split()[-1]
+        prefix = f'\nINSERT INTO "{name}" ({",".join(chr(34) + c + chr(34) for c in columns)}) VALUES('
+        budget = int(size * share)
+        written, i = 0, 0
+        while written < budget:
+            done = written / budget
+            chunk = "".join([f"{prefix}{row(j, done)});" for j in range(i + 1, i + 1 + CHUNK_ROWS)]).encode()
+            i += CHUNK_ROWS
+            written += len(chunk)
+            yield chunk
+    yield b"\nANALYZE sqlite_schema;\nDELETE FROM sqlite_sequence;"
+    yield b"\nINSERT INTO \"sqlite_sequence\" (\"name\",\"seq\") VALUES('customers',1000000);"
+    yield b"\nCREATE INDEX orders_by_customer ON orders(customer_id);"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("size", help="bytes, or with a unit: 300M, 2G")
+    parser.add_argument("out", type=Path)
+    arguments = parser.parse_args()
+    unit = UNITS.get(arguments.size[-1].upper())
+    size = int(float(arguments.size[:-1]) * unit) if unit else int(arguments.size)
+    with arguments.out.open("wb") as out:
+        for chunk in dump(size):
+            out.write(chunk)
+    print(f"{arguments.out}: {arguments.out.stat().st_size:,} bytes", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
