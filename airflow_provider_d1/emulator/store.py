@@ -16,44 +16,9 @@ from typing import Any
 import apsw
 
 from airflow_provider_d1.emulator import literals, raw_texts, seeds
+from airflow_provider_d1.emulator.authorizer import Authorizer, reserved
 from airflow_provider_d1.emulator.values import JsonValue, to_json
 
-#: the PRAGMAs that D1 documents; all others are refused
-_PRAGMAS = frozenset(
-    (
-        "case_sensitive_like",
-        "data_version",
-        "defer_foreign_keys",
-        "foreign_key_check",
-        "foreign_key_list",
-        "foreign_keys",
-        "function_list",
-        "ignore_check_constraints",
-        "index_info",
-        "index_list",
-        "index_xinfo",
-        "legacy_alter_table",
-        "optimize",
-        "quick_check",
-        "recursive_triggers",
-        "reverse_unordered_selects",
-        "table_info",
-        "table_list",
-        "table_xinfo",
-    )
-)
-_REFUSED = frozenset((apsw.SQLITE_ATTACH, apsw.SQLITE_DETACH, apsw.SQLITE_TRANSACTION, apsw.SQLITE_SAVEPOINT))
-_ON_TABLES = frozenset(
-    (
-        apsw.SQLITE_ALTER_TABLE,
-        apsw.SQLITE_CREATE_TABLE,
-        apsw.SQLITE_DELETE,
-        apsw.SQLITE_DROP_TABLE,
-        apsw.SQLITE_INSERT,
-        apsw.SQLITE_READ,
-        apsw.SQLITE_UPDATE,
-    )
-)
 _COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 
 
@@ -69,20 +34,6 @@ class StatementResult:
     rows: list[list[JsonValue]] = field(default_factory=list)
     changes: int = 0
     last_row_id: int = 0
-
-
-def _authorize(
-    operation: int, first: str | None, second: str | None, _database: str | None, _trigger: str | None
-) -> int:
-    """Refuse what D1 refuses: transactions, other files, unlisted PRAGMAs, Cloudflare's own tables."""
-    if operation in _REFUSED:
-        return apsw.SQLITE_DENY
-    if operation == apsw.SQLITE_PRAGMA and (first or "").lower() not in _PRAGMAS:
-        return apsw.SQLITE_DENY
-    table = second if operation == apsw.SQLITE_ALTER_TABLE else first
-    if operation in _ON_TABLES and (table or "").lower().startswith("_cf_"):
-        return apsw.SQLITE_DENY
-    return apsw.SQLITE_OK
 
 
 class LocalDatabase:
@@ -118,12 +69,17 @@ class LocalDatabase:
         seeds.apply(self._connection, seed)
         self._drop_foreign_statistics()
         self._connection.execute("CREATE TABLE IF NOT EXISTS _cf_KV (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID")
+        self._reserved = self._reserved_names()
         # A write-ahead log, so that a dump still being written does not hold up queries after its export was given up.
         self._pragmas(journal_mode="WAL", foreign_keys="ON")
 
     def _pragmas(self, **settings: str) -> None:
         for name, value in settings.items():
             self._connection.pragma(name, value)
+
+    def _reserved_names(self) -> set[str]:
+        names = self._connection.execute("SELECT name FROM sqlite_schema")
+        return {str(name) for (name,) in names if reserved(str(name))}
 
     def _drop_foreign_statistics(self) -> None:
         """ANALYZE fills a table here that D1's SQLite is built without."""
@@ -163,6 +119,8 @@ class LocalDatabase:
             results = [result for sql, parameters in statements for result in self._run(sql, parameters)]
             if not results:
                 raise QueryError("No SQL statements detected.")
+            if self._reserved_names() > self._reserved:
+                raise QueryError("not authorized: SQLITE_AUTH")
             self._drop_foreign_statistics()
         return results
 
@@ -176,14 +134,14 @@ class LocalDatabase:
                 results.append(StatementResult([column[0] for column in cursor.get_description()]))
             return True
 
-        self._connection.authorizer = _authorize
+        authorizer = self._connection.authorizer = Authorizer()
         cursor = self._connection.cursor()
         cursor.exec_trace = started
         try:
             for row in cursor.execute(sql, tuple(parameters), can_cache=False):
                 results[-1].rows.append([to_json(value) for value in row])
         except apsw.AuthError as error:
-            raise QueryError(f"{error}: SQLITE_AUTH") from error
+            raise QueryError(authorizer.reason or f"{error}: SQLITE_AUTH") from error
         except apsw.Error as error:
             raise QueryError(_message(error)) from error
         except UnicodeDecodeError:

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent / "engine"
 CACHE = Path(__file__).parents[2] / ".cache"
@@ -37,11 +38,25 @@ class DumpRequest:
 
 
 @dataclass(frozen=True)
-class EngineDumps:
-    """What became of one database: statements that were refused, and for each request its dump or its error."""
+class Job:
+    """What the engine shall do with one database: run statements, passing over those that fail, query, and dump."""
+
+    statements: Sequence[str]
+    dumps: Sequence[DumpRequest] = ()
+    queries: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one database.
+
+    ``refused`` has the messages of the statements that failed, by index; ``dumps`` for each request its dump or its
+    error; ``results`` for each query its columns and then its rows.
+    """
 
     refused: dict[int, str]
     dumps: dict[DumpRequest, bytes | str]
+    results: list[list[list[Any]]]
 
 
 def _node() -> tuple[list[str], list[str]]:
@@ -121,44 +136,40 @@ def _fetch(npm: Sequence[str], folder: Path) -> None:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def dumps(
-    databases: Mapping[str, tuple[Sequence[str], Sequence[DumpRequest]]], scratch: Path
-) -> dict[str, EngineDumps]:
-    """Load each database's statements, those that fail passed over, and write the dumps asked for.
+def run(jobs: Mapping[str, Job], scratch: Path) -> dict[str, Outcome]:
+    """Do each job in a database of its own, by name.
 
-    :param databases: name → statements and requests.
+    :param jobs: name → what to do.
     :param scratch: an empty folder.
     :raises EngineMissingError: see :func:`install`.
     """
     node, folder = install()
     files = {
-        name: {request: str(scratch / f"{name}-{number}.sql") for number, request in enumerate(requests)}
-        for name, (_, requests) in databases.items()
+        name: {request: str(scratch / f"{name}-{number}.sql") for number, request in enumerate(job.dumps)}
+        for name, job in jobs.items()
     }
-    job = {
+    order = {
         "persist": str(scratch / "state"),
         "databases": {
             name: {
-                "statements": statements,
+                "statements": job.statements,
+                "queries": job.queries,
                 "dumps": [{"file": file, **asdict(request)} for request, file in files[name].items()],
             }
-            for name, (statements, _) in databases.items()
+            for name, job in jobs.items()
         },
     }
-    (scratch / "job.json").write_text(json.dumps(job))
+    (scratch / "job.json").write_text(json.dumps(order))
     done = _run([*node, "engine.mjs", str(scratch / "job.json")], folder, 180)
     if done.returncode:
         raise RuntimeError(f"the engine failed: {done.stderr[-2000:]}")
-    answer = json.loads(done.stdout)
     return {
-        name: EngineDumps(
-            {int(index): message for index, message in answer[name]["refused"].items()},
-            {
-                request: answer[name]["errors"].get(file) or Path(file).read_bytes()
-                for request, file in files[name].items()
-            },
+        name: Outcome(
+            {int(index): message.removeprefix("D1_ERROR: ") for index, message in answer["refused"].items()},
+            {request: answer["errors"].get(file) or Path(file).read_bytes() for request, file in files[name].items()},
+            answer["results"],
         )
-        for name in databases
+        for name, answer in json.loads(done.stdout).items()
     }
 
 

@@ -1,19 +1,20 @@
-"""The emulator's dumps are the real engine's, byte for byte."""
+"""The emulator dumps, answers and refuses as the real D1 engine does."""
 
 from __future__ import annotations
 
 import json
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import real_engine
 from random_database import Generator
-from real_engine import DumpRequest, EngineDumps
+from real_engine import DumpRequest, Job, Outcome
 
 from airflow_provider_d1.emulator import dump_writer
-from airflow_provider_d1.emulator.store import LocalDatabase
+from airflow_provider_d1.emulator.store import LocalDatabase, QueryError
 
 pytestmark = pytest.mark.conformance
 
@@ -26,31 +27,90 @@ BARE = DumpRequest(no_data=True, no_schema=True)
 SOME = DumpRequest(tables=("gen", "idx_partial", "comp", "sqlite_sequence", "sqlite_stat1", "v_a", "Gen", "nothing"))
 SOME_ROWS = DumpRequest(no_schema=True, tables=("auto", "表", "weird table"))
 WRONG_CASE = DumpRequest(tables=("SCALARS",))
+DOCS, DOCS_FTS, SHADOW = (DumpRequest(tables=(table,)) for table in ("docs", "docs_fts", "docs_fts_config"))
 SEEDS = range(12)
+QUERIES = [
+    "SELECT * FROM scalars ORDER BY id",
+    "SELECT *, typeof(r), typeof(n) FROM affinity",
+    'SELECT "x\'y", "new\nline" FROM "weird table"',
+    "SELECT a, a, b AS a FROM gen",
+    "SELECT name, type, hidden FROM pragma_table_xinfo('gen')",
+    "SELECT count(*) FROM empty_table",
+    "SELECT * FROM empty_table",
+    "SELECT name FROM sqlite_schema WHERE sql LIKE 'CREATE VIRTUAL%'",
+]
+PRAGMAS = """
+application_id busy_timeout cache_size case_sensitive_like compile_options data_version database_list
+defer_foreign_keys encoding foreign_key_check foreign_key_list(t) foreign_keys freelist_count function_list
+ignore_check_constraints index_info(x) index_list(t) index_xinfo(x) integrity_check journal_mode legacy_alter_table
+locking_mode mmap_size optimize page_count page_size query_only quick_check recursive_triggers
+reverse_unordered_selects schema_version synchronous table_info(t) table_list table_xinfo(t) temp_store user_version
+user_version=3 wal_checkpoint writable_schema
+"""
+#: some are refused for what they are, some for what they find; in the order in which they are run
+STATEMENTS = [
+    "CREATE TABLE t(a INTEGER PRIMARY KEY, b REFERENCES t(a), c CHECK (c > 0), d UNIQUE)",
+    "INSERT INTO t VALUES (1, NULL, 1, 1)",
+    "SELEC 1",
+    "SELECT nope FROM t",
+    "SELECT * FROM nope",
+    "INSERT INTO t VALUES (1, NULL, 1, 2)",
+    "INSERT INTO t VALUES (2, 77, 1, 3)",
+    "INSERT INTO t VALUES (3, NULL, -1, 4)",
+    "INSERT INTO t VALUES (4, NULL, 1, 1)",
+    "",
+    "-- nothing",
+    "SELECT",
+    "BEGIN",
+    "COMMIT",
+    "SAVEPOINT s",
+    "ATTACH ':memory:' AS other",
+    "DETACH other",
+    "VACUUM",
+    "CREATE TABLE _cf_mine(a)",
+    "CREATE TABLE _CF_MINE(a)",
+    "CREATE INDEX _cf_index ON t(a)",
+    "CREATE VIEW _cf_view AS SELECT 1",
+    "ALTER TABLE t RENAME TO _cf_t",
+    "ALTER TABLE t ADD COLUMN e",
+    "CREATE TEMP TABLE tt(a)",
+    "CREATE TEMP VIEW tv AS SELECT 1",
+    "CREATE VIRTUAL TABLE f5 USING fts5(x)",
+    "CREATE VIRTUAL TABLE tree USING rtree(id, x, y)",
+    "CREATE VIRTUAL TABLE f4 USING fts4(x)",
+    "DELETE FROM sqlite_schema",
+    "ANALYZE",
+    "EXPLAIN QUERY PLAN SELECT 1",
+    "SELECT sqlite_version()",
+    "SELECT unistr('a')",
+    "SELECT json_pretty('{}')",
+    "SELECT json_extract('{}', '$.a'), sin(1), soundex('x')",
+    *(f"PRAGMA {name}" for name in PRAGMAS.split()),
+]
 
 
 def corpus(name: str) -> list[str]:
     return json.loads((CORPUS / f"{name}.json").read_text())
 
 
-DOCS, DOCS_FTS, SHADOW = (DumpRequest(tables=(t,)) for t in ("docs", "docs_fts", "docs_fts_config"))
 JOBS = {
-    "nasty": (corpus("nasty"), [FULL, NO_DATA, NO_SCHEMA, BARE, SOME, SOME_ROWS, WRONG_CASE]),
-    "fts": (corpus("fts"), [FULL, NO_DATA, DOCS, DOCS_FTS, SHADOW]),
-    "empty": ([], [FULL, NO_SCHEMA]),
-    **{f"random{seed}": (Generator(seed).statements(), [FULL, NO_DATA, NO_SCHEMA]) for seed in SEEDS},
+    "nasty": Job(corpus("nasty"), [FULL, NO_DATA, NO_SCHEMA, BARE, SOME, SOME_ROWS, WRONG_CASE], QUERIES),
+    "fts": Job(corpus("fts"), [FULL, NO_DATA, DOCS, DOCS_FTS, SHADOW]),
+    "empty": Job([], [FULL, NO_SCHEMA]),
+    "refusals": Job(STATEMENTS),
+    **{f"random{seed}": Job(Generator(seed).statements(), [FULL, NO_DATA, NO_SCHEMA]) for seed in SEEDS},
 }
-CASES = [(name, request) for name, (_, requests) in JOBS.items() for request in requests]
+CASES = [(name, request) for name, job in JOBS.items() for request in job.dumps]
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, EngineDumps]:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     try:
-        return real_engine.dumps(JOBS, tmp_path_factory.mktemp("engine"))
+        return real_engine.run(JOBS, tmp_path_factory.mktemp("engine"))
     except real_engine.EngineMissingError as missing:
         if os.environ.get("CI") == "true":
-            pytest.fail(f"CI must hold the dumps against the real engine: {missing}")
-        message = f"THE DUMPS WERE NOT HELD AGAINST THE REAL D1 ENGINE: {missing}"
+            pytest.fail(f"CI must hold the emulator against the real engine: {missing}")
+        message = f"THE EMULATOR WAS NOT HELD AGAINST THE REAL D1 ENGINE: {missing}"
         warnings.warn(message, stacklevel=1)
         pytest.skip(message)
 
@@ -59,13 +119,14 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, EngineDumps]:
 def databases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LocalDatabase]:
     folder = tmp_path_factory.mktemp("emulator")
     return {
-        name: LocalDatabase(folder / f"{name}.sqlite", name, name, statements) for name, (statements, _) in JOBS.items()
+        name: LocalDatabase(folder / f"{name}.sqlite", name, name, None if name == "refusals" else job.statements)
+        for name, job in JOBS.items()
     }
 
 
 @pytest.mark.parametrize(("name", "request_"), CASES, ids=lambda value: str(value).removeprefix("DumpRequest"))
-def test_same_bytes(
-    name: str, request_: DumpRequest, engine: dict[str, EngineDumps], databases: dict[str, LocalDatabase]
+def test_same_dump(
+    name: str, request_: DumpRequest, engine: dict[str, Outcome], databases: dict[str, LocalDatabase]
 ) -> None:
     options = dump_writer.DumpOptions(request_.no_schema, request_.no_data, request_.tables)
     ours: bytes | str
@@ -82,11 +143,33 @@ def test_same_bytes(
         assert ours == theirs
 
 
-def test_engine_ran_what_the_emulator_ran(engine: dict[str, EngineDumps]) -> None:
-    reserved = next(i for i, s in enumerate(JOBS["nasty"][0]) if "_cf_fake" in s)
-    assert {name: dumps.refused for name, dumps in engine.items() if dumps.refused} == {
-        "nasty": {reserved: "D1_ERROR: not authorized: SQLITE_AUTH"}
+@pytest.mark.parametrize("number", range(len(QUERIES)), ids=QUERIES)
+def test_same_result(number: int, engine: dict[str, Outcome], databases: dict[str, LocalDatabase]) -> None:
+    (ours,) = databases["nasty"].query([(QUERIES[number], ())])
+    assert [ours.columns, *ours.rows] == engine["nasty"].results[number]
+    assert repr(ours.rows) == repr(engine["nasty"].results[number][1:])  # 1 and 1.0 are equal, but not the same
+
+
+def test_same_refusals(engine: dict[str, Outcome], databases: dict[str, LocalDatabase]) -> None:
+    assert refusals(databases["refusals"], STATEMENTS) == {
+        STATEMENTS[index]: message for index, message in engine["refusals"].refused.items()
     }
+
+
+def refusals(database: LocalDatabase, statements: Sequence[str]) -> dict[str, str]:
+    refused = {}
+    for statement in statements:
+        try:
+            database.query([(statement, ())])
+        except QueryError as error:
+            refused[statement] = str(error)
+    return refused
+
+
+def test_the_engine_ran_what_the_emulator_ran(engine: dict[str, Outcome]) -> None:
+    reserved = next(i for i, s in enumerate(JOBS["nasty"].statements) if "_cf_fake" in s)
+    refused = {name: outcome.refused for name, outcome in engine.items() if outcome.refused and name != "refusals"}
+    assert refused == {"nasty": {reserved: "not authorized: SQLITE_AUTH"}}
 
 
 def test_random_databases_reach_the_oddities(databases: dict[str, LocalDatabase]) -> None:
@@ -95,14 +178,6 @@ def test_random_databases_reach_the_oddities(databases: dict[str, LocalDatabase]
         with databases[f"random{seed}"].reader() as connection:
             seen += b"".join(dump_writer.chunks(connection, dump_writer.DumpOptions()))
     oddities = [b"replace(replace('", b"9e999", b"-9e999", b"e+21", b"9007199254740992", b"9223372036854776000", b"\0"]
-    oddities += ["�".encode(), b"X''", b"DELETE FROM sqlite_sequence;", b"ANALYZE sqlite_schema;", b"AS (upper("]
-    oddities += [
-        b"STRICT",
-        b"WITHOUT ROWID",
-        b"CREATE TRIGGER",
-        b"CREATE VIEW",
-        b"CREATE TABLE IF NOT EXISTS",
-        b"[",
-        b"e-7",
-    ]
+    oddities += ["�".encode(), b"X''", b"DELETE FROM sqlite_sequence;", b"ANALYZE sqlite_schema;", b"AS (upper(", b"["]
+    oddities += [b"STRICT", b"WITHOUT ROWID", b"CREATE TRIGGER", b"CREATE VIEW", b"CREATE TABLE IF NOT EXISTS", b"e-7"]
     assert [oddity for oddity in oddities if oddity not in seen] == []

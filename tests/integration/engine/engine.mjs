@@ -1,6 +1,7 @@
 // Loads statements into the real D1 engine and writes its dumps: `node engine.mjs JOB.json`, answer as JSON on stdout.
-// JOB: {"persist": folder, "databases": {name: {"statements": [sql], "dumps": [{"file", "no_schema", "no_data", "tables"}]}}}
-// Answer: {name: {"refused": {statement index: message}, "errors": {dump file: message}}}
+// JOB: {"persist": folder, "databases": {name: {"statements": [sql], "queries": [sql],
+//       "dumps": [{"file", "no_schema", "no_data", "tables"}]}}}
+// Answer: {name: {"refused": {statement index: message}, "results": [[columns, row, …]], "errors": {dump file: message}}}
 import { readFileSync, writeFileSync } from "node:fs";
 import { convertV4MiniflareOptions, Miniflare } from "miniflare";
 
@@ -17,10 +18,11 @@ const miniflare = new Miniflare(
 const answer = {};
 try {
   for (const name of names) {
-    const { statements, dumps } = job.databases[name];
+    const { statements, queries, dumps } = job.databases[name];
     const database = await miniflare.getD1Database(name);
     const refused = {};
     const errors = {};
+    const results = [];
     try {
       if (statements.length) await database.batch(statements.map((statement) => database.prepare(statement)));
     } catch {
@@ -29,6 +31,7 @@ try {
         await database.prepare(statement).run().catch((error) => (refused[index] = error.message));
       }
     }
+    for (const query of queries) results.push(await database.prepare(query).raw({ columnNames: true }));
     for (const { file, no_schema, no_data, tables } of dumps) {
       try {
         const [dump] = await database
@@ -40,7 +43,7 @@ try {
         errors[file] = error.message;
       }
     }
-    answer[name] = { refused, errors };
+    answer[name] = { refused, results, errors };
   }
 } finally {
   await miniflare.dispose();
