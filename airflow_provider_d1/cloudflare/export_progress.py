@@ -57,7 +57,7 @@ class Narrator:
             self._say("export started")
         elif len(after.parts) > self._parts_told and now - self._parts_told_at >= PARTS_GAP:
             self._parts_told, self._parts_told_at = len(after.parts), now
-            self._say(f"{self._parts_told} parts uploaded after {sent.age:.0f} s")
+            self._say(f"parts uploaded: {self._parts_told}, after {sent.age:.0f} s")
 
     def _say(self, text: str) -> None:
         self._tell(f"{self._name}: {text}")

@@ -59,8 +59,10 @@ def open_url(url: str, headers: dict[str, str], seconds: float) -> tuple[HTTPRes
     """
     opener = OpenerDirector()
     opener.addheaders = [("User-Agent", USER_AGENT), ("Accept-Encoding", "identity")]
-    # Only these: no redirects, no cookies, no passwords, no files. Proxies come from the environment, as with httpx.
-    for handler in (ProxyHandler(), HTTPHandler(), HTTPSHandler(context=ssl_context())):
+    # Only these: no redirects, no cookies, no passwords, no files. Proxies come from the environment, as with httpx,
+    # but a request in the clear never leaves the machine through one.
+    proxies = ProxyHandler() if urlsplit(url).scheme == "https" else ProxyHandler({})
+    for handler in (proxies, HTTPHandler(), HTTPSHandler(context=ssl_context())):
         opener.add_handler(handler)
     try:
         return cast("HTTPResponse", opener.open(Request(url, headers=headers), timeout=seconds)), ""  # noqa: S310 - checked

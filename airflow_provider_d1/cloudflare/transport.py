@@ -12,6 +12,7 @@ import json
 import ssl
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -60,6 +61,8 @@ class _Shell:
                 "Accept-Encoding": "identity",
             },
             "follow_redirects": False,
+            # A proxy from the environment would carry the token of a loopback connection off the machine, in the clear.
+            "trust_env": urlsplit(credentials.base_url).scheme == "https",
             "verify": ssl_context(),
         }
 

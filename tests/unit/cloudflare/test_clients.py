@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -91,6 +93,14 @@ def test_both_clients_offer_the_same() -> None:
     assert {name: sync[name] for name in shared} == {name: asynchronous[name] for name in shared}
     assert {"close", "get_database", "call"} | shared == set(sync)
     assert {"aclose", "get_database", "call", "send"} | shared == set(asynchronous)
+
+
+def test_httpx_is_imported_at_the_first_request_only() -> None:
+    code = (
+        "import sys, airflow_provider_d1.cloudflare.client, airflow_provider_d1.cloudflare.export\n"
+        "assert not {'httpx', 'httpcore'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 # --- what is sent

@@ -434,7 +434,7 @@ def test_progress_tells_of_parts_now_and_then_and_never_of_each_poll() -> None:
     export(fake, progress=progress)
     lines = [line for line in progress if "parts uploaded" in line]
     assert 3 <= len(lines) <= 8 < fake.count("poll")
-    assert lines == sorted(lines, key=lambda line: int(line.split()[1]))
+    assert lines == sorted(lines, key=lambda line: int(line.split()[3].strip(",")))
 
 
 def test_the_same_trouble_is_told_once() -> None:

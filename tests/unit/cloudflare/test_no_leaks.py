@@ -214,6 +214,38 @@ def test_a_bad_url_is_not_repeated(url: str) -> None:
     assert not any(secret in everything_about(caught.value) for secret in SECRETS)
 
 
+def test_a_loopback_connection_goes_through_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Server([refusal(500)]) as proxy, Server([LISTED, whole()]) as server:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        with D1Client(credentials_for(server), budget=RequestBudget(1000)) as client:
+            assert client.list_databases()
+        with Download(server.url) as download:
+            assert download.read() == DUMP
+    assert proxy.requests == []
+
+
+def test_https_goes_through_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Server([refusal(502)]) as proxy:
+        for name in ("HTTPS_PROXY", "https_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        credentials = Credentials(ACCOUNT, TOKEN, base_url="https://d1.invalid/client/v4")
+        client = D1Client(credentials, budget=RequestBudget(1000), clock=FakeClock())
+        with client, pytest.raises(D1ConnectionError):
+            client.query(UUID, "SELECT 1")
+        with pytest.raises(D1Error):
+            Download("https://r2.invalid/x?X-Amz-Signature=5e3c7e7", clock=FakeClock())
+    assert {(request.method, request.target) for request in proxy.requests} == {
+        ("CONNECT", "d1.invalid:443"),
+        ("CONNECT", "r2.invalid:443"),
+    }
+    assert not any("authorization" in request.headers for request in proxy.requests)
+
+
 def test_an_untrusted_api_gets_no_token() -> None:
     with Server([whole()], context=self_signed()) as server, contextlib.ExitStack() as stack:
         client = stack.enter_context(D1Client(credentials_for(server), budget=RequestBudget(1000)))
