@@ -56,7 +56,7 @@ class Airflow:
                 return b"Starting the triggerer" in lines.read()
 
         command = [airflow(), "triggerer", "--queues", queue, "--skip-serve-logs"]
-        context = running(command, log=log, ready=ready, env=self.env, timeout=120, patience=15)
+        context = running(command, log=log, ready=ready, env=self.env, timeout=240, patience=15)
         self.processes[name] = self._stack.enter_context(_whole_tree(context))
 
     def signal(self, name: str, number: signal.Signals, *, tree: bool = True) -> None:
@@ -124,7 +124,7 @@ class Airflow:
             lambda: state if (state := self.run_state(dag_id, run_id)) in FINAL else None, f"{run_id} ends", timeout
         )
 
-    def wait_for_task(self, dag_id: str, run_id: str, task_id: str, state: str, timeout: float = 120) -> dict[str, Any]:
+    def wait_for_task(self, dag_id: str, run_id: str, task_id: str, state: str, timeout: float = 240) -> dict[str, Any]:
         """Wait until a task instance is in ``state``."""
 
         def reached() -> dict[str, Any] | None:
@@ -213,7 +213,7 @@ def airflow_deployment(
             )
             deployment.processes[name] = stack.enter_context(_whole_tree(context))
         deployment.start_triggerer("triggerer")
-        wait_until(lambda: _healthy(deployment), "all four components are healthy", 180)
+        wait_until(lambda: _healthy(deployment), "all four components are healthy", 300)
         yield deployment
 
 

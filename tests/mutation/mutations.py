@@ -67,7 +67,7 @@ MUTATIONS = (
         f"{CLOUDFLARE}/seal.py",
         "box = AESGCM(_key(token, salt)).encrypt(nonce, url.encode(), head.encode())",
         "box = url.encode()",
-        ("tests/unit/cloudflare/test_seal.py", "tests/unit/cloudflare/test_export_driver.py"),
+        ("tests/unit/cloudflare/test_seal.py", "tests/unit/cloudflare/test_no_leaks.py"),
     ),
     Mutation(
         "a sealed URL past its hour is refused",
@@ -109,21 +109,21 @@ MUTATIONS = (
         f"{CLOUDFLARE}/transport.py",
         '"follow_redirects": False,',
         '"follow_redirects": True,',
-        ("tests/unit/cloudflare/test_transport.py", "tests/unit/cloudflare/test_client.py"),
+        ("tests/unit/cloudflare/test_clients.py", "tests/unit/cloudflare/test_no_leaks.py"),
     ),
     Mutation(
         "answers are bounded before they are parsed",
         f"{CLOUDFLARE}/transport.py",
         "if len(body) > bound:",
         "if False:",
-        ("tests/unit/cloudflare/test_transport.py", "tests/unit/cloudflare/test_client.py"),
+        ("tests/unit/cloudflare/test_clients.py", "tests/unit/cloudflare/test_no_leaks.py"),
     ),
     Mutation(
         "httpx's own log lines are dropped",
         f"{CLOUDFLARE}/quiet.py",
         "return not _ours.get()",
         "return True",
-        ("tests/unit/cloudflare/test_transport.py", "tests/unit/cloudflare/test_client.py"),
+        ("tests/unit/cloudflare/test_clients.py", "tests/unit/cloudflare/test_no_leaks.py"),
     ),
     Mutation(
         "an export waits for room in the budget",

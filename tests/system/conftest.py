@@ -59,5 +59,6 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What looks at the remains comes after the scenarios."""
-    items.sort(key=lambda item: item.get_closest_marker("afterwards") is not None)
+    """What lasts longest begins first; what looks at the remains comes after the scenarios."""
+    lasting = ("test_load.py", "test_triggerer.py")
+    items.sort(key=lambda item: (item.get_closest_marker("afterwards") is not None, item.path.name not in lasting))

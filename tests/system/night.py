@@ -58,16 +58,16 @@ class Bed:
     def run(self) -> str:
         return self.airflow.trigger(self.name)
 
-    def ended(self, run_id: str, timeout: float = 300) -> str:
+    def ended(self, run_id: str, timeout: float = 480) -> str:
         return self.airflow.wait_for_run(self.name, run_id, timeout)
 
-    def succeeds(self, run_id: str, timeout: float = 300) -> dict[str, Any]:
+    def succeeds(self, run_id: str, timeout: float = 480) -> dict[str, Any]:
         """Wait for the run's good end and return the manifest, having checked that it is true."""
         state = self.ended(run_id, timeout)
         assert state == "success", self.airflow.log(self.name, run_id)[-6000:]
         return self.staged()
 
-    def fails(self, run_id: str, timeout: float = 300) -> str:
+    def fails(self, run_id: str, timeout: float = 480) -> str:
         """Wait for the run's bad end and return what its tasks and triggers logged."""
         state = self.ended(run_id, timeout)
         log = self.airflow.log(self.name, run_id)
@@ -77,7 +77,7 @@ class Bed:
     def deferred(self, run_id: str, task_id: str = "stage") -> None:
         """Wait until the task is deferred and its export is being polled."""
         self.airflow.wait_for_task(self.name, run_id, task_id, "deferred")
-        wait_until(lambda: len(self.calls("export_poll")) >= 2, "the export is polled", 60, every=0.1)
+        wait_until(lambda: len(self.calls("export_poll")) >= 2, "the export is polled", 180, every=0.1)
 
     def calls(self, *kinds: str) -> list[Any]:
         return self.emulator.calls.of(*kinds)

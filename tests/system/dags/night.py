@@ -40,7 +40,7 @@ cleared_when_done = stage("cleared_when_done", retries=1)
 
 for name in ("cleared", "marked_failed", "run_deleted"):
     globals()[name] = stage(f"{name}_while_deferred", retries=1)
-timed_out = stage("timed_out_while_deferred", timeout=25)
+timed_out = stage("timed_out_while_deferred", timeout=60)
 
 for name in (
     "rate_limit_block",
@@ -57,9 +57,9 @@ for name in (
     "download_cut",
     "url_expired",
 ):
-    globals()[name] = stage(name, retries=1, timeout=120, tables=["users"] if name == "table_vanishes" else None)
+    globals()[name] = stage(name, retries=1, timeout=400, tables=["users"] if name == "table_vanishes" else None)
 lost_too_often = stage("lost_too_often", max_restarts=1)
-busy_too_long = stage("busy_too_long", timeout=15)
+busy_too_long = stage("busy_too_long", timeout=60)
 
 for name in ("s3_slow_down", "s3_drops_part", "s3_denies_manifest"):
     globals()[name] = stage(name)
@@ -67,4 +67,4 @@ s3_no_bucket = stage("s3_no_bucket", retries=1, s3_bucket="no-such-bucket")
 
 with DAG("two_at_once", schedule=None, catchup=False) as two_at_once:
     for task_id in ("one", "other"):
-        D1ExportOperator(task_id=task_id, d1_conn_id="two_at_once", database="shop", timeout=180)
+        D1ExportOperator(task_id=task_id, d1_conn_id="two_at_once", database="shop", timeout=400)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from airflow.sdk.execution_time.xcom import XCom
 
-from airflow_provider_d1.triggers.runs import KEY, begun_before
+from airflow_provider_d1.triggers.runs import KEY, begin_count, begun_before
 
 TASK = SimpleNamespace(dag_id="d", task_id="t", run_id="r", map_index=-1, try_number=1)
 
@@ -46,6 +46,20 @@ async def test_something_else_under_the_key_counts_as_nothing(stored: dict[tuple
 
 async def test_an_xcom_that_cannot_be_reached_costs_no_export() -> None:
     assert await begun_before(TASK) == 0  # no supervisor here
+
+
+async def test_the_worker_begins_the_count(stored: dict[tuple[Any, ...], Any]) -> None:
+    def xcom_push(key: str, value: Any) -> None:
+        stored[key, "d", "t", "r", -1] = value
+
+    begin_count({"ti": SimpleNamespace(xcom_push=xcom_push)})
+    assert stored == {(KEY, "d", "t", "r", -1): 0}
+    assert await begun_before(TASK) == 0
+
+
+@pytest.mark.parametrize("context", [{}, {"ti": None}, {"ti": object()}])
+def test_a_count_that_cannot_begin_costs_no_export(context: dict[str, Any]) -> None:
+    begin_count(context)
 
 
 async def test_dag_test_has_no_task_instance() -> None:
