@@ -61,8 +61,9 @@ for name in (
 lost_too_often = stage("lost_too_often", max_restarts=1)
 busy_too_long = stage("busy_too_long", timeout=60)
 
-for name in ("s3_slow_down", "s3_drops_part", "s3_denies_manifest"):
+for name in ("s3_slow_down", "s3_denies_manifest"):
     globals()[name] = stage(name)
+s3_drops_part = stage("s3_drops_part", **SMALL_PARTS)
 s3_no_bucket = stage("s3_no_bucket", retries=1, s3_bucket="no-such-bucket")
 
 with DAG("two_at_once", schedule=None, catchup=False) as two_at_once:
