@@ -6,8 +6,10 @@ logged but Airflow's masker off.
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -25,58 +27,31 @@ if TYPE_CHECKING:
     from harness.seaweed import S3Server
 
 HERE = Path(__file__).parent
-LOUD = {"AIRFLOW__LOGGING__LOGGING_LEVEL": "DEBUG"}
-UNMASKED = {"AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO", "D1_TEST_UNMASKED": "1"}
-#: at DEBUG dag.test() prints each password that Airflow reads from a connection, when it has it masked
-AIRFLOWS_OWN = re.compile(
-    rb"Sending request .* msg=MaskSecret\(value='tok-[0-9a-f]{32}', name=None, type='MaskSecret'\)$"
-)
+#: DAG, database, faults, state of the run; "search" has a virtual table
+SCENARIOS = [
+    ("d1_export_and_stage", "shop", {}, "success"),
+    ("d1_nightly_to_s3", "shop", {"cut_downloads": 2}, "success"),
+    ("d1_nightly_to_s3", "shop", {"expired_urls": 9}, "failed"),
+    ("d1_nightly_to_s3", "search", {}, "failed"),
+    ("d1_nightly_to_s3", "shop", {"revoked_after": 3}, "failed"),
+]
 CODE = """
-import os, sys
-from airflow.utils.db import initdb
+import json, os, sys, urllib.request
 from dag_runs import run_dag
 if os.environ.get("D1_TEST_UNMASKED"):
     from airflow.sdk._shared.secrets_masker import SecretsMasker
     SecretsMasker.add_mask = lambda *_: None
-initdb()
-print("state:", run_dag(sys.argv[1]).state)
+faults_url = sys.argv[1]
+for dag, database, faults, _ in json.loads(sys.argv[2]):
+    for method, body in (("DELETE", None), ("PATCH", json.dumps(faults).encode())):
+        urllib.request.urlopen(urllib.request.Request(faults_url, data=body, method=method)).close()
+    os.environ["D1_DATABASE"] = database
+    print("state:", run_dag(dag).state)
 """
-
-
-def run_apart(home: Path, dag: str, **environment: str) -> str:
-    """Run a DAG in a process with an AIRFLOW_HOME of its own; return all that it printed."""
-    home.mkdir(exist_ok=True)
-    env = os.environ | environment
-    env |= {
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
-        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(HERE)]),
-        "TMPDIR": str(home),
-    }
-    run = subprocess.run(
-        [sys.executable, "-c", CODE, dag],
-        env=env,
-        check=False,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=240,
-    )
-    return run.stdout
-
-
-def left_behind(home: Path, s3: S3Server) -> dict[str, bytes]:
-    """Every file of the run, and every object in the bucket."""
-    found = {str(path.relative_to(home)): path.read_bytes() for path in home.rglob("*") if path.is_file()}
-    client = s3.client()
-    for entry in client.list_objects_v2(Bucket=BUCKET).get("Contents", ()):
-        found[f"s3://{entry['Key']}"] = client.get_object(Bucket=BUCKET, Key=entry["Key"])["Body"].read()
-    return found
-
-
-def xcoms(home: Path) -> list[str]:
-    with sqlite3.connect(home / "airflow.db") as database:
-        return [str(value) for (value,) in database.execute("SELECT value FROM xcom")]
+#: at DEBUG dag.test() prints each password that Airflow reads from a connection, when it has it masked
+AIRFLOWS_OWN = re.compile(
+    rb"Sending request .* msg=MaskSecret\(value='tok-[0-9a-f]{32}', name=None, type='MaskSecret'\)$"
+)
 
 
 @pytest.fixture
@@ -93,43 +68,45 @@ def signed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return urls
 
 
-@pytest.mark.parametrize(
-    ("dag", "database", "faults", "state", "logging"),
-    [
-        ("d1_export_and_stage", "shop", {}, "success", LOUD),
-        ("d1_export_and_stage", "shop", {}, "success", UNMASKED),
-        ("d1_nightly_to_s3", "shop", {"cut_downloads": 2}, "success", UNMASKED),
-        ("d1_nightly_to_s3", "shop", {"expired_urls": 9}, "failed", LOUD),
-        ("d1_nightly_to_s3", "shop", {"revoked_after": 3}, "failed", LOUD),
-        ("d1_nightly_to_s3", "search", {}, "failed", UNMASKED),
-    ],
-    ids=["two-tasks", "two-tasks-unmasked", "cut-download", "expired-url", "revoked-token", "virtual-table"],
-)
-def test_nothing_that_a_run_leaves_behind_holds_a_secret(
-    dag: str,
-    database: str,
-    faults: dict[str, int],
-    state: str,
-    logging: dict[str, str],
-    emulator: Emulator,
-    s3: S3Server,
-    signed: list[str],
-    tmp_path: Path,
-) -> None:
-    emulator.faults.set(faults)
-    printed = run_apart(tmp_path / "home", dag, D1_DATABASE=database, **logging)
-    assert f"state: {state}" in printed, printed[-3000:]
+def left_behind(home: Path, s3: S3Server) -> dict[str, bytes]:
+    """Every file of the run, and every object in the bucket."""
+    found = {str(path.relative_to(home)): path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    client = s3.client()
+    for entry in client.list_objects_v2(Bucket=BUCKET).get("Contents", ()):
+        found[f"s3://{entry['Key']}"] = client.get_object(Bucket=BUCKET, Key=entry["Key"])["Body"].read()
+    return found
 
-    things = {"what it printed": printed.encode(), **left_behind(tmp_path / "home", s3)}
+
+@pytest.mark.parametrize("settings", [{"AIRFLOW__LOGGING__LOGGING_LEVEL": "DEBUG"}, {"D1_TEST_UNMASKED": "1"}], ids=str)
+def test_nothing_that_a_run_leaves_behind_holds_a_secret(
+    settings: dict[str, str], airflow_db: Path, emulator: Emulator, s3: S3Server, signed: list[str], tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(airflow_db / "airflow.db", home)
+    env = os.environ | settings
+    env |= {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(HERE)]),
+        "TMPDIR": str(home),
+    }
+    command = [sys.executable, "-c", CODE, f"{emulator.origin}/_emulator/faults", json.dumps(SCENARIOS)]
+    run = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=400, check=False)
+    assert re.findall(rb"^state: (\w+)", run.stdout, re.MULTILINE) == [state.encode() for *_, state in SCENARIOS], (
+        run.stdout[-3000:].decode()
+    )
+
     signatures = [parse_qs(urlsplit(url).query)["X-Amz-Signature"][0] for url in signed]
-    assert bool(signatures) is (database == "shop" and "revoked_after" not in faults)
+    assert len(signatures) == 3  # one for each export that came to its end
+    things = {"what it printed": run.stdout, **left_behind(home, s3)}
     for secret in (emulator.token, quote(emulator.token, safe=""), *signatures):
         for name, content in things.items():
             lines = [line[:2000] for line in content.splitlines() if secret.encode() in line]
             assert not [line for line in lines if not AIRFLOWS_OWN.search(line)], name
-    # the search looked where secrets would be
-    assert "airflow.db" in things
-    assert any(name.startswith("s3://") for name in things) or state == "failed"
-    assert (b"[debug" in things["what it printed"]) is (logging is LOUD)
-    if dag == "d1_export_and_stage":
-        assert any("d1seal1." in value for value in xcoms(tmp_path / "home"))
+
+    # the search has looked where secrets would be
+    assert {"what it printed", "airflow.db", "s3://d1/tables/_manifest.json"} <= set(things)
+    assert (b"[debug" in things["what it printed"]) is ("D1_TEST_UNMASKED" not in settings)
+    with sqlite3.connect(home / "airflow.db") as database:
+        assert any("d1seal1." in str(value) for (value,) in database.execute("SELECT value FROM xcom"))
