@@ -23,6 +23,8 @@ from airflow_provider_d1.exceptions import D1ApiError, D1ConnectionError
 
 #: a whole answer may take this many times what one wait for bytes may: an endless trickle ends
 _WHOLE_ANSWER = 4
+#: seconds that a connection is kept for the next request
+_IDLE = 30.0
 
 
 @functools.cache
@@ -61,6 +63,8 @@ class _Shell:
                 "Accept-Encoding": "identity",
             },
             "follow_redirects": False,
+            # httpx drops an idle connection after 5 s, which would cost a TLS handshake for every poll.
+            "limits": httpx.Limits(keepalive_expiry=_IDLE),
             # A proxy from the environment would carry the token of a loopback connection off the machine, in the clear.
             "trust_env": urlsplit(credentials.base_url).scheme == "https",
             "verify": ssl_context(),
