@@ -8,7 +8,7 @@ far ask for; when those change, the part is closed, and whoever stores it casts 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,9 +103,8 @@ class PartWriter:
         self._path: Path | None = None
         self._rows = 0
 
-    def write(self, rows: pa.Table) -> list[tuple[Path, int]]:
-        """Append rows; return the files that this filled, with their numbers of rows."""
-        filled: list[tuple[Path, int]] = []
+    def write(self, rows: pa.Table) -> Iterator[tuple[Path, int]]:
+        """Append rows; yield each file that this fills, with its number of rows, before the next is begun."""
         waiting = [rows]
         while waiting:
             rows = waiting.pop()
@@ -115,21 +114,20 @@ class PartWriter:
             if self._file.add(rows, None if rows.num_rows <= 1 and not self._rows else self._max_bytes):
                 self._rows += rows.num_rows
             elif self._rows:
-                filled += self.close()
                 waiting.append(rows)
+                yield from self.close()
             else:
                 half = rows.num_rows // 2
                 waiting += [rows.slice(half), rows.slice(0, half)]
-        return filled
 
-    def close(self) -> list[tuple[Path, int]]:
-        """Finish the open file, if there is one, and return it."""
+    def close(self) -> Iterator[tuple[Path, int]]:
+        """Finish the open file, if there is one, and yield it."""
         if self._file is None or self._path is None:
-            return []
+            return
         file, path, rows = self._file, self._path, self._rows
         self._file, self._path, self._rows = None, None, 0
         file.close()
-        return [(path, rows)]
+        yield path, rows
 
     def discard(self) -> None:
         """Close the open file of a run that has failed; what becomes of it does not matter any more."""
@@ -169,22 +167,24 @@ class TableWriter:
         self._written = self.evidence  # evidence of the rows that are in files
         self._part: PartWriter | None = None
 
-    def add(self, block: ParsedBlock) -> list[LocalPart]:
-        """Take a block; return the parts that this finished."""
+    def add(self, block: ParsedBlock) -> Iterator[LocalPart]:
+        """Take a block; yield the parts that this finishes."""
         self.evidence = tuple(seen + column.evidence for seen, column in zip(self.evidence, block.columns, strict=True))
         self.rows += block.rows
         self._waiting.append(block)
         self._waiting_bytes += sum(column.array.nbytes for column in block.columns)
-        return self._flush(self.safe_types()) if self._waiting_bytes >= self._batch_bytes else []
+        if self._waiting_bytes >= self._batch_bytes:
+            yield from self._flush(self.safe_types())
 
-    def finish(self, *, last: bool) -> list[LocalPart]:
+    def finish(self, *, last: bool) -> Iterator[LocalPart]:
         """Write what waits; every table has at least one part, if only to say what its columns are.
 
         :param last: no more blocks can follow; else the dump may come back to the table.
         """
         types = self.final_types() if last else self.closing_types()
-        parts = self._flush(types) if self._waiting or not self.begun else []
-        return [*parts, *self._close(provisional=self._part is not None and self._part.types != types)]
+        if self._waiting or not self.begun:
+            yield from self._flush(types)
+        yield from self._close(provisional=self._part is not None and self._part.types != types)
 
     def safe_types(self) -> tuple[pa.DataType, ...]:
         """Types for the rows so far from which every other can still be reached."""
@@ -210,10 +210,9 @@ class TableWriter:
         if self._part is not None:
             self._part.discard()
 
-    def _flush(self, types: tuple[pa.DataType, ...]) -> list[LocalPart]:
-        parts = []
+    def _flush(self, types: tuple[pa.DataType, ...]) -> Iterator[LocalPart]:
         if self._part is None or self._part.types != types:
-            parts += self._close(provisional=True)
+            yield from self._close(provisional=True)
             self._part = PartWriter(self.plan, types, self._form, self._max_bytes, self._new_path)
         tables = [
             self.plan.cast_rows([c.array for c in block.columns], [c.evidence for c in block.columns], types)
@@ -223,16 +222,11 @@ class TableWriter:
         self._waiting, self._waiting_bytes = [], 0
         self.begun = True
         self._written = self.evidence
-        parts += self._local(self._part.write(rows), types, provisional=False)
-        return parts
+        for path, count in self._part.write(rows):
+            yield LocalPart(path, count, types, self._written, provisional=False)
 
-    def _close(self, *, provisional: bool) -> list[LocalPart]:
-        if self._part is None:
-            return []
-        part, self._part = self._part, None
-        return self._local(part.close(), part.types, provisional=provisional)
-
-    def _local(
-        self, files: list[tuple[Path, int]], types: tuple[pa.DataType, ...], *, provisional: bool
-    ) -> list[LocalPart]:
-        return [LocalPart(path, rows, types, self._written, provisional) for path, rows in files]
+    def _close(self, *, provisional: bool) -> Iterator[LocalPart]:
+        if self._part is not None:
+            part, self._part = self._part, None
+            for path, count in part.close():
+                yield LocalPart(path, count, part.types, self._written, provisional)

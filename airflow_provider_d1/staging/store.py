@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,19 +115,24 @@ class PartStore:
         else:
             part = replace(part, path=self._new_path())
             self._run.sink.fetch(held.key, part.path)
-        writer = PartWriter(plan, done.types, self._form, self._max_bytes, self._new_path)
-        files: list[tuple[Path, int]] = []
-        for rows in self._form.read(part.path, plan.arrow_schema(part.types)):
-            for batch in rows.to_batches():
-                own = batch.columns[: len(part.types)]
-                files += writer.write(plan.cast_rows(own, part.evidence, done.types))
-        files += writer.close()
-        part.path.unlink()
-        result = []
-        for index, (path, rows) in enumerate(files):
-            key = held.key if index == 0 else self._next_key(plan)
+        result: list[_Held] = []
+        for path, rows in self._recast(part, done):
+            key = self._next_key(plan) if result else held.key
             result.append(self._put(key, LocalPart(path, rows, done.types, done.evidence, provisional=False)))
+        part.path.unlink()
         return result
+
+    def _recast(self, part: LocalPart, done: TableDone) -> Iterator[tuple[Path, int]]:
+        plan = done.plan
+        writer = PartWriter(plan, done.types, self._form, self._max_bytes, self._new_path)
+        try:
+            for rows in self._form.read(part.path, plan.arrow_schema(part.types)):
+                for batch in rows.to_batches():
+                    own = batch.columns[: len(part.types)]
+                    yield from writer.write(plan.cast_rows(own, part.evidence, done.types))
+            yield from writer.close()
+        finally:
+            writer.discard()
 
 
 def _refuse_to_unparse_times(plan: TablePlan, old: Sequence[pa.DataType], new: Sequence[pa.DataType]) -> None:

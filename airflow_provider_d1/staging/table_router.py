@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -140,7 +140,7 @@ class TableRouter:
         types = writer.final_types() if last else writer.closing_types()
         self._emit(TableDone(writer.plan, types, writer.evidence))
 
-    def _send(self, writer: TableWriter, parts: list[LocalPart]) -> None:
+    def _send(self, writer: TableWriter, parts: Iterable[LocalPart]) -> None:
         for part in parts:
             self._emit(PartDone(writer.plan, part))
 

@@ -1,0 +1,108 @@
+"""Channels and crews: order, bounds, and that nobody waits for ever."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from airflow_provider_d1.staging.channel import Channel, Crew, Stopped
+
+
+def test_items_come_out_in_the_order_of_their_places() -> None:
+    channel: Channel[str] = Channel(3)
+    first, second, third = channel.reserve(), channel.reserve(), channel.reserve()
+    channel.deliver(third, "c")
+    channel.deliver(second, "b")
+    channel.deliver(first, "a")
+    channel.end()
+    assert list(channel) == ["a", "b", "c"]
+
+
+def test_a_producer_waits_for_room() -> None:
+    channel: Channel[int] = Channel(2)
+    put: list[int] = []
+
+    def produce() -> None:
+        for number in range(5):
+            channel.put(number)
+            put.append(number)
+        channel.end()
+
+    thread = threading.Thread(target=produce)
+    thread.start()
+    taken = []
+    for number in channel:
+        assert len(put) <= number + 3
+        taken.append(number)
+    thread.join(10)
+    assert taken == put == [0, 1, 2, 3, 4]
+
+
+def test_several_consumers_share_the_items() -> None:
+    channel: Channel[int] = Channel(4)
+    taken: list[int] = []
+    with Crew(lambda: None) as crew:
+        for name in "ab":
+            crew.start(name, lambda: taken.extend(channel))
+        for number in range(100):
+            channel.put(number)
+        channel.end()
+    assert sorted(taken) == list(range(100))
+
+
+@pytest.mark.parametrize("act", ["put", "take"])
+def test_stopping_wakes_who_waits_and_turns_away_who_comes(act: str) -> None:
+    channel: Channel[int] = Channel(1)
+    if act == "put":
+        channel.put(0)
+    stopped = threading.Event()
+
+    def wait() -> None:
+        with pytest.raises(Stopped):
+            channel.put(1) if act == "put" else next(iter(channel))
+        stopped.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    channel.stop()
+    thread.join(10)
+    assert stopped.is_set()
+    with pytest.raises(Stopped):
+        channel.put(2)
+    with pytest.raises(Stopped):
+        list(channel)
+
+
+def test_the_first_error_stops_all_and_is_what_is_raised() -> None:
+    told: list[str] = []
+    with pytest.raises(ValueError, match="first"), Crew(lambda: told.append("stop")) as crew:  # noqa: PT012 - the block is what is tested
+        endless: Channel[int] = crew.channel(1)
+        crew.start("waits", lambda: list(endless))
+
+        def fail() -> None:
+            raise ValueError("first")
+
+        crew.start("fails", fail)
+        while True:
+            crew.channel(1).put(1)  # a channel that is made after the failure is stopped too
+    assert told == ["stop"]
+
+
+def test_an_error_in_the_block_passes_through() -> None:
+    with pytest.raises(KeyError, match="mine"), Crew(lambda: None) as crew:  # noqa: PT012 - the block is what is tested
+        endless: Channel[int] = crew.channel(1)
+        crew.start("waits", lambda: list(endless))
+        raise KeyError("mine")
+
+
+def test_a_second_error_does_not_hide_the_first() -> None:
+    gate = threading.Event()
+
+    def second() -> None:
+        gate.wait(10)
+        raise ValueError("second")
+
+    with pytest.raises(ValueError, match="first"), Crew(gate.set) as crew:  # noqa: PT012 - the block is what is tested
+        crew.start("second", second)
+        raise ValueError("first")

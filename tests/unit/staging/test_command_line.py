@@ -1,0 +1,159 @@
+"""``python -m airflow_provider_d1.staging`` as a user meets it: another process, exit codes, two streams, a folder."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from airflow_provider_d1.staging.manifest import load
+from tests.unit.staging.staged_files import assert_folder_is_what_the_manifest_lists, assert_true_to
+
+CORPUS = Path(__file__).parents[2] / "data" / "corpus" / "nasty_full.sql"
+SMALL = b'CREATE TABLE "t"(id INTEGER PRIMARY KEY, v TEXT);\nINSERT INTO "t" VALUES(1,\'one\');'
+
+
+def run(*arguments: str | Path, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "airflow_provider_d1.staging", *map(str, arguments)]
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize("packing", ["plain", "gzip", "zstd", "pipe"])
+def test_a_dump_becomes_files_and_a_manifest(packing: str, file_format: str, tmp_path: Path) -> None:
+    content = CORPUS.read_bytes()
+    packed = {"gzip": gzip.compress(content, 1), "zstd": zstandard.compress(content)}.get(packing, content)
+    dump = tmp_path / {"gzip": "dump.sql.gz", "zstd": "dump.sql.zst"}.get(packing, "dump.sql")
+    dump.write_bytes(packed)
+    out = tmp_path / "out"
+    done = run("-" if packing == "pipe" else dump, out, "--format", file_format, stdin=packed)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().splitlines()[-1] == str(out / "_manifest.json")
+    manifest = load((out / "_manifest.json").read_bytes())
+    assert manifest.format == file_format
+    assert_true_to(content, manifest, out)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        SMALL + b"\nDROP TABLE t;",
+        SMALL + b'\nINSERT INTO "t" VALUES(2,\'cut o',
+        SMALL + b'\nINSERT INTO "t" VALUES(2,evil(1));',
+        b"",
+        gzip.compress(SMALL * 1000)[:-20],
+        zstandard.compress(SMALL)[:-5],
+    ],
+)
+@pytest.mark.parametrize("before", [False, True])
+def test_a_bad_dump_is_one_clear_line_and_no_trace(bad: bytes, before: bool, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    if before:
+        assert run("-", out, stdin=SMALL).returncode == 0
+        manifest = load((out / "_manifest.json").read_bytes())
+    done = run("-", out, stdin=bad)
+    assert done.returncode == 1
+    assert done.stdout == b""
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("error: ")
+    if before:
+        assert load((out / "_manifest.json").read_bytes()) == manifest
+        assert_folder_is_what_the_manifest_lists(manifest, out)
+    else:
+        assert not out.exists()
+
+
+def test_the_line_says_where(tmp_path: Path) -> None:
+    dump = SMALL + b'\nINSERT INTO "t" VALUES(2,evil(1));'
+    done = run("-", tmp_path / "out", stdin=dump)
+    assert b"'t'" in done.stderr
+    assert f"byte {dump.index(b'evil')}".encode() in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["no such file.sql", "out"], ["-", "out", "--compression", "snappy", "--format", "csv"]]
+)
+def test_what_cannot_work_is_one_line_too(arguments: list[str], tmp_path: Path) -> None:
+    arguments[1] = str(tmp_path / "out")
+    done = run(*arguments, stdin=SMALL)
+    assert done.returncode == 1
+    assert len(done.stderr.decode().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_option_arrives(tmp_path: Path) -> None:
+    dump = b"CREATE TABLE t(\"OrderId\" INTEGER, at DATETIME);INSERT INTO t VALUES(1,'2026-01-01 00:00:00');"
+    options = ["--compression", "snappy", "--keep-dump", "--parse-temporal", "--audit-columns", "--threads", "0"]
+    options += ["--column-names", "snake_case", "--max-part-bytes", "5000", "--temp-dir", str(tmp_path / "tmp")]
+    done = run("-", tmp_path / "out", *options, stdin=dump)
+    assert done.returncode == 0, done.stderr
+    manifest = load((tmp_path / "out" / "_manifest.json").read_bytes())
+    (table,) = manifest.tables
+    assert [(c.name, c.type, c.source_name) for c in table.columns] == [
+        ("order_id", "int64", "OrderId"),
+        ("at", "timestamp[us]", None),
+        ("_d1_database", "string", None),
+        ("_d1_bookmark", "string", None),
+        ("_loaded_at", "timestamp[us]", None),
+    ]
+    assert manifest.compression == "snappy"
+    assert manifest.dump.kept is not None
+    assert_folder_is_what_the_manifest_lists(manifest, tmp_path / "out")
+    again = run("-", tmp_path / "out", "--no-replace", stdin=dump)
+    assert again.returncode == 1
+    assert b"replace is False" in again.stderr
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("option", [["--on-lossy", "fail"], ["--on-type-conflict", "fail"]])
+def test_told_to_fail(option: list[str], tmp_path: Path) -> None:
+    done = run(CORPUS, tmp_path / "out", *option)
+    assert done.returncode == 1
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("error: scalars.v: ")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_leaves_nothing_behind(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "airflow_provider_d1.staging", "-", str(tmp_path / "out"), "--max-part-bytes", "50000"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    rows = "".join(f"INSERT INTO t VALUES({n},'{n:0100}');\n" for n in range(100_000))
+    process.stdin.write(b"CREATE TABLE t(a,b);\n" + rows.encode())
+    process.stdin.flush()
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("out/t/part-*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert stderr.decode().splitlines()[-1].startswith("error: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_needs_no_airflow_and_no_boto3(tmp_path: Path) -> None:
+    (tmp_path / "dump.sql").write_bytes(SMALL)
+    code = (
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in ('airflow', 'boto3', 'botocore', 'httpx', 'pandas'):\n"
+        "            raise AssertionError('imported ' + name)\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        "from airflow_provider_d1.staging.cli import main\n"
+        f"sys.exit(main([{str(tmp_path / 'dump.sql')!r}, {str(tmp_path / 'out')!r}]))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert json.loads((tmp_path / "out" / "_manifest.json").read_text())["tables"][0]["rows"] == 1

@@ -1,0 +1,207 @@
+"""The manifest: what is written is what is read, and what is wrong is named."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+
+from airflow_provider_d1.exceptions import D1ManifestError
+from airflow_provider_d1.staging.manifest import (
+    ColumnEntry,
+    DumpEntry,
+    FileEntry,
+    LossyCounts,
+    Manifest,
+    Skipped,
+    Source,
+    SourceOptions,
+    StorageCounts,
+    TableEntry,
+    dumps,
+    load,
+)
+
+SHA = "0123456789abcdef" * 4
+
+
+def example(**changes: Any) -> Manifest:
+    column = ColumnEntry("id", "INTEGER", "int64", nullable=False, primary_key=1, storage=StorageCounts(integer=3))
+    renamed = ColumnEntry(
+        "v", "", "string", nullable=True, primary_key=0, storage=StorageCounts(text=2, null=1),
+        lossy=LossyCounts(ambiguous_newlines=1), source_name="V",
+    )  # fmt: skip
+    files = (FileEntry("file:///x/users/part-00000.parquet", 10, SHA, 2), FileEntry("file:///x/p1", 5, SHA, 1))
+    table = TableEntry("users", 3, "CREATE TABLE users(id, V)", (column, renamed), files, generated=("full_name",))
+    source = Source(
+        account_id="a", database_id="d", database_name="shop", bookmark="b", filename="f.sql",
+        started_at="2026-11-22T09:30:00+00:00", completed_at="2026-11-22T09:31:00+00:00", unavailable_seconds=60.0,
+        restarts=1, options=SourceOptions(tables=("users",)), skipped=(Skipped("docs", "virtual table"),),
+    )  # fmt: skip
+    return Manifest(
+        **{
+            "created_at": "2026-11-22T09:32:00+00:00",
+            "provider_version": "0.1.0",
+            "source": source,
+            "dump": DumpEntry(100, SHA),
+            "format": "parquet",
+            "compression": "zstd",
+            "tables": (table,),
+            **changes,
+        }
+    )
+
+
+def kept() -> DumpEntry:
+    return DumpEntry(100, SHA, FileEntry("file:///x/shop.sql.zst", 20, SHA), "zstd")
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        example(),
+        example(dump=kept()),
+        example(format="csv", compression="gzip", binary_encoding="hex"),
+        example(format="sql", compression=None, tables=(), files=(FileEntry("file:///x/shop.sql", 100, SHA),)),
+        example(source=Source()),
+    ],
+)
+def test_what_is_written_is_what_is_read(manifest: Manifest) -> None:
+    assert load(dumps(manifest)) == manifest
+    assert Manifest.from_dict(manifest.to_dict()) == manifest
+
+
+def test_the_shape_is_the_one_that_was_promised() -> None:
+    data = example().to_dict()
+    assert list(data) == [
+        "version",
+        "created_at",
+        "provider_version",
+        "source",
+        "dump",
+        "format",
+        "compression",
+        "tables",
+    ]
+    assert data["version"] == 1
+    assert list(data["source"]) == [
+        "account_id", "database_id", "database_name", "bookmark", "filename", "started_at", "completed_at",
+        "unavailable_seconds", "restarts", "options", "skipped",
+    ]  # fmt: skip
+    assert data["source"]["options"] == {"tables": ["users"], "no_data": False, "no_schema": False}
+    assert data["dump"] == {"bytes": 100, "sha256": SHA}
+    (table,) = data["tables"]
+    assert list(table) == ["name", "rows", "ddl", "schema_hash", "columns", "generated", "files"]
+    assert table["columns"][0] == {
+        "name": "id", "declared_type": "INTEGER", "type": "int64", "nullable": False, "primary_key": 1,
+        "storage": {"integer": 3, "real": 0, "text": 0, "blob": 0, "null": 0},
+        "lossy": {"unsafe_integers": 0, "infinities": 0, "ambiguous_newlines": 0, "replacement_characters": 0},
+    }  # fmt: skip
+    assert table["files"][0] == {
+        "uri": "file:///x/users/part-00000.parquet", "rows": 2, "bytes": 10, "sha256": SHA,
+    }  # fmt: skip
+
+
+def test_a_dump_has_files_at_the_top() -> None:
+    data = example(format="sql", tables=(), files=(FileEntry("file:///x/shop.sql", 100, SHA),)).to_dict()
+    assert data["files"] == [{"uri": "file:///x/shop.sql", "bytes": 100, "sha256": SHA}]
+    assert "tables" not in data
+
+
+def test_the_sums_count_every_file() -> None:
+    manifest = example(dump=kept())
+    assert (manifest.rows, manifest.bytes, len(manifest.all_files)) == (3, 35, 3)
+
+
+def test_the_schema_hash_follows_the_columns_only() -> None:
+    table = example().tables[0]
+    more_rows = TableEntry(table.name, 0, "CREATE TABLE else", table.columns, ())
+    fewer = TableEntry(table.name, 3, table.ddl, table.columns[:1], table.files)
+    assert more_rows.schema_hash == table.schema_hash
+    assert fewer.schema_hash != table.schema_hash
+
+
+def paths(value: Any, path: tuple = ()) -> list[tuple]:
+    """Every place in a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found = [path] if path else []
+    for key, inner in items:
+        found += paths(inner, (*path, key))
+    return found
+
+
+#: may be null, left out, or hold any JSON text
+OPTIONAL = {"account_id", "database_id", "database_name", "bookmark", "filename", "started_at", "completed_at"}
+OPTIONAL |= {"unavailable_seconds", "tables", "compression", "source_name", "schema_hash"}
+
+
+@pytest.mark.parametrize("path", paths(example().to_dict()), ids=str)
+def test_every_broken_key_is_found_and_named(path: tuple) -> None:
+    data = copy.deepcopy(example().to_dict())
+    *before, last = path
+    owner: Any = data
+    for key in before:
+        owner = owner[key]
+    owner[last] = object()
+    if last == "schema_hash":
+        return  # derived, never read
+    with pytest.raises(D1ManifestError) as error:
+        Manifest.from_dict(data)
+    named = next(key for key in reversed(path) if isinstance(key, str))
+    assert named in str(error.value)
+
+
+@pytest.mark.parametrize("path", [p for p in paths(example().to_dict()) if isinstance(p[-1], str)], ids=str)
+def test_every_missing_key_is_found(path: tuple) -> None:
+    data = copy.deepcopy(example().to_dict())
+    *before, last = path
+    owner: Any = data
+    for key in before:
+        owner = owner[key]
+    del owner[last]
+    if last in OPTIONAL - {"tables"} or path == ("source", "options", "tables") or last == "generated":
+        Manifest.from_dict(data)
+    else:
+        with pytest.raises(D1ManifestError):
+            Manifest.from_dict(data)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[]", "not a JSON object"),
+        (b"{}", "version None"),
+        (json.dumps({**example().to_dict(), "version": 2}), "version 2"),
+        (json.dumps({**example().to_dict(), "format": "xml"}), "'xml'"),
+    ],
+)
+def test_what_is_no_manifest_is_refused(content: bytes | str, words: str) -> None:
+    with pytest.raises(D1ManifestError, match=words):
+        load(content)
+
+
+def test_rows_that_do_not_add_up_are_refused() -> None:
+    data = example().to_dict()
+    data["tables"][0]["files"].pop()
+    with pytest.raises(D1ManifestError, match="add up"):
+        Manifest.from_dict(data)
+
+
+def test_keys_of_a_later_version_are_ignored() -> None:
+    assert Manifest.from_dict({**example().to_dict(), "later": 1}) == example()
+
+
+def test_a_source_reads_what_an_export_says() -> None:
+    export = {
+        "database_id": "d", "database_name": "shop", "account_id": "a", "bookmark": "b", "filename": "f.sql",
+        "sealed_url": "secret", "expires_at": "2026-11-22T10:30:00+00:00", "started_at": "2026-11-22T09:30:00+00:00",
+        "completed_at": "2026-11-22T09:31:00+00:00", "polls": 9, "restarts": 0,
+        "options": {"tables": None, "no_data": False, "no_schema": False}, "skipped": [],
+    }  # fmt: skip
+    source = Source.from_dict({**export, "unavailable_seconds": 60.0})
+    assert (source.database_name, source.unavailable_seconds) == ("shop", 60.0)
+    assert "secret" not in str(source.to_dict())
