@@ -1,0 +1,218 @@
+"""The hook against a local D1 API over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import json
+import secrets
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.common.sql.hooks.handlers import fetch_all_handler
+from airflow.providers.common.sql.hooks.sql import DbApiHook
+
+from airflow_provider_d1.emulator.server import Emulator
+from airflow_provider_d1.exceptions import (
+    D1ConfigurationError,
+    D1DatabaseNotFoundError,
+    D1SealError,
+    D1VirtualTableError,
+)
+from airflow_provider_d1.hooks import masking
+from airflow_provider_d1.hooks.d1 import D1Hook
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.cloudflare.models import D1Export
+
+SHOP = """
+CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT);
+INSERT INTO users VALUES (1, 'Ada'), (2, 'Grace'), (3, NULL);
+"""
+FTS = "CREATE TABLE notes (id INTEGER PRIMARY KEY); CREATE VIRTUAL TABLE words USING fts5(text);"
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Emulator]:
+    with Emulator(f"tok-{secrets.token_hex(16)}", databases={"shop": SHOP, "notes": FTS}) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def emulator(running: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
+    running.reset()
+    connect(monkeypatch, running)
+    return running
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, emulator: Emulator, conn_id: str = "d1_default", **fields: Any) -> None:
+    definition = {
+        "conn_type": "d1",
+        "host": emulator.url,
+        "password": emulator.token,
+        "schema": "shop",
+        "extra": {"account_id": emulator.account_id},
+    }
+    monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(definition | fields))
+
+
+def dump_of(hook: D1Hook, export: D1Export | dict[str, Any]) -> str:
+    with hook.download(export) as stream:
+        return io.BufferedReader(stream).read().decode()
+
+
+def test_databases_are_listed_and_found_by_name_or_uuid(emulator: Emulator) -> None:
+    hook = D1Hook()
+    assert {database.name for database in hook.list_databases()} == {"shop", "notes"}
+    assert [database.name for database in hook.list_databases("not")] == ["notes"]
+    uuid = emulator.database_id("shop")
+    assert hook.get_database("shop").uuid == uuid
+    assert hook.get_database(uuid).name == "shop"
+    assert hook.get_database().name == "shop"
+    with pytest.raises(D1DatabaseNotFoundError, match="shop"):
+        hook.get_database("shopp")
+
+
+def test_query(emulator: Emulator) -> None:
+    hook = D1Hook()
+    assert hook.query("SELECT id, name FROM users WHERE id > ? ORDER BY id", [1]) == [
+        {"id": 2, "name": "Grace"},
+        {"id": 3, "name": None},
+    ]
+    assert hook.query("SELECT id FROM users WHERE name = 'nobody'") == []
+    hook.query("SELECT 1 AS one")
+    # the name is looked up once for each hook
+    assert len([call for call in emulator.calls if call.kind == "list"]) == 1
+
+
+def test_export_and_download(emulator: Emulator) -> None:
+    hook = D1Hook()
+    lines: list[str] = []
+    export = hook.export(on_progress=lines.append)
+    assert (export.database_name, export.database_id) == ("shop", emulator.database_id("shop"))
+    assert lines
+    assert "'Grace'" in dump_of(hook, export)
+    assert dump_of(hook, json.loads(json.dumps(export.to_dict()))) == dump_of(hook, export)
+    only = hook.export("shop", tables=["users"], no_data=True)
+    assert "INSERT" not in dump_of(hook, only)
+    assert only.options.tables == ("users",)
+
+
+async def test_export_while_the_callers_event_loop_runs(emulator: Emulator) -> None:
+    export = D1Hook().export()
+    assert export.database_name == "shop"
+    assert await asyncio.to_thread(lambda: D1Hook().export().database_name) == "shop"
+
+
+def test_export_from_a_thread(emulator: Emulator) -> None:
+    names: list[str] = []
+    thread = threading.Thread(target=lambda: names.append(D1Hook().export().database_name))
+    thread.start()
+    thread.join(60)
+    assert names == ["shop"]
+
+
+def test_an_errors_own_class_comes_out_of_the_thread(emulator: Emulator) -> None:
+    async def inside() -> None:
+        D1Hook().export("notes")
+
+    with pytest.raises(D1VirtualTableError):
+        asyncio.run(inside())
+    assert not [call for call in emulator.calls if call.kind == "export_start"]
+
+
+def test_a_cut_download_is_whole(emulator: Emulator) -> None:
+    hook = D1Hook()
+    export = hook.export()
+    whole = hashlib.sha256(dump_of(hook, export).encode()).hexdigest()
+    emulator.faults.cut_downloads = 1
+    assert hashlib.sha256(dump_of(hook, export).encode()).hexdigest() == whole
+
+
+def test_another_connections_token_does_not_open_the_url(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    export = D1Hook().export()
+    connect(monkeypatch, emulator, "d1_other", password="another-token")
+    with pytest.raises(D1SealError):
+        D1Hook("d1_other").download(export)
+
+
+def test_what_is_no_export_is_refused(emulator: Emulator) -> None:
+    with pytest.raises(D1ConfigurationError, match="'database_id' is missing"):
+        D1Hook().download({"bookmark": "x"})
+
+
+def test_token_and_signed_url_are_masked(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    masked: list[str] = []
+    monkeypatch.setattr(masking, "mask_secret", masked.append)
+    hook = D1Hook()
+    hook.download(hook.export()).close()
+    assert emulator.token in masked
+    (url,) = [secret for secret in masked if secret.startswith("http")]
+    assert url.split("X-Amz-Signature=")[1].split("&")[0] in masked
+
+
+@pytest.mark.parametrize(
+    ("fields", "faults", "words"),
+    [
+        ({}, {}, "2 D1 databases. Default database: shop"),
+        ({"schema": ""}, {}, "2 D1 databases."),
+        ({"password": "wrong"}, {}, "does not accept the API token"),
+        ({"extra": {"account_id": "f" * 32}}, {}, "wrong account"),
+        ({"schema": "nowhere"}, {}, "no D1 database 'nowhere'"),
+        ({}, {"no_d1_right": True}, "no D1 right"),
+        ({"extra": {}}, {}, "account_id"),
+        ({"password": ""}, {}, "password"),
+    ],
+    ids=["fine", "fine-without-database", "token", "account", "database", "right", "no-account-id", "no-token"],
+)
+def test_test_connection_tells_the_reasons_apart(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], faults: dict[str, Any], words: str
+) -> None:
+    connect(monkeypatch, emulator, **fields)
+    emulator.faults.set(faults)
+    works, message = D1Hook().test_connection()
+    assert words in message
+    assert works is words.startswith("2 D1")
+    assert emulator.token not in message
+
+
+async def test_the_async_client(emulator: Emulator) -> None:
+    async with await D1Hook().get_async_client() as client:
+        assert (await client.get_database("shop")).uuid == emulator.database_id("shop")
+
+
+def test_extras_that_airflows_sql_operators_pass_are_dropped(emulator: Emulator) -> None:
+    hook = D1Hook(d1_conn_id="d1_default", account_id="x", timeout=3, anything=object())
+    assert isinstance(hook, DbApiHook)
+    assert hook.get_settings().credentials.account_id == emulator.account_id
+
+
+def test_the_db_api(emulator: Emulator) -> None:
+    hook = D1Hook()
+    assert hook.get_records("SELECT id, name FROM users ORDER BY id") == [(1, "Ada"), (2, "Grace"), (3, None)]
+    assert hook.get_first("SELECT count(*) FROM users WHERE id < ?", parameters=[3]) == (2,)
+    assert hook.get_first("SELECT 1 WHERE 0") is None
+    hook.run(["CREATE TABLE extra (id INTEGER, note TEXT)", "INSERT INTO extra VALUES (1, 'x')"])
+    assert hook.run("SELECT * FROM extra", handler=fetch_all_handler) == [(1, "x")]
+    hook.insert_rows("extra", [(2, "y"), (3, None)], target_fields=["id", "note"])
+    assert hook.get_records("SELECT * FROM extra WHERE id > 1") == [(2, "y"), (3, None)]
+    hook.insert_rows("extra", [(2, "z")], target_fields=["id", "note"], replace=True)
+    hook.schema = "notes"
+    assert hook.get_records("SELECT * FROM notes") == []
+
+
+def test_the_cursor_hands_rows_out_in_pieces(emulator: Emulator) -> None:
+    connection = D1Hook().get_conn()
+    cursor = connection.cursor()
+    cursor.execute("SELECT id AS a, id AS a FROM users ORDER BY id")
+    assert [column[0] for column in cursor.description] == ["a", "a"]
+    assert cursor.rowcount == 3
+    assert cursor.fetchone() == (1, 1)
+    assert cursor.fetchmany(5) == [(2, 2), (3, 3)]
+    assert cursor.fetchone() is None
+    assert cursor.fetchall() == []
+    connection.commit()
+    connection.close()
