@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from airflow_provider_d1.emulator.envelopes import (
+    INVALID_HEADERS,
     INVALID_TOKEN,
     MISSING_CREDENTIALS,
     NO_ACCESS,
@@ -45,7 +46,9 @@ class Access:
 
         :raises ApiError: there is none, it is wrong, or it was revoked.
         """
-        bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        if scheme and scheme.lower() != "bearer":
+            raise ApiError(400, INVALID_HEADERS, "Invalid request headers")
         key = headers.get("x-auth-key", "")
         if not bearer and not key:
             raise ApiError(400, MISSING_CREDENTIALS, "Missing X-Auth-Key, X-Auth-Email or Authorization headers")

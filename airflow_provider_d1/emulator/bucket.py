@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,9 +35,9 @@ class Bucket:
         self._folder = folder
         self._objects: dict[str, StoredObject] = {}
 
-    def path(self, key: str) -> Path:
-        """Where an object of that key is to be written."""
-        return self._folder / key
+    def new_file(self) -> Path:
+        """Where an object is to be written."""
+        return self._folder / f"{uuid.uuid4().hex}.dump"
 
     def put(self, key: str, path: Path, etag: str | None = None) -> None:
         """Make a file an object.
@@ -94,12 +95,12 @@ class DumpThread:
         self._thread.join(seconds)
 
     def _run(self) -> None:
-        if self._database.ready_dump is not None:
-            self._bucket.put(self._key, self._database.ready_dump)
-            return
-        path = self._bucket.path(self._key)
+        path = self._bucket.new_file()
         digest = hashlib.md5(usedforsecurity=False)
         try:
+            if self._database.ready_dump is not None:
+                self._bucket.put(self._key, self._database.ready_dump)
+                return
             with path.open("wb") as file, self._database.reader() as connection:
                 if self._no_virtual_tables:
                     refuse_virtual_tables(connection)

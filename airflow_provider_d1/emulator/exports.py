@@ -140,8 +140,6 @@ class ExportDesk:
             max(1, self._faults.export_parts),
             self._write(options, filename),
         )
-        if self._faults.complete_at_start and self._export.ready(now):
-            return self._complete(self._export, now)
         return Active(bookmark, (f"Generating {filename}",))
 
     def poll(self, bookmark: str, now: float) -> Answer:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 
-from airflow_provider_d1.emulator import bodies, envelopes
+from airflow_provider_d1.emulator import bodies, envelopes, exports
 from airflow_provider_d1.emulator.access import Access, no_route
 from airflow_provider_d1.emulator.bucket import Bucket, DumpThread
 from airflow_provider_d1.emulator.download import object_path
 from airflow_provider_d1.emulator.envelopes import D1_ERROR, NO_ROUTE, NOT_FOUND, ApiError, Json
-from airflow_provider_d1.emulator.exports import BUSY, Complete, ExportDesk
+from airflow_provider_d1.emulator.exports import BUSY, Active, Complete, ExportDesk
 from airflow_provider_d1.emulator.store import LocalDatabase, QueryError, StatementResult, Store
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: a dump of a few rows is given this long to be ready for the first poll, in real seconds
 _SMALL_DUMP_SECONDS = 1.0
+#: in a file's name, and so in a URL's path
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
@@ -191,12 +193,7 @@ class Routes:
         options, bookmark = bodies.export(call.body)
         desk = self._desk(found)
         if bookmark is None:
-            if self._faults.drop_table:
-                await run_in_threadpool(found.drop_table, self._faults.drop_table)
-            answer = desk.start(options, self._clock.now())
-            job = self._jobs.get(found.uuid)
-            if job is not None and not self._faults.export_seconds:
-                await run_in_threadpool(job.join, _SMALL_DUMP_SECONDS)
+            answer = await self._start(found, desk, options)
         else:
             answer = desk.poll(bookmark, self._clock.now())
         status, body = envelopes.export(answer)
@@ -205,6 +202,18 @@ class Routes:
             url = self._signer.sign(call.origin, object_path(answer.filename), datetime.now(UTC), lifetime)
             body["result"]["result"]["signed_url"] = url
         return status, body
+
+    async def _start(self, database: LocalDatabase, desk: ExportDesk, options: DumpOptions) -> exports.Answer:
+        if self._faults.drop_table:
+            await run_in_threadpool(database.drop_table, self._faults.drop_table)
+        answer = desk.start(options, self._clock.now())
+        if isinstance(answer, Active):
+            if self._faults.complete_at_start:
+                await run_in_threadpool(self._jobs[database.uuid].join)
+                return desk.poll(answer.bookmark, self._clock.now())
+            if not self._faults.export_seconds:
+                await run_in_threadpool(self._jobs[database.uuid].join, _SMALL_DUMP_SECONDS)
+        return answer
 
     def _open(self, call: ApiCall, account: str, database: str) -> LocalDatabase:
         self._access.enter(account, call.path)
@@ -224,9 +233,8 @@ class Routes:
                 self._jobs[database.uuid] = job
                 return job
 
-            self._desks[database.uuid] = ExportDesk(
-                write, database.name, database.bookmark, self._faults, self._cancel_after
-            )
+            name = _UNSAFE.sub("-", database.name)
+            self._desks[database.uuid] = ExportDesk(write, name, database.bookmark, self._faults, self._cancel_after)
         return self._desks[database.uuid]
 
     def forget_exports(self) -> None:

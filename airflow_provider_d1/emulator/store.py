@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 import threading
@@ -55,7 +56,7 @@ class LocalDatabase:
         self.created_at = datetime.now(UTC)
         self.ready_dump = ready_dump
         self._lock = threading.Lock()
-        self._bookmarks = 0
+        self._bookmarks = itertools.count(1)
         self._connection = apsw.Connection(str(path))
         try:
             self._fill(seed)
@@ -103,11 +104,8 @@ class LocalDatabase:
             return sum(not str(name).startswith(("sqlite_", "_cf_")) for (name,) in names)
 
     def bookmark(self) -> str:
-        """A new bookmark of the database's present state; no two are alike."""
-        with self._lock:
-            self._bookmarks += 1
-            version = self._connection.data_version("main")
-            return f"{self._connection.total_changes():08x}-{self._bookmarks:08x}-{version:08x}-{secrets.token_hex(16)}"
+        """A new bookmark in the form of D1's; no two are alike."""
+        return f"{next(self._bookmarks):08x}-00000000-{secrets.token_hex(4)}-{secrets.token_hex(16)}"
 
     def query(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[StatementResult]:
         """Run statements in one transaction.
@@ -119,7 +117,7 @@ class LocalDatabase:
             results = [result for sql, parameters in statements for result in self._run(sql, parameters)]
             if not results:
                 raise QueryError("No SQL statements detected.")
-            if self._reserved_names() > self._reserved:
+            if self._reserved_names() - self._reserved:
                 raise QueryError("not authorized: SQLITE_AUTH")
             self._drop_foreign_statistics()
         return results
@@ -145,7 +143,7 @@ class LocalDatabase:
         except apsw.Error as error:
             raise QueryError(_message(error)) from error
         except UnicodeDecodeError:
-            self._connection.authorizer = None
+            self._connection.authorizer = None  # the statement has passed it already
             results[-1:] = [self._run_bytewise(sql, parameters)]
         finally:
             self._connection.authorizer = None
@@ -168,7 +166,10 @@ class LocalDatabase:
         fields = raw_texts.fields(names)
         # the query is the caller's own, as it is
         wrapped = f"WITH q({', '.join(names)}) AS ({sql.strip().rstrip(';')}\n) SELECT {fields} FROM q"  # noqa: S608
-        rows = self._connection.execute(wrapped, tuple(parameters), can_cache=False)
+        try:
+            rows = self._connection.execute(wrapped, tuple(parameters), can_cache=False).fetchall()
+        except apsw.Error as error:  # more than one statement, or not a SELECT
+            raise QueryError("only a single SELECT can return text that is not valid UTF-8") from error
         return StatementResult(columns, [[to_json(v) for v in raw_texts.decoded(row)] for row in rows])
 
     def _finish(self, results: list[StatementResult], before: int) -> None:

@@ -182,6 +182,7 @@ def test_fts5_fails_and_locks(api) -> None:
     ("headers", "expected"),
     [
         ({"Authorization": "Bearer wrong"}, (401, 10000, "Authentication error")),
+        ({"Authorization": "TOKEN"}, (400, 6003, "Invalid request headers")),
         ({"Authorization": ""}, (400, 9106, "Missing X-Auth-Key, X-Auth-Email or Authorization headers")),
         ({"Authorization": "", "X-Auth-Key": "TOKEN"}, (401, 10000, "Authentication error")),
         ({"Authorization": "", "X-Auth-Key": "wrong", "X-Auth-Email": "user@example.com"}, (401, 10000)),
@@ -253,6 +254,16 @@ def test_no_token_in_the_log(api) -> None:
     api.query("small", "SELECT 1")
     api.signed_url("small")
     assert api.emulator.token not in repr(api.emulator.calls)
+
+
+def test_any_name_will_do() -> None:
+    name = "../a b/ü?#.sql"
+    with Emulator(databases={name: "CREATE TABLE t(a)"}, faults={"complete_at_start": True}) as emulator:
+        path = f"{emulator.url}/accounts/{emulator.account_id}/d1/database/{emulator.database_id(name)}/export"
+        headers = {"Authorization": f"Bearer {emulator.token}"}
+        done = httpx.post(path, json={"output_format": "polling"}, headers=headers).json()["result"]["result"]
+        assert done["filename"].startswith("-a-b-sql-")
+        assert "CREATE TABLE t(a)" in httpx.get(done["signed_url"]).text
 
 
 def test_many_clients_at_once(api) -> None:

@@ -189,3 +189,13 @@ def test_a_ready_dump(tmp_path: Path) -> None:
                 assert httpx.get(url).content == ready.read_bytes()
                 assert httpx.get(url, headers={"Range": "bytes=3999990-"}).content == b"es at all\n"
     assert ready.exists()
+
+
+def test_a_ready_dump_that_is_gone(tmp_path: Path) -> None:
+    faults = {"complete_at_start": True}
+    with Emulator(dumps={"a": tmp_path / "missing.sql"}, faults=faults) as emulator:
+        path = f"{emulator.url}/accounts/{emulator.account_id}/d1/database/{emulator.database_id('a')}/export"
+        headers = {"Authorization": f"Bearer {emulator.token}"}
+        failed = httpx.post(path, json={"output_format": "polling"}, headers=headers).json()["result"]
+    assert failed["success"] is False
+    assert "missing.sql" in failed["error"]

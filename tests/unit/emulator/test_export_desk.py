@@ -136,10 +136,6 @@ def test_a_wrong_bookmark_is_no_poll() -> None:
     assert bench.poll(after=10) == Failed(LOST)
 
 
-def test_complete_at_start() -> None:
-    assert isinstance(Bench(complete_at_start=True).start(), Complete)
-
-
 def test_lost_exports_run_out() -> None:
     bench = Bench(lost_exports=1, lost_after_polls=2, export_seconds=10)
     bench.start()

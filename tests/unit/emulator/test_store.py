@@ -78,6 +78,11 @@ def test_errors_in_d1_s_words(database: LocalDatabase, sql: str, message: str) -
     assert one(database, "SELECT 1") == [[1]]  # and nothing is left behind
 
 
+def test_a_text_that_is_not_utf8_beside_another_statement(database: LocalDatabase) -> None:
+    with pytest.raises(QueryError, match="only a single SELECT"):
+        database.query([("SELECT CAST(X'ff' AS TEXT); SELECT 1", ())])
+
+
 def test_a_query_that_fails_changes_nothing(database: LocalDatabase) -> None:
     with pytest.raises(QueryError):
         database.query([("DELETE FROM child", ()), ("SELEC 1", ())])
