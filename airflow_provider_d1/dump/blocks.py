@@ -1,8 +1,8 @@
 """A block of rows → Arrow columns and evidence: a pure function that any thread may call.
 
-This is the narrow seam: rows as they stand in the dump in, Arrow columns and counts out. Rows go at vector speed where every
-byte of them is proven (:mod:`~airflow_provider_d1.dump.fields`, :mod:`~airflow_provider_d1.dump.vectors`); only rows that
-are not go through the exact path (:mod:`~airflow_provider_d1.dump.rows`), and come back to their place.
+This is the narrow seam: rows as they stand in the dump in, Arrow columns and counts out. Rows go at vector speed where
+every byte of them is proven (:mod:`~airflow_provider_d1.dump.fields`, :mod:`~airflow_provider_d1.dump.kinds`); only the
+others go through the exact path (:mod:`~airflow_provider_d1.dump.rows`), and come back to their place.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import numpy as np
 import pyarrow as pa
 
 from airflow_provider_d1.dump.columns import ParsedColumn, cast, from_values, part_type
-from airflow_provider_d1.dump.fields import Fields, Mask, find_fields
+from airflow_provider_d1.dump.fields import Fields, find_fields
+from airflow_provider_d1.dump.kinds import OddRows
 from airflow_provider_d1.dump.rows import ExactColumn, read_row, read_rows
-from airflow_provider_d1.dump.vectors import OddRows, read_columns
+from airflow_provider_d1.dump.vectors import read_columns
 from airflow_provider_d1.exceptions import D1DumpError
 
 if TYPE_CHECKING:
     from airflow_provider_d1.dump.affinity import Affinity
+    from airflow_provider_d1.dump.buffers import Mask
     from airflow_provider_d1.dump.literals import Literal
     from airflow_provider_d1.dump.schema import TableSchema
 
@@ -100,9 +102,7 @@ def _affinities(block: Block) -> list[Affinity]:
 
 def _parse_exactly(block: Block, reason: str) -> ParsedBlock:
     """Evaluate all rows one by one."""
-    exact = read_rows(
-        block.body, block.separator, _affinities(block), offset=block.offset, table=block.schema.name
-    )
+    exact = read_rows(block.body, block.separator, _affinities(block), offset=block.offset, table=block.schema.name)
     rows = len(exact[0].values)
     return _complete(block, _from_exact(exact, temporal=block.temporal), rows, exact_rows=rows, fallback=reason)
 

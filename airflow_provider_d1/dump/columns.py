@@ -285,7 +285,9 @@ def _reals_as_text(array: pa.Array, *, whole_are_integers: bool) -> pa.Array:
         values = np.frombuffer(array.buffers()[1], np.float64)[array.offset : array.offset + len(array)]
         small = pa.py_buffer(np.packbits((np.floor(values) == values) & (np.abs(values) < 2**53), bitorder="little"))
         whole = pc.and_kleene(pa.Array.from_buffers(pa.bool_(), len(array), [None, small]), array.is_valid())
-        printed = pc.if_else(whole, pc.cast(pc.cast(pc.if_else(whole, array, nulls(FLOAT64, len(array))), INT64), STRING), printed)
+        printed = pc.if_else(
+            whole, pc.cast(pc.cast(pc.if_else(whole, array, nulls(FLOAT64, len(array))), INT64), STRING), printed
+        )
         plain = pc.or_(plain, whole)
     rest = pc.invert(plain)
     values_left: list[Value] = pc.filter(array, rest).to_pylist()

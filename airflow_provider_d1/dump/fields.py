@@ -1,26 +1,26 @@
 """Where the values of a block stand: every field of every row, found at the speed of memory.
 
-The constant words between two rows are replaced by one byte that UTF-8 never has. One pass of prefix parity over the quotes
-tells for every byte whether it is inside a text; the commas and row separators outside texts are the ends of the fields.
-That is arithmetic on whole blocks (numpy, Arrow), no step is taken value by value.
+The constant words between two rows are replaced by one byte that UTF-8 never has. One pass of prefix parity over the
+quotes tells for every byte whether it is inside a text; the commas and row separators outside texts are the ends of the
+fields. That is arithmetic on whole blocks (numpy, Arrow), no step is taken value by value.
 
-Nothing is believed yet: :mod:`airflow_provider_d1.dump.vectors` proves for each field that its bytes, from the first to
-the last, are one literal. Since fields and separators cover the block without a gap, a block whose fields are all proven
-is read as SQLite would read it. Rows with anything else are left to the exact path.
+Nothing is believed yet: :mod:`~airflow_provider_d1.dump.kinds` and those who convert values prove for each field that
+its bytes, from the first to the last, are one literal. Since fields and separators cover the block without a gap, a
+block whose fields are all proven is read as SQLite would read it. Rows with anything else are left to the exact path.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-Bytes = npt.NDArray[np.uint8]
-Positions = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
+if TYPE_CHECKING:
+    from airflow_provider_d1.dump.buffers import Bytes, Mask, Positions
 
 QUOTE = 39
 _COMMA = 44
@@ -56,27 +56,6 @@ class Fields:
     def rows(self) -> int:
         """How many rows there are."""
         return len(self.row_ends)
-
-    def take(self, starts: Positions, ends: Positions, present: Mask | None = None) -> pa.Array:
-        """Copy one slice of the block for each row into a string array (its UTF-8 must have been checked).
-
-        :param starts: ascending.
-        :param ends: exclusive; no slice overlaps the next one.
-        :param present: where False, NULL is given instead.
-        """
-        return take_slices(self.buffer, starts, ends, present)
-
-
-def take_slices(buffer: pa.Buffer, starts: Positions, ends: Positions, present: Mask | None = None) -> pa.Array:
-    """Copy slices of a buffer into a string array, NULL where not present; see :meth:`Fields.take`."""
-    count = len(starts)
-    offsets = np.empty(2 * count, np.int32)
-    offsets[0::2] = starts
-    offsets[1::2] = ends
-    slices = pa.Array.from_buffers(pa.string(), 2 * count - 1, [None, pa.py_buffer(offsets), buffer])
-    bitmap = None if present is None else pa.py_buffer(np.packbits(present, bitorder="little"))
-    every_other = np.arange(0, 2 * count, 2, dtype=np.int32)
-    return slices.take(pa.Array.from_buffers(pa.int32(), count, [bitmap, pa.py_buffer(every_other)]))
 
 
 def _bits(mask: Mask) -> npt.NDArray[np.uint64]:
@@ -170,7 +149,7 @@ def _with_row_ends(body: bytes, separator: bytes) -> pa.Buffer:
 
 
 def _without_wrapper_commas(data: Bytes, ends: Positions) -> Positions:
-    """Leave out the commas of ``replace('…','\\n',char(10))``: the one before ``char`` and the one before that.
+    r"""Leave out the commas of ``replace('…','\n',char(10))``: the one before ``char`` and the one before that.
 
     They are told by the one letter; whether it is that call to the last byte is proven with the field.
     """

@@ -215,7 +215,8 @@ class DumpReader:
         if end < 0:
             return -1
         closing = self._buffer.rindex(b";", first, end)
-        body = bytes(self._buffer[first:closing]).rstrip(b" \t\r\n\f")
+        with memoryview(self._buffer) as view:
+            body = bytes(view[first:closing]).rstrip(b" \t\r\n\f")
         if insert.schema is None:
             _check_unstaged(body, insert.prefix, self._offset + first)
         else:
@@ -351,7 +352,9 @@ def _insert_trigger_on(statement: bytes) -> list[str]:
     """Return the table on which a CREATE TRIGGER statement sets an INSERT trigger, nothing for other triggers."""
     found = [token for token in tokens(statement) if token.kind != "comment"]
     at = 5 if [token.is_word("IF") for token in found[2:3]] == [True] else 2
-    event = next((i for i, token in enumerate(found[at + 1 :], at + 1) if token.is_word("INSERT", "DELETE", "UPDATE")), 0)
+    event = next(
+        (i for i, token in enumerate(found[at + 1 :], at + 1) if token.is_word("INSERT", "DELETE", "UPDATE")), 0
+    )
     on = [token.is_word(word) for token, word in zip(found[event : event + 2], ("INSERT", "ON"), strict=False)]
     if not event or on != [True, True]:
         return []

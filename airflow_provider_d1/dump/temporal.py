@@ -34,6 +34,8 @@ def forms(texts: pa.Array) -> int:
     if texts.null_count == len(texts):
         return 0
     first = texts[pc.index(texts.is_valid(), True).as_py()].as_py()
+    if pc.any(pc.starts_with(texts, "0000")).as_py():
+        return OTHER  # Arrow knows a year 0, others do not
     form = next((form for form, pattern in _PATTERNS if re.search(pattern, first, re.ASCII)), OTHER)
     if form == OTHER or not pc.all(pc.match_substring_regex(texts, dict(_PATTERNS)[form])).as_py():
         return OTHER

@@ -1,0 +1,206 @@
+"""What kind of literal each field of a block is, told by its first byte, and proven to the last one.
+
+A quote is a text, ``X`` a blob, ``N`` NULL, ``r`` a text that D1 wrapped in ``replace()``, a digit or minus a number.
+Here is proven, for every field:
+
+- NULL is exactly that;
+- a text starts and ends with a quote; a wrapped text has D1's exact words before and behind it; a blob has ``X'`` before
+  and a quote behind an even number of bytes;
+- none of them has a quote inside that is not doubled: in each row as many quotes open a string (without going on with
+  one) as its texts, blobs and wrappers have strings, so there is no room for another.
+
+What numbers and blobs consist of is proven where they are converted. A row in which a proof fails is odd:
+:class:`OddRows` names it, and the exact path reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from airflow_provider_d1.dump.fields import QUOTE, Fields, set_positions
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.dump.buffers import Bytes, Mask, Positions
+
+OTHER_LITERALS = "other literals"
+
+
+class Kind(IntEnum):
+    """Kinds of literals."""
+
+    ODD = 0
+    NUMBER = 1
+    TEXT = 2
+    WRAPPED = 3
+    BLOB = 4
+    NULL = 5
+
+
+_KIND = np.full(256, Kind.ODD, np.uint8)
+_KIND[list(b"0123456789-")] = Kind.NUMBER
+_KIND[QUOTE] = Kind.TEXT
+_KIND[ord("r")] = Kind.WRAPPED
+_KIND[list(b"Xx")] = Kind.BLOB
+_KIND[ord("N")] = Kind.NULL
+
+
+class Wrapper(NamedTuple):
+    """One of D1's ways to write a text with newlines: the words around it, the newlines in it, its strings."""
+
+    before: bytes
+    behind: bytes
+    line_feeds: bool
+    carriage_returns: bool
+    strings: int
+
+
+#: the most frequent first; none can be taken for another
+WRAPPERS = (
+    Wrapper(b"replace('", b"','\\n',char(10))", True, False, 2),
+    Wrapper(b"replace(replace('", b"','\\r',char(13)),'\\n',char(10))", True, True, 3),
+    Wrapper(b"replace('", b"','\\r',char(13))", False, True, 2),
+)
+NO_WRAPPER = len(WRAPPERS)
+
+
+class OddRows(Exception):  # noqa: N818 - not an error: it says what the exact path has to read
+    """Some rows need the exact path.
+
+    :param rows: which, as a mask over the rows that were given.
+    :param reason: why, in a word or two.
+    """
+
+    def __init__(self, rows: Mask, reason: str) -> None:
+        super().__init__(reason)
+        self.rows = rows
+        self.reason = reason
+
+
+@dataclass(slots=True)
+class ToldColumn:
+    """The fields of one column and what kind of literal each is.
+
+    :param starts: where each field starts.
+    :param ends: where it ends (exclusive).
+    :param kinds: its :class:`Kind`.
+    :param counts: how many there are of each kind.
+    :param wrappers: for each field the index of its wrapper, ``NO_WRAPPER`` for none; empty when no field has one.
+    """
+
+    starts: Positions
+    ends: Positions
+    kinds: Bytes
+    counts: list[int]
+    wrappers: Bytes = field(default_factory=lambda: np.empty(0, np.uint8))
+
+    def mask(self, kind: Kind) -> Mask | None:
+        """Return which fields are of a kind, None when all are."""
+        return None if self.counts[kind] == len(self.kinds) else self.kinds == kind
+
+
+def tell_columns(fields: Fields, rows: Positions | None) -> list[ToldColumn]:
+    """Tell and prove the fields of all columns.
+
+    :param fields: the fields of a block.
+    :param rows: which of the regular rows, None for all.
+    :raises OddRows: when the exact path has to read some of the rows.
+    """
+    starts = fields.starts if rows is None else fields.starts[:, rows]
+    ends = fields.ends if rows is None else fields.ends[:, rows]
+    columns = [_told(fields.data, *bounds) for bounds in zip(starts, ends, strict=True)]
+    _prove_strings(fields, columns)
+    return columns
+
+
+def _told(data: Bytes, starts: Positions, ends: Positions) -> ToldColumn:
+    """Tell the fields of a column by their first bytes; prove NULLs, wrappers and the ends of texts and blobs."""
+    kinds = _KIND.take(data.take(starts, mode="clip"))
+    if (kinds == kinds[0]).all():
+        counts = [0] * len(Kind)
+        counts[kinds[0]] = len(kinds)
+    else:
+        counts = np.bincount(kinds, minlength=len(Kind)).tolist()
+    column = ToldColumn(starts, ends, kinds, counts)
+    odd = starts == ends
+    if counts[Kind.ODD] or odd.any():
+        raise OddRows(odd | (kinds == Kind.ODD), OTHER_LITERALS)
+    for kind, prove in ((Kind.NULL, _not_null), (Kind.TEXT, _not_a_text), (Kind.BLOB, _not_a_blob)):
+        if counts[kind]:
+            which = np.flatnonzero(kinds == kind) if counts[kind] < len(kinds) else slice(None)
+            odd[which] = prove(data, starts[which], ends[which])
+    if counts[Kind.WRAPPED]:
+        column.wrappers = np.full(len(kinds), NO_WRAPPER, np.uint8)
+        which = np.flatnonzero(kinds == Kind.WRAPPED)
+        column.wrappers[which] = _which_wrapper(data, starts[which], ends[which])
+        odd[which] = column.wrappers[which] == NO_WRAPPER
+    if odd.any():
+        raise OddRows(odd, OTHER_LITERALS)
+    return column
+
+
+def _not_null(data: Bytes, starts: Positions, ends: Positions) -> Mask:
+    wrong: Mask = (ends - starts != 4) | ~_has(data, starts, b"NULL")
+    return wrong
+
+
+def _not_a_text(data: Bytes, starts: Positions, ends: Positions) -> Mask:
+    wrong: Mask = data.take(ends - 1) != QUOTE
+    wrong |= ends - starts < 2
+    return wrong
+
+
+def _not_a_blob(data: Bytes, starts: Positions, ends: Positions) -> Mask:
+    wrong: Mask = data.take(ends - 1) != QUOTE
+    wrong |= data.take(starts + 1, mode="clip") != QUOTE
+    wrong |= ends - starts < 3
+    wrong |= (ends - starts) % 2 == 0
+    return wrong
+
+
+def _which_wrapper(data: Bytes, starts: Positions, ends: Positions) -> Bytes:
+    """Return for each field the index of the wrapper around it, ``NO_WRAPPER`` for none."""
+    result = np.full(len(starts), NO_WRAPPER, np.uint8)
+    left = np.arange(len(starts))
+    for index, wrapper in enumerate(WRAPPERS):
+        if not len(left):
+            break
+        same = ends[left] - starts[left] >= len(wrapper.before) + len(wrapper.behind)
+        same &= _has(data, starts[left], wrapper.before)
+        same &= _has(data, ends[left] - len(wrapper.behind), wrapper.behind)
+        result[left[same]] = index
+        left = left[~same]
+    return result
+
+
+def _has(data: Bytes, positions: Positions, words: bytes) -> Mask:
+    """Tell at which positions some words stand; positions beyond the data give what they may."""
+    result = np.ones(len(positions), np.bool_)
+    for at, byte in enumerate(words):
+        result &= data.take(positions + at, mode="clip") == byte
+    return result
+
+
+def _prove_strings(fields: Fields, columns: list[ToldColumn]) -> None:
+    """Prove that every quote which opens a string and does not go on with one is that of a told text or blob."""
+    rows = len(columns[0].kinds)
+    strings_of = np.array([*(wrapper.strings for wrapper in WRAPPERS), 0])
+    expected = 0
+    for column in columns:
+        expected += column.counts[Kind.TEXT] + column.counts[Kind.BLOB]
+        if column.counts[Kind.WRAPPED]:
+            expected += int(np.bincount(column.wrappers, minlength=NO_WRAPPER + 1) @ strings_of)
+    if rows == fields.rows and expected == int(np.count_nonzero(np.unpackbits(fields.openings))):
+        return
+    strings = np.zeros(rows, np.int64)
+    for column in columns:
+        strings += (column.kinds == Kind.TEXT) | (column.kinds == Kind.BLOB)
+        if column.counts[Kind.WRAPPED]:
+            strings += strings_of[column.wrappers]
+    openings = set_positions(fields.openings, len(fields.data))
+    wrong = np.searchsorted(openings, columns[-1].ends) - np.searchsorted(openings, columns[0].starts) != strings
+    if wrong.any():
+        raise OddRows(wrong, OTHER_LITERALS)
