@@ -4,8 +4,8 @@ A quote is a text, ``X`` a blob, ``N`` NULL, ``r`` a text that D1 wrapped in ``r
 Here is proven, for every field:
 
 - NULL is exactly that;
-- a text starts and ends with a quote; a wrapped text has D1's exact words before and behind it; a blob has ``X'`` before
-  and a quote behind an even number of bytes;
+- a text starts and ends with a quote; a wrapped text has D1's exact words before and behind it; a blob has ``X'``
+  before and a quote behind an even number of bytes;
 - none of them has a quote inside that is not doubled: in each row as many quotes open a string (without going on with
   one) as its texts, blobs and wrappers have strings, so there is no room for another.
 

@@ -87,7 +87,12 @@ def literal(value: object, style: str, chance: Random) -> str:
 
 
 def quote(name: str, style: str, chance: Random) -> str:
-    if style == "bare" and name.isidentifier() and name.isascii() and name.lower() not in ("select", "replace", "order"):
+    if (
+        style == "bare"
+        and name.isidentifier()
+        and name.isascii()
+        and name.lower() not in ("select", "replace", "order")
+    ):
         return name
     if style == "sqlite" and chance.random() < 0.2:
         if "]" not in name:
@@ -128,7 +133,9 @@ def fitting(declared: str, chance: Random) -> object:
         return None
     kind = declared.upper()
     if "DATE" in kind:
-        return f"20{chance.randrange(10, 30)}-0{chance.randrange(1, 9)}-1{chance.randrange(9)}" + chance.choice(["", " 10:00:00"])
+        return f"20{chance.randrange(10, 30)}-0{chance.randrange(1, 9)}-1{chance.randrange(9)}" + chance.choice(
+            ["", " 10:00:00"]
+        )
     if "INT" in kind or "BOOL" in kind:
         return chance.choice(INTEGERS) if chance.random() < 0.1 else chance.randrange(-1000, 100000)
     if "REAL" in kind or "FLOA" in kind or "DOUB" in kind or "DEC" in kind or "NUM" in kind:
