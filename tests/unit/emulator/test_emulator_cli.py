@@ -23,7 +23,8 @@ def running(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
             assert process.stdout is not None
             yield process.stdout.readline(), process
         finally:
-            process.kill()
+            process.terminate()
+            process.wait(20)
 
 
 def test_it_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
