@@ -181,9 +181,17 @@ class RequestBudget:
     def _used(self, now: float, limit: _Limit) -> int:
         return len(self._calls) - bisect_right(self._calls, now - limit.seconds)
 
+    def _kept(self, reserve: float) -> int:
+        """Calls of the server's count that are left to others."""
+        limit = self._server or self._own
+        return limit.calls - limit.usable(reserve)
+
     def _has_room(self, now: float) -> bool:
         if self._running:
             return self._fits(now, EXPORT_CALLS, 1, _EXPORT_RESERVE)
+        least = min(EXPORT_CALLS + self._kept(_EXPORT_RESERVE), (self._server or self._own).calls - 1)
+        if self._left is not None and self._left.calls < least:
+            return False
         return all(
             (used := self._used(now, limit)) == 0 or used + EXPORT_CALLS <= limit.usable(_EXPORT_RESERVE)
             for limit in self._limits()
@@ -194,11 +202,9 @@ class RequestBudget:
         young = sum(max(0.0, 1 - (now - e.admitted_at) / _FIRST_SECONDS) for e in self._running.values())
         polled = len(self._running) + exports
         soon, rate = calls + young * EXPORT_CALLS + polled, polled / POLL_GAP  # to come: at once, and each second
-        if self._left is not None:
-            limit = self._server or self._own
-            kept = limit.calls - limit.usable(reserve)
-            if soon + rate * (self._left.seconds - now) > self._left.calls - kept:
-                return False
+        left = self._left
+        if left is not None and soon + rate * (left.seconds - now) > left.calls - self._kept(reserve):
+            return False
         for limit in self._limits():
             most = limit.usable(reserve) - soon
             old = self._calls[len(self._calls) - self._used(now, limit) :]

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import json
 import sqlite3
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from airflow_provider_d1.cloudflare.budget import RequestBudget
 from airflow_provider_d1.cloudflare.client import AsyncD1Client
 from airflow_provider_d1.cloudflare.clock import Clock
 from airflow_provider_d1.cloudflare.credentials import Credentials
+from airflow_provider_d1.cloudflare.messages import Answer, Request
 
 T = TypeVar("T")
 
@@ -164,17 +165,24 @@ class FakeD1:
         self.database.executescript(schema)
 
     async def __call__(self, request: httpx.Request) -> httpx.Response:
-        kind = self._kind(request)
-        body = json.loads(request.content or b"{}")
-        self.calls.append(Call(asyncio.get_running_loop().time(), kind, body, dict(request.headers)))
-        await asyncio.sleep(self.latency)
-        reply = self.answer(kind, request, body)
+        path, body = request.url.path, json.loads(request.content or b"{}")
+        reply = await self.reply(path, request.url.params, body, request.headers)
         if isinstance(reply, Exception):
             raise reply
-        await asyncio.sleep(reply.after)
         return reply.response()
 
-    def answer(self, kind: str, request: httpx.Request, body: dict[str, Any]) -> Reply | Exception:
+    async def reply(
+        self, path: str, query: Mapping[str, Any], body: dict[str, Any], headers: Mapping[str, str]
+    ) -> Reply | Exception:
+        kind = self._kind(path, body)
+        self.calls.append(Call(asyncio.get_running_loop().time(), kind, body, dict(headers)))
+        await asyncio.sleep(self.latency)
+        reply = self.answer(kind, query, body)
+        if isinstance(reply, Reply):
+            await asyncio.sleep(reply.after)
+        return reply
+
+    def answer(self, kind: str, query: Mapping[str, Any], body: dict[str, Any]) -> Reply | Exception:
         if kind in ("start", "poll"):
             return self.script.pop(0)
         if kind == "query":
@@ -186,15 +194,14 @@ class FakeD1:
                 ok([{"success": True, "results": {"columns": columns, "rows": cursor.fetchall()}, "meta": {}}])
             )
         if kind == "list":
-            found = [{"uuid": UUID, "name": "shop"}] if request.url.params.get("name", "shop") in "shop" else []
+            found = [{"uuid": UUID, "name": "shop"}] if query.get("name", "shop") in "shop" else []
             return Reply(ok(found, result_info={"page": 1, "per_page": 1000, "total_count": len(found)}))
         return Reply(ok({"uuid": UUID, "name": "shop"}))
 
     @staticmethod
-    def _kind(request: httpx.Request) -> str:
-        path = request.url.path
+    def _kind(path: str, body: dict[str, Any]) -> str:
         if path.endswith("/export"):
-            return "poll" if b"current_bookmark" in request.content else "start"
+            return "poll" if "current_bookmark" in body else "start"
         if path.endswith("/raw"):
             return "query"
         return "list" if path.endswith("/d1/database") else "get"
@@ -217,7 +224,7 @@ class LiveExports(FakeD1):
         self.longest_gap = 0.0
         self.cancelled = 0
 
-    def answer(self, kind: str, request: httpx.Request, body: dict[str, Any]) -> Reply | Exception:
+    def answer(self, kind: str, query: Mapping[str, Any], body: dict[str, Any]) -> Reply | Exception:
         now = asyncio.get_running_loop().time()
         if kind == "start":
             bookmark = f"bm-{next(self.bookmarks)}"
@@ -233,15 +240,30 @@ class LiveExports(FakeD1):
                 return complete(body["current_bookmark"])
             self.exports[body["current_bookmark"]] = (begun, now)
             return active(body["current_bookmark"])
-        return super().answer(kind, request, body)
+        return super().answer(kind, query, body)
 
 
 def credentials(**changes: Any) -> Credentials:
     return Credentials(**{"account_id": ACCOUNT, "token": TOKEN, **changes})
 
 
+class ShortCut:
+    """In place of the client's transport: the same messages to the fake, without httpx, for tests of many calls."""
+
+    def __init__(self, fake: FakeD1) -> None:
+        self.fake = fake
+
+    async def send(self, request: Request, *_: float | None) -> Answer:
+        reply = await self.fake.reply(request.path, request.query, dict(request.body or {}), {})
+        assert isinstance(reply, Reply)
+        return Answer(reply.status, reply.headers, json.dumps(reply.body).encode())
+
+    async def aclose(self) -> None:
+        pass
+
+
 @contextlib.asynccontextmanager
-async def connected(fake: FakeD1, *, budget: RequestBudget | None = None, **changes: Any):
+async def connected(fake: FakeD1, *, budget: RequestBudget | None = None, short_cut: bool = False, **changes: Any):
     """An open client of the fake, in virtual time, already past what it does in a real thread at first use."""
     clock = LoopClock()
     client = AsyncD1Client(
@@ -250,6 +272,9 @@ async def connected(fake: FakeD1, *, budget: RequestBudget | None = None, **chan
         budget=budget or RequestBudget(100_000, clock),
         transport=httpx.MockTransport(fake),
     )
+    if short_cut:
+        client._opening = asyncio.get_running_loop().create_future()
+        client._opening.set_result(ShortCut(fake))
     async with client:
         await client._transport()
         yield client

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any
@@ -153,8 +154,8 @@ def test_no_gap_exceeds_ten_seconds_when_polls_fail_in_every_way() -> None:
     class Troubled(LiveExports):
         """Every other poll fails: refused, cut, slower than any poll may be."""
 
-        def answer(self, kind: str, request: httpx.Request, body: dict[str, Any]) -> Reply | Exception:
-            reply = super().answer(kind, request, body)
+        def answer(self, kind: str, query: Mapping[str, Any], body: dict[str, Any]) -> Reply | Exception:
+            reply = super().answer(kind, query, body)
             bad = (RESET, HTML_502, Reply(b'{"succ'), Reply(reply.body if isinstance(reply, Reply) else b"", after=60))
             done = isinstance(reply, Reply) and b"signed_url" in json.dumps(reply.body).encode()
             number = self.count("poll")
@@ -245,8 +246,8 @@ def test_the_orphan_of_an_unanswered_start_is_waited_out(lost_answer: Reply | Ex
 
 def test_two_exports_of_one_database() -> None:
     class OneAtATime(LiveExports):
-        def answer(self, kind: str, request: httpx.Request, body: dict[str, Any]) -> Reply | Exception:
-            return BUSY if kind == "start" and self.exports else super().answer(kind, request, body)
+        def answer(self, kind: str, query: Mapping[str, Any], body: dict[str, Any]) -> Reply | Exception:
+            return BUSY if kind == "start" and self.exports else super().answer(kind, query, body)
 
     fake = OneAtATime(20)
 
@@ -322,10 +323,10 @@ def test_a_wrong_database_name_is_answered_with_the_near_one() -> None:
 
 def test_a_table_that_vanishes_during_the_export_is_noticed() -> None:
     class Vanishing(FakeD1):
-        def answer(self, kind: str, request: httpx.Request, body: dict[str, Any]) -> Reply | Exception:
+        def answer(self, kind: str, query: Mapping[str, Any], body: dict[str, Any]) -> Reply | Exception:
             if kind == "start":
                 self.database.execute("DROP TABLE users")
-            return super().answer(kind, request, body)
+            return super().answer(kind, query, body)
 
     with pytest.raises(D1TableNotFoundError, match="users"):
         export(Vanishing([complete()], schema="CREATE TABLE users(id); CREATE TABLE t(id);"), tables=("users", "t"))
@@ -333,8 +334,8 @@ def test_a_table_that_vanishes_during_the_export_is_noticed() -> None:
 
 def test_a_second_look_that_fails_does_not_cost_the_export() -> None:
     class Silent(FakeD1):
-        def answer(self, kind: str, request: httpx.Request, body: dict[str, Any]) -> Reply | Exception:
-            return HTML_502 if kind == "query" and self.count("start") else super().answer(kind, request, body)
+        def answer(self, kind: str, query: Mapping[str, Any], body: dict[str, Any]) -> Reply | Exception:
+            return HTML_502 if kind == "query" and self.count("start") else super().answer(kind, query, body)
 
     progress: list[str] = []
     export(Silent([complete()]), tables=("users",), progress=progress)
@@ -423,8 +424,8 @@ def test_a_later_request_limit_holds_back_every_call_of_the_token() -> None:
 
 def test_progress_tells_of_parts_now_and_then_and_never_of_each_poll() -> None:
     class Parts(LiveExports):
-        def answer(self, kind: str, request: httpx.Request, body: dict[str, Any]) -> Reply | Exception:
-            reply = super().answer(kind, request, body)
+        def answer(self, kind: str, query: Mapping[str, Any], body: dict[str, Any]) -> Reply | Exception:
+            reply = super().answer(kind, query, body)
             if isinstance(reply, Reply) and reply.status == 202:
                 return active(reply.body["result"]["at_bookmark"], self.count("poll") + 1)
             return reply
