@@ -137,10 +137,11 @@ def add_column(plan: LoadPlan, table: str, column: Column) -> str:
     return f"ALTER TABLE {plan.path(table)} ADD COLUMN {name} {type_name}"
 
 
-def alter_column(plan: LoadPlan, table: str, column: str, new: str) -> str:
-    """Widen a column, as a person would do it; the loader itself rebuilds the table, so that all happens at once."""
+def alter_column(plan: LoadPlan, table: str, column: str, old: str, new: str) -> str:
+    """Widen a column, as a person would do it; the loader does it to the empty helper table and copies the old rows."""
     name = plan.dialect.identifier(column)
-    return f"ALTER TABLE {plan.path(table)} MODIFY COLUMN {name} {plan.dialect.types[new]}"
+    no_longer_binary = " COMMENT ''" if old == "binary" else ""
+    return f"ALTER TABLE {plan.path(table)} MODIFY COLUMN {name} {plan.dialect.types[new]}{no_longer_binary}"
 
 
 def statements(plan: LoadPlan) -> list[str]:
@@ -259,15 +260,15 @@ class _Load:
     def _append(self, table: Table, existing: Mapping[str, str]) -> list[str]:
         plan = self.plan
 
-        def alter(column: str, old: str, new: str) -> str:  # noqa: ARG001 - the old type does not matter here
-            return alter_column(plan, table.name, column, new)
+        def alter(column: str, old: str, new: str) -> str:
+            return alter_column(plan, table.name, column, old, new)
 
         drift = find_drift(plan.dialect, table, existing, alter, lambda old, new: True)  # noqa: ARG005
         self._check_exact(table, drift)
         self._run(drop_helper(plan, table))
         self._run(f"CREATE TABLE {plan.path(table.helper)} AS {plan.path(table.name)}")
         changes = [add_column(plan, table.helper, column) for column in drift.added]
-        changes += [alter_column(plan, table.helper, change.column, change.new) for change in drift.altered]
+        changes += [alter_column(plan, table.helper, change.column, change.old, change.new) for change in drift.altered]
         for statement in changes:
             self._run(statement)
         if drift.altered:

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 from warehouse_engines import Engine
 
-from airflow_provider_d1.staging.manifest import Manifest, load
+from airflow_provider_d1.staging.manifest import Manifest, Source, load
 from airflow_provider_d1.staging.options import StagingOptions
 from airflow_provider_d1.staging.pipeline import stage
-from airflow_provider_d1.staging.manifest import Source
 from airflow_provider_d1.staging.sinks import FolderSink
 from tests.unit.dump.dump_oracle import SqliteTable, for_sqlite, read_with_sqlite
 

@@ -152,7 +152,7 @@ class ClickHouse(Engine):
         options = {"interface": "chdb", "path": str(self.folder)}
         return json.dumps({"conn_type": "clickhouse", "extra": {"client_kwargs": options}})
 
-    def _client(self):  # noqa: ANN202
+    def _client(self):
         import clickhouse_connect
 
         return closing(clickhouse_connect.get_client(interface="chdb", path=str(self.folder)))

@@ -1,0 +1,282 @@
+"""What goes wrong leaves every table as it was: broken files, errors in the middle, a killed worker, a server that is away."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+from staged import edit_manifest, write_staged
+
+from airflow_provider_d1.exceptions import D1Error, D1ManifestError, D1WarehouseError
+
+OLD = pa.table({"id": [1, 2], "name": ["Ada", "Grace"]})
+NEW = pa.table({"id": list(range(10)), "name": [f"name {n}" for n in range(10)]})
+
+
+@pytest.fixture
+def standing(engine, schema, load_staged, tmp_path):
+    """Two loaded tables, and a check that they are as they were, with no other table beside them."""
+    folder = tmp_path / "old"
+    folder.mkdir()
+    load_staged(write_staged(folder, {"first": OLD, "second": OLD}, bookmark="old"))
+    before = {name: (engine.columns(schema, name), engine.rows(schema, name)) for name in ("first", "second")}
+    loads = engine.loads(schema)
+
+    def check() -> None:
+        assert engine.tables(schema) == {"first", "second", "_d1_loads"}
+        for name, content in before.items():
+            assert (engine.columns(schema, name), engine.rows(schema, name)) == content
+        assert engine.loads(schema) == loads
+
+    return check
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "new"
+    folder.mkdir()
+    return folder
+
+
+def part(folder: Path, table: int, number: int = 0) -> Path:
+    (found,) = (folder / f"t{table}").glob(f"part-{number:05d}.*")
+    return found
+
+
+def missing(folder: Path) -> None:
+    part(folder, 1, 1).unlink()
+
+
+def longer(folder: Path) -> None:
+    path = part(folder, 1, 1)
+    path.write_bytes(path.read_bytes() + b"x")
+
+
+def other_rows(folder: Path) -> None:
+    """One part has a row less than it should, another one more; the sum is right."""
+
+    def change(manifest: Any) -> None:
+        first, second = manifest["tables"][1]["files"][:2]
+        first["rows"] -= 1
+        second["rows"] += 1
+
+    edit_manifest(folder, change)
+
+
+def too_few_rows(folder: Path) -> None:
+    def change(manifest: Any) -> None:
+        manifest["tables"][1]["rows"] += 1
+        manifest["tables"][1]["files"][0]["rows"] += 1
+
+    edit_manifest(folder, change)
+
+
+def wrong_sum(folder: Path) -> None:
+    edit_manifest(folder, lambda manifest: manifest["tables"][1].update(rows=11))
+
+
+def damaged(folder: Path) -> None:
+    path = part(folder, 1, 1)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 - 20 : len(content) // 2 + 20] = bytes(40)
+    content[:20] = bytes(20)
+    path.write_bytes(content)
+
+
+def other_columns(folder: Path) -> None:
+    edit_manifest(folder, lambda manifest: manifest["tables"][1]["columns"][0].update(name="other"))
+
+
+@pytest.mark.parametrize(("file_format", "mode"), [("parquet", "replace"), ("csv", "append"), ("jsonl", "replace")])
+def test_broken_files(engine, load_staged, standing, tmp_path, file_format, mode) -> None:
+    for accident in (missing, longer, other_rows, too_few_rows, wrong_sum, damaged, other_columns):
+        folder = tmp_path / accident.__name__
+        folder.mkdir()
+        uri = write_staged(folder, {"first": NEW, "second": NEW}, file_format, bookmark="new", rows_in_part=5)
+        accident(folder)
+        with pytest.raises(AirflowFailException, match="'second'") as failure:
+            load_staged(uri, mode=mode)
+        assert isinstance(failure.value.__cause__, D1ManifestError | D1WarehouseError), accident
+    standing()
+
+
+def test_checksums_are_compared_when_asked_for(engine, schema, load_staged, standing, folder) -> None:
+    uri = write_staged(folder, {"first": OLD, "second": NEW}, bookmark="new")
+    path = part(folder, 1)
+    size = path.stat().st_size
+    pq.write_table(NEW.set_column(1, "name", pa.array(["NAME"] * 10)), path, compression="zstd")
+    path.write_bytes(path.read_bytes()[:size].ljust(size, b"\0"))
+    edit_manifest(folder, lambda manifest: manifest["tables"][1]["files"][0].update(bytes=path.stat().st_size))
+    with pytest.raises(AirflowFailException, match="SHA-256.*second|second.*SHA-256"):
+        load_staged(uri, verify_checksums=True)
+    standing()
+
+
+def test_a_part_of_another_store_is_refused(engine, load_staged, standing, folder) -> None:
+    uri = write_staged(folder, {"second": NEW})
+    edit_manifest(folder, lambda manifest: manifest["tables"][0]["files"][0].update(uri="s3://elsewhere/part.parquet"))
+    with pytest.raises(AirflowFailException, match="'second'.*own store"):
+        load_staged(uri)
+    standing()
+
+
+@pytest.mark.parametrize("mode", ["replace", "append"])
+def test_an_error_in_the_middle(engine, schema, load_staged, standing, folder, mode, monkeypatch) -> None:
+    """The record in ``_d1_loads`` comes last of all; there the server's connection breaks."""
+    from airflow_provider_d1.warehouses import loads
+
+    uri = write_staged(folder, {"first": NEW, "second": NEW.append_column("more", NEW["id"])}, bookmark="new")
+    whole = loads.insert_statement
+    monkeypatch.setattr(loads, "insert_statement", lambda plan, tables, now: whole(plan, tables, now) + " no such word")
+    with pytest.raises((AirflowFailException, D1WarehouseError)):
+        load_staged(uri, mode=mode)
+    monkeypatch.undo()
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", engine.airflow_connection())
+    if engine.all_or_nothing:
+        standing()
+    assert engine.tables(schema) == {"first", "second", "_d1_loads"}
+    load_staged(uri)
+    assert len(engine.rows(schema, "second")) == 10
+
+
+def test_names_that_cannot_be_held_create_nothing(engine, schema, load_staged, standing, folder, tmp_path) -> None:
+    cases = {
+        "postgres": ({"x" * 64: NEW, "ctid": NEW.rename_columns(["ctid", "b"])}, "'x{64}'.*64 bytes.*'ctid'"),
+        "duckdb": ({"Users": NEW, "users": NEW}, "'Users' and 'users'"),
+        "clickhouse": ({"x" * 300: NEW}, "'x{300}'.*300 bytes"),
+    }
+    tables, message = cases[engine.name]
+    with pytest.raises(AirflowFailException, match=message):
+        load_staged(write_staged(folder, {"fine": NEW, **tables}))
+    standing()
+    reserved = tmp_path / "reserved"
+    reserved.mkdir()
+    with pytest.raises(AirflowFailException, match="'_d1_loads'"):
+        load_staged(write_staged(reserved, {"_d1_loads": NEW}))
+    standing()
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "jsonl"])
+def test_nul_in_text(engine, schema, load_staged, standing, folder, file_format) -> None:
+    texts = pa.table({"a": ["x", "\0", None, "a\0b\0"], "b": ["\0"] * 4, "c": pa.array([b"\0"] * 4, pa.binary())})
+    uri = write_staged(folder, {"first": NEW, "texts": texts}, file_format, bookmark="new", rows_in_part=3)
+    if engine.holds_nul:
+        load_staged(uri)
+        assert sorted(engine.rows(schema, "texts"), key=repr) == sorted(rows_of(texts), key=repr)
+        return
+    with pytest.raises(AirflowFailException, match="'texts'.*'a': 2, .*'b': 4"):
+        load_staged(uri)
+    standing()
+    result = load_staged(uri, on_nul="replace")
+    assert result["tables"]["texts"]["nul_replaced"] == {"a": 2, "b": 4}
+    assert engine.rows(schema, "texts") == [
+        tuple(v.replace("\0", "\ufffd") if isinstance(v, str) else v for v in row) for row in rows_of(texts)
+    ]
+
+
+def rows_of(table: pa.Table) -> list[tuple[Any, ...]]:
+    return [tuple(row.values()) for row in table.to_pylist()]
+
+
+KILLED = """
+import os, sys, time, warnings
+warnings.simplefilter("ignore")
+from airflow_provider_d1.transfers.staging_to_warehouse import D1StagingToWarehouseOperator
+from airflow_provider_d1.warehouses import fitting, duckdb, postgres, clickhouse
+def slowly(batches, table, targets):
+    for batch in batches:
+        if table.name == "second":
+            print("in the middle", flush=True)
+            time.sleep(60)
+        yield batch
+duckdb.fitted = postgres.fitted = clickhouse.fitted = slowly
+D1StagingToWarehouseOperator(
+    task_id="load", manifest=sys.argv[1], conn_id="warehouse", schema=sys.argv[2], mode=sys.argv[3]
+).execute({})
+"""
+
+
+@pytest.mark.parametrize("mode", ["replace", "append"])
+def test_a_killed_worker(engine, schema, load_staged, standing, folder, mode, tmp_path, monkeypatch) -> None:
+    if engine.name == "clickhouse":
+        # its embedded engine lives in one process; a second one needs a data folder of its own
+        pytest.skip("the embedded ClickHouse dies with the worker; a server does not")
+    uri = write_staged(folder, {"first": NEW, "second": NEW}, "csv", bookmark="new")
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, uri, schema, mode], stdout=subprocess.PIPE, text=True, env={**os.environ}
+    ) as worker:
+        assert worker.stdout is not None
+        for line in worker.stdout:
+            if "in the middle" in line:
+                break
+        os.kill(worker.pid, signal.SIGKILL)
+    if engine.name == "postgres":
+        wait_for_rollback(engine)
+    standing()
+    assert load_staged(uri, mode=mode)["rows"] == 20
+
+
+def wait_for_rollback(engine) -> None:
+    """The server notices within a moment that the client has gone."""
+    for _ in range(200):
+        if not engine.execute("SELECT 1 FROM pg_stat_activity WHERE state LIKE 'idle in%' OR query LIKE 'COPY %'"):
+            return
+        time.sleep(0.05)
+    raise AssertionError("the server still has the dead worker's transaction")
+
+
+ODD = "pä's\"s w@rd/%41:?#"
+
+
+def test_secrets_and_reasons_of_a_server_that_lets_nobody_in(engine, load_staged, folder, monkeypatch, caplog) -> None:
+    caplog.set_level(logging.DEBUG)
+    definition = json.loads(engine.airflow_connection()) | {"password": ODD}
+    if engine.name == "clickhouse":
+        definition = {"conn_type": "clickhouse", "host": "127.0.0.1", "port": 1, "password": ODD}
+    if engine.name == "duckdb":
+        definition = {"conn_type": "duckdb", "host": str(folder / "no such folder" / "x.duckdb")}
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(definition))
+    uri = write_staged(folder, {"first": NEW})
+    started = time.monotonic()
+    with pytest.raises(D1Error, match="warehouse") as failure:
+        load_staged(uri)
+    assert time.monotonic() - started < 60
+    assert failure.value.retryable
+    for text in (caplog.text, str(failure.value), repr(failure.value.__cause__)):
+        assert ODD not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mode": "upsert"}, "mode .*'upsert'"),
+        ({"on_nul": "drop"}, "on_nul .*'drop'"),
+        ({"tables": []}, "tables"),
+        ({"schema": ""}, "schema"),
+        ({"manifest": "/a/path"}, "manifest"),
+        ({"manifest": {}}, "manifest"),
+        ({"manifest": "file:///no/such/_manifest.json"}, "no manifest at file:///no/such"),
+    ],
+)
+def test_arguments_that_cannot_work(engine, load_staged, folder, arguments, message) -> None:
+    with pytest.raises((AirflowFailException, D1Error), match=message):
+        load_staged(**{"manifest": write_staged(folder, {"first": NEW}), **arguments})
+
+
+def test_an_unknown_connection_type_is_named_with_the_known_ones(load_staged, folder, monkeypatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", '{"conn_type": "mysql"}')
+    with pytest.raises(
+        AirflowFailException, match=r"'warehouse'.*'mysql'.*postgres.*airflow-provider-d1\[clickhouse\]"
+    ):
+        load_staged(write_staged(folder, {"first": NEW}))
