@@ -144,6 +144,20 @@ def test_as_many_exports_are_admitted_as_can_be_polled_for_five_minutes() -> Non
     assert exports_until_refused(budget) == 2
 
 
+@pytest.mark.parametrize(("running", "room"), [(6, True), (7, False)])
+def test_room_is_needed_at_every_moment_to_come_not_only_now_and_at_last(running: int, room: bool) -> None:
+    """600 calls count now, none in 300 s; but 500 still do in 249 s, when eight exports have made 400 polls more."""
+    clock = FakeClock()
+    budget = RequestBudget(1000, clock)
+    tickets = [admit(budget) for _ in range(running)]
+    for clock.now, calls in ((0.0, 100), (50.0, 0), (100.0, 0), (150.0, 0), (200.0, 500), (250.0, 0)):
+        for _ in range(calls):
+            assert budget.take(priority=True) == 0.0
+        for ticket in tickets:
+            budget.keep(ticket)
+    assert (budget.admit(budget.queue()) == 0.0) is room
+
+
 def test_the_first_to_come_is_the_first_to_go() -> None:
     budget = RequestBudget(120, FakeClock())
     running = admit(budget)
