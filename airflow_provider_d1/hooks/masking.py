@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from airflow.providers.common.compat.sdk import mask_secret
@@ -36,7 +37,7 @@ def _unlogged() -> Iterator[None]:
     except ImportError:  # Airflow 2
         yield
         return
-    line = getattr(task_runner, "SUPERVISOR_COMMS", None)
+    line: Any = getattr(task_runner, "SUPERVISOR_COMMS", None)
     if not hasattr(line, "log"):
         yield
         return
