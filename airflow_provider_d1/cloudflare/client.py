@@ -7,6 +7,7 @@ its first request, so that importing this module costs a DAG parser and a trigge
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
@@ -116,7 +117,8 @@ class AsyncD1Client:
             if self.clock.time() + wait > deadline:
                 raise _out_of_budget(wait)
             await self.clock.sleep_async(wait)
-        answer = await transport.send(request, min(self.credentials.timeout, total or self.credentials.timeout), total)
+        whole = min(_whole(self.credentials, deadline - self.clock.time()), total or math.inf)
+        answer = await transport.send(request, min(self.credentials.timeout, whole), whole)
         self.budget.learn(answer)
         return answer
 
@@ -224,7 +226,8 @@ class D1Client:
             if self.clock.time() + wait > deadline:
                 raise _out_of_budget(wait)
             self.clock.sleep(wait)
-        answer = self._open.send(request, self.credentials.timeout)
+        whole = _whole(self.credentials, deadline - self.clock.time())
+        answer = self._open.send(request, min(self.credentials.timeout, whole), whole)
         self.budget.learn(answer)
         return answer
 
@@ -246,6 +249,11 @@ def _open_async(credentials: Credentials, options: dict[str, Any]) -> AsyncTrans
     from airflow_provider_d1.cloudflare.transport import AsyncTransport
 
     return AsyncTransport(credentials, **options)
+
+
+def _whole(credentials: Credentials, left: float) -> float:
+    """Seconds that one exchange may take as a whole: an answer that trickles endlessly must end."""
+    return min(4 * credentials.timeout, max(1.0, left))
 
 
 def _out_of_budget(wait: float) -> D1RateLimitError:

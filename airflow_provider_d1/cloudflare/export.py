@@ -2,8 +2,7 @@
 
 :func:`run_export` only sends, waits and keeps the deadline; what to send next is decided by the pure steps in
 :mod:`~airflow_provider_d1.cloudflare.export_steps`. The trigger, the operator without deferral and the hook all run
-    this
-one driver.
+this one driver.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from airflow_provider_d1.cloudflare import export_protocol, failures, preflight,
 from airflow_provider_d1.cloudflare.export_progress import Narrator
 from airflow_provider_d1.cloudflare.export_protocol import Complete, ExportAnswer, Failed, Running, Unclear
 from airflow_provider_d1.cloudflare.export_steps import BUSY_GAP, Rules, Send, Sent, State, first_step, step
+from airflow_provider_d1.cloudflare.messages import MAX_ANSWER_BYTES
 from airflow_provider_d1.cloudflare.models import D1Export, Database, ExportOptions, OnVirtualTable
 from airflow_provider_d1.cloudflare.seal import seal, url_expiry
 from airflow_provider_d1.exceptions import (
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 #: seconds one poll may take, below the 15 s without a poll after which D1 cancels. Not much shorter: an answer that is
 #: given up may have been the only one to tell of the end.
 POLL_TIMEOUT = 9.5
+#: seconds that the look at the tables after an export may take
+LAST_LOOK = 30.0
 #: a smaller difference between two clocks, in seconds, may be the answer's way
 _CLOCK_TOLERANCE = 5.0
 
@@ -150,16 +152,11 @@ class _Run:
 
     async def look(self) -> preflight.Schema:
         """Read the database's schema, waiting out an export that runs already."""
-        query = protocol.raw(self.client.credentials.account_id, self.database.uuid, preflight.SCHEMA_QUERY)
-        busy = State(busy=True)
-        while True:
-            found = await self.client.call(query, _rows_or_busy, deadline=self.request.deadline, priority=True)
-            if found is not None:
-                columns, rows = found
-                return preflight.read_schema(dict(zip(columns, row, strict=False)) for row in rows)
+        while (schema := await self._schema(self.request.deadline)) is None:
             self.narrator.busy()
             self.client.budget.keep(self.ticket)
-            await self._wait(Send(None, BUSY_GAP), busy)
+            await self._wait(Send(None, BUSY_GAP), State(busy=True))
+        return schema
 
     async def look_again(self, options: ExportOptions) -> None:
         """Refuse a dump from which a table of the explicit list may be missing.
@@ -167,9 +164,13 @@ class _Run:
         :raises D1TableNotFoundError: a table of the list is gone.
         """
         try:
-            schema = await self.look()
-        except (D1ApiError, D1ExportBusyError) as error:
-            self.narrator.unchecked(error)
+            # The dump is there and its hour runs: no long wait is worth this.
+            schema = await self._schema(self.client.clock.time() + LAST_LOOK)
+        except D1ApiError as error:
+            self.narrator.unchecked(str(error))
+            return
+        if schema is None:
+            self.narrator.unchecked("another export is running already")
         else:
             preflight.check_still_there(options, schema)
 
@@ -195,6 +196,17 @@ class _Run:
                 return self._finished(options, after, outcome, accepted_at or sent_time, skew)
             self.narrator.stepped(state, after, answer, sent, clock.monotonic())
             state, send = after, outcome
+
+    async def _schema(self, deadline: float) -> preflight.Schema | None:
+        """The database's tables, None while it is busy."""
+        query = protocol.raw(self.client.credentials.account_id, self.database.uuid, preflight.SCHEMA_QUERY)
+        # Names only, and they are parsed in the event loop: the bound is a control answer's.
+        query = replace(query, max_answer_bytes=MAX_ANSWER_BYTES)
+        found = await self.client.call(query, _rows_or_busy, deadline=deadline, priority=True)
+        if found is None:
+            return None
+        columns, rows = found
+        return preflight.read_schema(dict(zip(columns, row, strict=False)) for row in rows)
 
     async def _wait(self, send: Send, state: State) -> None:
         """Sleep until the next request is due; raise when the deadline comes first."""
@@ -222,13 +234,10 @@ class _Run:
         """Send a start or a poll once; what it means, and how far Cloudflare's clock is ahead of ours."""
         client, credentials = self.client, self.client.credentials
         client.budget.keep(self.ticket)
-        left = max(1.0, self.request.deadline - client.clock.time())
         patience = credentials.timeout if bookmark is None else min(POLL_TIMEOUT, credentials.timeout)
         message = export_protocol.export(credentials.account_id, self.database.uuid, options, bookmark=bookmark)
         try:
-            answer = await client.send(
-                message, deadline=self.request.deadline, priority=True, total=min(patience, left)
-            )
+            answer = await client.send(message, deadline=self.request.deadline, priority=True, total=patience)
         except D1ApiError as error:
             return Unclear(error) if error.retryable else Failed(error), timedelta(0)
         date = failures.http_date(answer.headers.get("date", ""))

@@ -40,9 +40,9 @@ class Narrator:
             self._busy_told = True
             self._say("another export of this database is running, waiting for its end")
 
-    def unchecked(self, error: Exception) -> None:
-        """The look at the schema after the export failed."""
-        self._say(f"could not check whether a table vanished during the export: {error}")
+    def unchecked(self, reason: str) -> None:
+        """There was no look at the schema after the export."""
+        self._say(f"could not check whether a table vanished during the export: {reason}")
 
     def stepped(self, before: State, after: State, answer: ExportAnswer, sent: Sent, now: float) -> None:
         """One request was answered."""

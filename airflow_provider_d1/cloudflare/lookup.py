@@ -1,6 +1,6 @@
 """Find databases by name or UUID, as plans of calls that either client carries out.
 
-A plan is a generator: it yields a :class:`~airflow_provider_d1.cloudflare.protocol.Call`, is sent what the answer
+A plan is a generator: it yields a :class:`~airflow_provider_d1.cloudflare.messages.Call`, is sent what the answer
 held (or thrown the error), and returns its result. So the steps are written once for threads and event loops.
 """
 

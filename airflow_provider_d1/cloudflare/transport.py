@@ -1,4 +1,4 @@
-"""Send one request and read its answer: the only place, besides the download, that knows httpx.
+"""Send one request and read its answer: the only place that knows httpx.
 
 Answers are bounded before anybody parses them, redirects are returned and not followed, and what httpx raises ends
 here: its exceptions and log records carry whole URLs.
@@ -21,8 +21,6 @@ from airflow_provider_d1.cloudflare.messages import MIB, Answer, Request
 from airflow_provider_d1.cloudflare.quiet import quiet
 from airflow_provider_d1.exceptions import D1ApiError, D1ConnectionError
 
-#: a whole answer may take this many times what one wait for bytes may: an endless trickle ends
-_WHOLE_ANSWER = 4
 #: seconds that a connection is kept for the next request
 _IDLE = 30.0
 
@@ -108,7 +106,7 @@ class AsyncTransport(_Shell):
         super().__init__(credentials)
         self._client = httpx.AsyncClient(**{**self._options, **options})
 
-    async def send(self, request: Request, patience: float, total: float | None = None) -> Answer:
+    async def send(self, request: Request, patience: float, total: float) -> Answer:
         """One request, one answer.
 
         :param request: what to send.
@@ -120,7 +118,7 @@ class AsyncTransport(_Shell):
         body = bytearray()
         with quiet():
             try:
-                async with asyncio.timeout(total or patience * _WHOLE_ANSWER):
+                async with asyncio.timeout(total):
                     response = await self._client.send(self._build(self._client, request, patience), stream=True)
                     try:
                         self._refuse_compression(response)
@@ -147,10 +145,10 @@ class SyncTransport(_Shell):
         super().__init__(credentials)
         self._client = httpx.Client(**{**self._options, **options})
 
-    def send(self, request: Request, patience: float) -> Answer:
+    def send(self, request: Request, patience: float, total: float) -> Answer:
         """As :meth:`AsyncTransport.send`."""
         body = bytearray()
-        end = time.monotonic() + patience * _WHOLE_ANSWER
+        end = time.monotonic() + total
         with quiet():
             try:
                 response = self._client.send(self._build(self._client, request, patience), stream=True)

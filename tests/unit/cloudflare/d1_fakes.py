@@ -161,6 +161,7 @@ class FakeD1:
         self.script = list(script)
         self.query_script: list[Reply | Exception] = []
         self.latency = 0.0
+        self.ended = 0.0
         self.database = sqlite3.connect(":memory:")
         self.database.executescript(schema)
 

@@ -57,7 +57,10 @@ def export(fake: FakeD1, *, timeout: float = 3600.0, progress: list[str] | None 
     async def main() -> D1Export:
         async with connected(fake) as client:
             request = ExportRequest(**{"database": "shop", "deadline": EPOCH + timeout, **options})
-            return await run_export(client, request, on_progress=None if progress is None else progress.append)
+            try:
+                return await run_export(client, request, on_progress=None if progress is None else progress.append)
+            finally:
+                fake.ended = asyncio.get_running_loop().time()
 
     return run(main())
 
@@ -332,14 +335,18 @@ def test_a_table_that_vanishes_during_the_export_is_noticed() -> None:
         export(Vanishing([complete()], schema="CREATE TABLE users(id); CREATE TABLE t(id);"), tables=("users", "t"))
 
 
-def test_a_second_look_that_fails_does_not_cost_the_export() -> None:
+@pytest.mark.parametrize("trouble", [HTML_502, RESET, QUERY_BUSY, Reply(b"", after=1000)])
+def test_a_second_look_that_fails_costs_neither_the_export_nor_much_time(trouble: Reply | Exception) -> None:
     class Silent(FakeD1):
         def answer(self, kind: str, query: Mapping[str, Any], body: dict[str, Any]) -> Reply | Exception:
-            return HTML_502 if kind == "query" and self.count("start") else super().answer(kind, query, body)
+            return trouble if kind == "query" and self.count("start") else super().answer(kind, query, body)
 
     progress: list[str] = []
-    export(Silent([complete()]), tables=("users",), progress=progress)
+    fake = Silent([complete()])
+    result = export(fake, tables=("users",), progress=progress)
     assert any("could not check" in line for line in progress)
+    assert fake.ended - fake.times("start")[0] <= 31
+    assert result.polls == 0
 
 
 def test_a_token_revoked_in_the_middle() -> None:
