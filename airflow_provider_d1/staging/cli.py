@@ -15,8 +15,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
 from airflow_provider_d1.exceptions import D1Error
-from airflow_provider_d1.staging.manifest import FILE_FORMATS, MANIFEST_KEY, Source
-from airflow_provider_d1.staging.options import COMPRESSIONS, StagingOptions
+from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Source
+from airflow_provider_d1.staging.options import COMPRESSIONS, FILE_FORMATS, StagingOptions
 from airflow_provider_d1.staging.pipeline import stage
 from airflow_provider_d1.staging.sinks import FolderSink
 from airflow_provider_d1.staging.streams import UnpackingReader

@@ -10,15 +10,13 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from airflow_provider_d1.exceptions import D1ManifestError
+from airflow_provider_d1.staging.options import FILE_FORMATS, FileFormat
 
 VERSION = 1
 MANIFEST_KEY = "_manifest.json"
-
-FileFormat = Literal["parquet", "csv", "jsonl", "sql"]
-FILE_FORMATS: tuple[FileFormat, ...] = ("parquet", "csv", "jsonl", "sql")
 
 #: Arrow type names that a staged column can have
 COLUMN_TYPES = ("int64", "float64", "string", "binary", "timestamp[us]", "date32")

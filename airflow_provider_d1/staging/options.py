@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from airflow_provider_d1.exceptions import D1ConfigurationError
-from airflow_provider_d1.staging.manifest import FILE_FORMATS, FileFormat
 
 MIB = 1 << 20
+
+FileFormat = Literal["parquet", "csv", "jsonl", "sql"]
+FILE_FORMATS: tuple[FileFormat, ...] = ("parquet", "csv", "jsonl", "sql")
 
 #: format → the compressions it can have, its default first; "none" stores the files as they are
 COMPRESSIONS: Mapping[FileFormat, tuple[str, ...]] = {

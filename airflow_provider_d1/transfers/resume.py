@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from airflow_provider_d1.cloudflare.models import D1Export
+if TYPE_CHECKING:
+    from airflow_provider_d1.cloudflare.models import D1Export
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ class FinishedExport:
 
     def get(self) -> D1Export | None:
         """Return the export of an earlier try, None when there is none that still serves."""
+        from airflow_provider_d1.cloudflare.models import D1Export
+
         if self._store is None:
             return None
         try:

@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from airflow_provider_d1.cloudflare.models import D1Export
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error, D1SignedUrlExpiredError
 from airflow_provider_d1.operators.arguments import BOOLEAN, EXPORT_RULES, Rule, check
 from airflow_provider_d1.operators.d1 import D1ExportOperator
 from airflow_provider_d1.operators.failures import no_pointless_retry
-from airflow_provider_d1.staging.manifest import MANIFEST_KEY
 from airflow_provider_d1.staging.options import MIB, StagingOptions
 from airflow_provider_d1.transfers.resume import FinishedExport
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_d1.staging.manifest import FileFormat, Manifest
+    from airflow_provider_d1.cloudflare.models import D1Export
+    from airflow_provider_d1.staging.manifest import Manifest
+    from airflow_provider_d1.staging.options import FileFormat
     from airflow_provider_d1.staging.sinks import Sink
 
 
@@ -123,6 +123,8 @@ class D1ToStagingOperator(D1ExportOperator):
 
     def _stage_given(self) -> dict[str, Any]:
         """Stage what another task exported."""
+        from airflow_provider_d1.cloudflare.models import D1Export
+
         if not isinstance(self.export, D1Export | Mapping):
             raise D1ConfigurationError(
                 f"export must be the output of a D1ExportOperator (task.output), not {type(self.export).__name__}."
@@ -141,7 +143,7 @@ class D1ToStagingOperator(D1ExportOperator):
             raise
 
     def _stage(self, export: D1Export) -> dict[str, Any]:
-        from airflow_provider_d1.staging.manifest import Source
+        from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Source
         from airflow_provider_d1.staging.pipeline import stage
 
         source = Source.from_dict({**export.to_dict(), "unavailable_seconds": export.unavailable_seconds})
