@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.sql.hooks.sql import DbApiHook
@@ -11,7 +11,7 @@ from airflow.providers.common.sql.hooks.sql import DbApiHook
 from airflow_provider_d1.cloudflare.models import D1Export, Database, OnVirtualTable
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error
 from airflow_provider_d1.hooks.connection import Settings, fetch_settings, read_settings
-from airflow_provider_d1.hooks.dbapi import D1Connection
+from airflow_provider_d1.hooks.dbapi import D1Connection, insert_statements
 from airflow_provider_d1.hooks.masking import mask, mask_signed_url
 from airflow_provider_d1.hooks.threads import run_coroutine
 
@@ -210,6 +210,27 @@ class D1Hook(DbApiHook):
 
     def set_autocommit(self, conn: D1Connection, autocommit: bool) -> None:
         """Do nothing: see :meth:`get_autocommit`."""
+
+    def insert_rows(
+        self,
+        table: str,
+        rows: Iterable[Sequence[Any]],
+        target_fields: Sequence[str] | None = None,
+        commit_every: int = 1000,  # noqa: ARG002 - D1 commits each statement
+        replace: bool = False,
+        **ignored: Any,  # noqa: ARG002 - DbApiHook's other arguments speak of drivers and transactions
+    ) -> None:
+        """Insert rows, as many with each call as D1's 100 parameters allow; a failure leaves those of earlier calls.
+
+        :param table: the table's name; quoted as an identifier, so without a schema.
+        :param rows: values in the order of ``target_fields``: None, numbers and text.
+        :param target_fields: columns; None for all of the table's.
+        :param replace: replace rows with the same key.
+        """
+        with self.get_client() as client:
+            database_id = self._resolve(client)
+            for sql, values in insert_statements(table, rows, target_fields, replace=replace):
+                client.raw(database_id, sql, values)
 
     @property
     def dialect_name(self) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.client import D1Client
+
+#: D1 takes so many bound parameters in one statement
+MAX_PARAMETERS = 100
 
 
 class D1Cursor:
@@ -80,3 +84,29 @@ class D1Connection:
     def close(self) -> None:
         """Close the client."""
         self._client.close()
+
+
+def insert_statements(
+    table: str, rows: Iterable[Sequence[Any]], columns: Sequence[str] | None, *, replace: bool = False
+) -> Iterator[tuple[str, list[Any]]]:
+    """Bring rows into as few INSERT statements as D1's limit on parameters allows.
+
+    :param table: an identifier, quoted here.
+    :param rows: of one length.
+    :param columns: identifiers, quoted here; None for all of the table's.
+    :param replace: INSERT OR REPLACE.
+    :return: statements with their parameters.
+    """
+    verb = "INSERT OR REPLACE" if replace else "INSERT"
+    names = "" if columns is None else f" ({', '.join(map(quoted, columns))})"
+    rest = iter(rows)
+    for first in rest:
+        more = islice(rest, max(MAX_PARAMETERS // max(len(first), 1) - 1, 0))
+        batch = [first, *more]
+        places = ", ".join(f"({', '.join('?' * len(row))})" for row in batch)
+        yield f"{verb} INTO {quoted(table)}{names} VALUES {places}", [value for row in batch for value in row]
+
+
+def quoted(identifier: str) -> str:
+    """An SQL identifier, whatever is in it."""
+    return '"' + identifier.replace('"', '""') + '"'

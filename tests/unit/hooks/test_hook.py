@@ -12,8 +12,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowException
 from airflow.providers.common.sql.hooks.handlers import fetch_all_handler
 from airflow.providers.common.sql.hooks.sql import DbApiHook
+from airflow.providers.common.sql.operators.sql import (
+    SQLColumnCheckOperator,
+    SQLExecuteQueryOperator,
+    SQLTableCheckOperator,
+)
 
 from airflow_provider_d1.emulator.server import Emulator
 from airflow_provider_d1.exceptions import (
@@ -199,7 +205,6 @@ def test_the_db_api(emulator: Emulator) -> None:
     assert hook.run("SELECT * FROM extra", handler=fetch_all_handler) == [(1, "x")]
     hook.insert_rows("extra", [(2, "y"), (3, None)], target_fields=["id", "note"])
     assert hook.get_records("SELECT * FROM extra WHERE id > 1") == [(2, "y"), (3, None)]
-    hook.insert_rows("extra", [(2, "z")], target_fields=["id", "note"], replace=True)
     hook.schema = "notes"
     assert hook.get_records("SELECT * FROM notes") == []
 
@@ -216,3 +221,33 @@ def test_the_cursor_hands_rows_out_in_pieces(emulator: Emulator) -> None:
     assert cursor.fetchall() == []
     connection.commit()
     connection.close()
+
+
+def test_rows_are_inserted_with_as_few_calls_as_the_limit_on_parameters_allows(emulator: Emulator) -> None:
+    hook = D1Hook()
+    hook.run('CREATE TABLE "odd ""name" (id INTEGER PRIMARY KEY, price REAL, note TEXT)')
+    emulator.calls.clear()
+    hook.insert_rows('odd "name', ((n, n / 2, None) for n in range(70)), target_fields=["id", "price", "note"])
+    assert len([call for call in emulator.calls if call.kind == "raw"]) == 3  # 33 rows of 3 each
+    hook.insert_rows('odd "name', [(69, 1.5, "it's")], replace=True)
+    assert hook.get_first('SELECT count(*), sum(id) FROM "odd ""name"') == (70, 2415)
+    assert hook.get_first('SELECT * FROM "odd ""name" WHERE id = 69') == (69, 1.5, "it's")
+    hook.insert_rows('odd "name', [])
+
+
+def test_airflows_sql_operators_work(emulator: Emulator) -> None:
+    query = SQLExecuteQueryOperator(
+        task_id="query", conn_id="d1_default", sql="SELECT name FROM users WHERE id = ?", parameters=[2]
+    )
+    assert query.execute({}) == [("Grace",)]
+    other = SQLExecuteQueryOperator(
+        task_id="other", conn_id="d1_default", database="notes", sql="SELECT count(*) FROM notes"
+    )
+    assert other.execute({}) == [(0,)]
+    checks = {"enough": {"check_statement": "count(*) = 3"}}
+    SQLTableCheckOperator(task_id="check", conn_id="d1_default", table="users", checks=checks).execute({})
+    columns = {"id": {"unique_check": {"equal_to": 0}, "min": {"geq_to": 1}}}
+    SQLColumnCheckOperator(task_id="columns", conn_id="d1_default", table="users", column_mapping=columns).execute({})
+    wrong = {"too_many": {"check_statement": "count(*) = 4"}}
+    with pytest.raises(AirflowException, match="too_many"):
+        SQLTableCheckOperator(task_id="wrong", conn_id="d1_default", table="users", checks=wrong).execute({})
