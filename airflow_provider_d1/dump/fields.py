@@ -93,6 +93,8 @@ def find_fields(body: bytes, separator: bytes, columns: int) -> Fields | str:
     :param columns: fields a row should have.
     :return: the fields, or why they cannot be told apart here.
     """
+    if not body.endswith(b")"):
+        return "a comment at the end"
     buffer = _with_row_ends(body, separator)
     data: Bytes = np.frombuffer(buffer, np.uint8)
     if not len(data):

@@ -249,7 +249,17 @@ class DumpReader:
         end = self._last_separator(separator, prefix, first, window)
         if end < 0:
             return row_end, separator
+        last = find_insert_end(buffer, end + len(separator))
+        if last >= 0 and self._run_is_over(prefix, last, final=final):
+            return last, separator
         return end + 2, separator
+
+    def _run_is_over(self, prefix: bytes, end: int, *, final: bool) -> bool:
+        """Tell whether something else than another row with the same prefix follows the row that ends at ``end``."""
+        space = _SPACE.match(self._buffer, end)
+        start = space.end() if space else end
+        there = self._buffer[start : start + len(prefix)]
+        return there != prefix[: len(there)] or (final and len(there) < len(prefix))
 
     def _last_separator(self, separator: bytes, prefix: bytes, first: int, window: int) -> int:
         """Return where the last separator outside quotes starts, -1 when there is none.

@@ -33,7 +33,7 @@ class Column:
     :param declared_type: as ``PRAGMA table_xinfo`` gives it, empty when there is none.
     :param affinity: SQLite's affinity.
     :param primary_key: 1-based position in the primary key, 0 when not part of it.
-    :param nullable: False for NOT NULL, for an INTEGER PRIMARY KEY and for a primary key WITHOUT ROWID.
+    :param nullable: False for NOT NULL, an INTEGER PRIMARY KEY, and any primary key WITHOUT ROWID or in a STRICT table.
     :param rowid_alias: the INTEGER PRIMARY KEY, in which SQLite would replace a NULL by a new number.
     :param default: SQL of the DEFAULT clause, None when there is none.
     """
@@ -386,7 +386,7 @@ def _finish(
             declared_type=draft.declared_type,
             affinity=affinity_of(draft.declared_type, strict=strict),
             primary_key=position,
-            nullable=not (draft.not_null or (position and (without_rowid or alias))),
+            nullable=not (draft.not_null or (position and (without_rowid or strict or alias))),
             rowid_alias=bool(alias and position),
             default=draft.default,
         )

@@ -74,7 +74,7 @@ def corpus() -> list[bytes]:
         if "noschema" in path.name:
             continue
         lines = [line for line in path.read_bytes().split(b"\n") if len(line) < 10_000]
-        dumps.append(b"\n".join(lines))
+        dumps.append(for_sqlite(b"\n".join(lines)).replace(b"'||char(0)||'", b"\0"))
     return dumps
 
 

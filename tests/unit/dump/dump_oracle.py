@@ -194,10 +194,12 @@ def compare_values(column: pa.ChunkedArray, rows: list[tuple], *, ordered: bool 
     if column.type == pa.int64() or column.type == pa.binary():
         values = [row[1] for row in rows]
     elif column.type == pa.float64():
-        values = [None if row[1] is None else float(row[1]) for row in rows]
+        values = [None if row[1] is None else float(row[1]) + 0.0 for row in rows]
     else:
         values = [row[2] for row in rows]
     ours = column.to_pylist()
+    if column.type == pa.float64():
+        ours = [None if value is None else value + 0.0 for value in ours]  # SQLite prints no sign of zero either
     if not ordered:
         ours, values = sorted(ours, key=repr), sorted(values, key=repr)
     assert [repr(v) for v in ours] == [repr(v) for v in values]
