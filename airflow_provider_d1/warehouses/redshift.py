@@ -54,7 +54,7 @@ DIALECT = Dialect(
     reserved_columns=frozenset({"oid", "tableoid", "xmin", "cmin", "xmax", "cmax", "ctid", "deletexid", "insertxid"}),
 )
 
-_NOW = "SYSDATE"
+_NOW = "GETDATE()"  # SYSDATE would be when the transaction began, and loads wait for each other
 _HIDDEN = "ACCESS_KEY_ID '***' SECRET_ACCESS_KEY '***'"
 
 

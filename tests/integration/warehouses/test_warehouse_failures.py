@@ -1,4 +1,4 @@
-"""What goes wrong leaves every table as it was: broken files, errors in the middle, a killed worker, a server that is away."""
+"""What goes wrong leaves every table as it was: broken files, errors in the middle, a killed worker."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_checksums_are_compared_when_asked_for(engine, schema, load_staged, stan
     pq.write_table(NEW.set_column(1, "name", pa.array(["NAME"] * 10)), path, compression="zstd")
     path.write_bytes(path.read_bytes()[:size].ljust(size, b"\0"))
     edit_manifest(folder, lambda manifest: manifest["tables"][1]["files"][0].update(bytes=path.stat().st_size))
-    with pytest.raises(AirflowFailException, match="SHA-256.*second|second.*SHA-256"):
+    with pytest.raises(AirflowFailException, match=r"SHA-256.*second|second.*SHA-256"):
         load_staged(uri, verify_checksums=True)
     standing()
 
@@ -126,7 +126,7 @@ def test_checksums_are_compared_when_asked_for(engine, schema, load_staged, stan
 def test_a_part_of_another_store_is_refused(engine, load_staged, standing, folder) -> None:
     uri = write_staged(folder, {"second": NEW})
     edit_manifest(folder, lambda manifest: manifest["tables"][0]["files"][0].update(uri="s3://elsewhere/part.parquet"))
-    with pytest.raises(AirflowFailException, match="'second'.*own store"):
+    with pytest.raises(AirflowFailException, match=r"'second'.*own store"):
         load_staged(uri)
     standing()
 
@@ -175,7 +175,7 @@ def test_nul_in_text(engine, schema, load_staged, standing, folder, file_format)
         load_staged(uri)
         assert sorted(engine.rows(schema, "texts"), key=repr) == sorted(rows_of(texts), key=repr)
         return
-    with pytest.raises(AirflowFailException, match="'texts'.*'a': 2, .*'b': 4"):
+    with pytest.raises(AirflowFailException, match=r"'texts'.*'a': 2, .*'b': 4"):
         load_staged(uri)
     standing()
     result = load_staged(uri, on_nul="replace")

@@ -83,7 +83,7 @@ def test_only_the_tables_asked_for(engine, schema, load_staged, stage) -> None:
     uri = stage({"users": USERS, "Orders": MORE, "other": MORE})
     assert list(load_staged(uri, tables=["Orders"])["tables"]) == ["Orders"]
     assert engine.tables(schema) == {"Orders", "_d1_loads"}
-    with pytest.raises(AirflowFailException, match="no table 'orders'.*'Orders'"):
+    with pytest.raises(AirflowFailException, match=r"no table 'orders'.*'Orders'"):
         load_staged(uri, tables=["orders"])
 
 
@@ -178,13 +178,13 @@ def text_form(engine, value):
 
 
 def test_times_widen_to_text(engine, schema, load_staged, stage) -> None:
-    moment = dt.datetime(2024, 2, 29, 12, 30, 1, 250000)
+    moment, midnight = (dt.datetime.fromisoformat(text) for text in ("2024-02-29T12:30:01.25", "2024-02-29"))
     times = pa.table({"v": pa.array([moment, None], pa.timestamp("us"))})
     days = pa.table({"v": pa.array([dt.date(2024, 2, 29)], pa.date32())})
     load_staged(stage({"t": days}), mode="append")
     load_staged(stage({"t": times}), mode="append")
     assert engine.columns(schema, "t") == [("v", engine.types["timestamp[us]"])]
-    assert held(engine, schema, "t") == rows((dt.datetime(2024, 2, 29),), (moment,), (None,))
+    assert held(engine, schema, "t") == rows((midnight,), (moment,), (None,))
     load_staged(stage({"t": table(v=["soon"])}), mode="append")
     load_staged(stage({"t": times}), mode="append")
     found = [value for (value,) in engine.rows(schema, "t") if value is not None]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from warehouse_engines import Engine
 
 from airflow_provider_d1.staging.manifest import Manifest, Source, load
 from airflow_provider_d1.staging.options import StagingOptions
 from airflow_provider_d1.staging.pipeline import stage
 from airflow_provider_d1.staging.sinks import FolderSink
 from tests.unit.dump.dump_oracle import SqliteTable, for_sqlite, read_with_sqlite
+
+if TYPE_CHECKING:
+    from warehouse_engines import Engine
 
 CORPUS = Path(__file__).parents[2] / "data" / "corpus"
 

@@ -6,9 +6,10 @@ import json
 from abc import ABC, abstractmethod
 from contextlib import closing
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.postgres import PostgresServer
+if TYPE_CHECKING:
+    from harness.postgres import PostgresServer
 
 CONN_ID = "warehouse"
 
@@ -184,7 +185,8 @@ class ClickHouse(Engine):
     def columns(self, schema: str, table: str) -> list[tuple[str, str]]:
         with self._client() as client:
             return client.query(
-                "SELECT name, type FROM system.columns WHERE database = {d:String} AND table = {t:String} ORDER BY position",
+                "SELECT name, type FROM system.columns "
+                "WHERE database = {d:String} AND table = {t:String} ORDER BY position",
                 parameters={"d": schema, "t": table},
             ).result_rows
 

@@ -1,0 +1,16 @@
+CREATE DATABASE IF NOT EXISTS `staging`;
+CREATE TABLE IF NOT EXISTS `staging`.`_d1_loads` (`loaded_at` DateTime64(6, 'UTC'), `manifest` Nullable(String), `database_id` Nullable(String), `database_name` Nullable(String), `bookmark` Nullable(String), `dump_sha256` Nullable(String), `table_name` Nullable(String), `rows` Nullable(Int64), `mode` Nullable(String)) ENGINE = MergeTree ORDER BY `loaded_at`;
+DROP TABLE IF EXISTS `staging`.`_d1_new_7dfb4cf67742cb06` SYNC;
+CREATE TABLE `staging`.`_d1_new_7dfb4cf67742cb06` (`a int64` Nullable(Int64), `a float64` Nullable(Float64), `a string` Nullable(String), `a binary` Nullable(String) COMMENT 'binary', `a timestamp` Nullable(DateTime64(6, 'UTC')), `a date32` Nullable(Date32), `select` Nullable(Int64)) ENGINE = MergeTree ORDER BY tuple();
+INSERT INTO `staging`.`_d1_new_7dfb4cf67742cb06` (`a int64`, `a float64`, `a string`, `a binary`, `a timestamp`, `a date32`, `select`) SELECT `a int64`, `a float64`, `a string`, `a binary`, `a timestamp`, `a date32`, `select` FROM s3({d1_url:String}, {d1_access_key:String}, {d1_secret_key:String}, 'Parquet', '`a int64` Nullable(Int64), `a float64` Nullable(Float64), `a string` Nullable(String), `a binary` Nullable(String), `a timestamp` Nullable(DateTime64(6, \'UTC\')), `a date32` Nullable(Date32), `select` Nullable(Int64)');
+INSERT INTO `staging`.`_d1_new_7dfb4cf67742cb06` (`a int64`, `a float64`, `a string`, `a binary`, `a timestamp`, `a date32`, `select`) SELECT `a int64`, `a float64`, `a string`, `a binary`, `a timestamp`, `a date32`, `select` FROM s3({d1_url:String}, {d1_access_key:String}, {d1_secret_key:String}, 'Parquet', '`a int64` Nullable(Int64), `a float64` Nullable(Float64), `a string` Nullable(String), `a binary` Nullable(String), `a timestamp` Nullable(DateTime64(6, \'UTC\')), `a date32` Nullable(Date32), `select` Nullable(Int64)');
+DROP TABLE IF EXISTS `staging`.`_d1_new_8dd0006dfdb7ebb1` SYNC;
+CREATE TABLE `staging`.`_d1_new_8dd0006dfdb7ebb1` (`id` Nullable(Int64)) ENGINE = MergeTree ORDER BY tuple();
+INSERT INTO `staging`.`_d1_new_8dd0006dfdb7ebb1` (`id`) SELECT `id` FROM s3({d1_url:String}, {d1_access_key:String}, {d1_secret_key:String}, 'Parquet', '`id` Nullable(Int64)');
+INSERT INTO `staging`.`_d1_new_8dd0006dfdb7ebb1` (`id`) SELECT `id` FROM s3({d1_url:String}, {d1_access_key:String}, {d1_secret_key:String}, 'Parquet', '`id` Nullable(Int64)');
+EXCHANGE TABLES `staging`.`_d1_new_7dfb4cf67742cb06` AND `staging`.`users`;
+DROP TABLE IF EXISTS `staging`.`_d1_new_7dfb4cf67742cb06` SYNC;
+INSERT INTO `staging`.`_d1_loads` (`loaded_at`, `manifest`, `database_id`, `database_name`, `bookmark`, `dump_sha256`, `table_name`, `rows`, `mode`) VALUES (now64(6, 'UTC'), 's3://bucket/d1/shop\'s/_manifest.json', 'uuid', 'it\'s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'users', 3, 'replace');
+EXCHANGE TABLES `staging`.`_d1_new_8dd0006dfdb7ebb1` AND `staging`.`orders-2026`;
+DROP TABLE IF EXISTS `staging`.`_d1_new_8dd0006dfdb7ebb1` SYNC;
+INSERT INTO `staging`.`_d1_loads` (`loaded_at`, `manifest`, `database_id`, `database_name`, `bookmark`, `dump_sha256`, `table_name`, `rows`, `mode`) VALUES (now64(6, 'UTC'), 's3://bucket/d1/shop\'s/_manifest.json', 'uuid', 'it\'s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'orders-2026', 3, 'replace');

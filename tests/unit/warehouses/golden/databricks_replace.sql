@@ -1,0 +1,14 @@
+CREATE SCHEMA IF NOT EXISTS `staging`;
+CREATE TABLE IF NOT EXISTS `staging`.`_d1_loads` (`loaded_at` TIMESTAMP, `manifest` STRING, `database_id` STRING, `database_name` STRING, `bookmark` STRING, `dump_sha256` STRING, `table_name` STRING, `rows` BIGINT, `mode` STRING) USING DELTA;
+DROP TABLE IF EXISTS `staging`.`_d1_new_7dfb4cf67742cb06`;
+CREATE TABLE `staging`.`_d1_new_7dfb4cf67742cb06` (`a int64` BIGINT, `a float64` DOUBLE, `a string` STRING, `a binary` BINARY, `a timestamp` TIMESTAMP_NTZ, `a date32` DATE, `select` BIGINT) USING DELTA TBLPROPERTIES ('delta.columnMapping.mode' = 'name');
+COPY INTO `staging`.`_d1_new_7dfb4cf67742cb06` FROM 's3://bucket/d1/shop\'s/t0/' WITH (CREDENTIAL `d1 reader`) FILEFORMAT = PARQUET FILES = ('part-00000.parquet', 'part-00001.parquet') COPY_OPTIONS ('force' = 'true', 'mergeSchema' = 'false');
+DROP TABLE IF EXISTS `staging`.`_d1_new_8dd0006dfdb7ebb1`;
+CREATE TABLE `staging`.`_d1_new_8dd0006dfdb7ebb1` (`id` BIGINT) USING DELTA TBLPROPERTIES ('delta.columnMapping.mode' = 'name');
+COPY INTO `staging`.`_d1_new_8dd0006dfdb7ebb1` FROM 's3://bucket/d1/shop\'s/t1/' WITH (CREDENTIAL `d1 reader`) FILEFORMAT = PARQUET FILES = ('part-00000.parquet', 'part-00001.parquet') COPY_OPTIONS ('force' = 'true', 'mergeSchema' = 'false');
+CREATE OR REPLACE TABLE `staging`.`users` DEEP CLONE `staging`.`_d1_new_7dfb4cf67742cb06`;
+INSERT INTO `staging`.`_d1_loads` (`loaded_at`, `manifest`, `database_id`, `database_name`, `bookmark`, `dump_sha256`, `table_name`, `rows`, `mode`) VALUES (current_timestamp(), 's3://bucket/d1/shop\'s/_manifest.json', 'uuid', 'it\'s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'users', 3, 'replace');
+DROP TABLE IF EXISTS `staging`.`_d1_new_7dfb4cf67742cb06`;
+CREATE OR REPLACE TABLE `staging`.`orders-2026` DEEP CLONE `staging`.`_d1_new_8dd0006dfdb7ebb1`;
+INSERT INTO `staging`.`_d1_loads` (`loaded_at`, `manifest`, `database_id`, `database_name`, `bookmark`, `dump_sha256`, `table_name`, `rows`, `mode`) VALUES (current_timestamp(), 's3://bucket/d1/shop\'s/_manifest.json', 'uuid', 'it\'s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'orders-2026', 3, 'replace');
+DROP TABLE IF EXISTS `staging`.`_d1_new_8dd0006dfdb7ebb1`;

@@ -1,0 +1,13 @@
+BEGIN;
+CREATE SCHEMA IF NOT EXISTS "staging";
+CREATE TABLE IF NOT EXISTS "staging"."_d1_loads" ("loaded_at" timestamptz, "manifest" text, "database_id" text, "database_name" text, "bookmark" text, "dump_sha256" text, "table_name" text, "rows" bigint, "mode" text);
+CREATE TABLE "staging"."_d1_new_7dfb4cf67742cb06" ("a int64" bigint, "a float64" double precision, "a string" text, "a binary" bytea, "a timestamp" timestamp, "a date32" date, "select" bigint);
+COPY "staging"."_d1_new_7dfb4cf67742cb06" ("a int64", "a float64", "a string", "a binary", "a timestamp", "a date32", "select") FROM STDIN WITH (FORMAT binary, FREEZE true);
+CREATE TABLE "staging"."_d1_new_8dd0006dfdb7ebb1" ("id" bigint);
+COPY "staging"."_d1_new_8dd0006dfdb7ebb1" ("id") FROM STDIN WITH (FORMAT binary, FREEZE true);
+DROP TABLE IF EXISTS "staging"."users";
+ALTER TABLE "staging"."_d1_new_7dfb4cf67742cb06" RENAME TO "users";
+DROP TABLE IF EXISTS "staging"."orders-2026";
+ALTER TABLE "staging"."_d1_new_8dd0006dfdb7ebb1" RENAME TO "orders-2026";
+INSERT INTO "staging"."_d1_loads" ("loaded_at", "manifest", "database_id", "database_name", "bookmark", "dump_sha256", "table_name", "rows", "mode") VALUES (clock_timestamp(), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'users', 3, 'replace'), (clock_timestamp(), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'orders-2026', 3, 'replace');
+COMMIT;

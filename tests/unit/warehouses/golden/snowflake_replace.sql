@@ -1,0 +1,14 @@
+CREATE SCHEMA IF NOT EXISTS "staging";
+CREATE TABLE IF NOT EXISTS "staging"."_d1_loads" ("loaded_at" TIMESTAMP_NTZ(6), "manifest" VARCHAR, "database_id" VARCHAR, "database_name" VARCHAR, "bookmark" VARCHAR, "dump_sha256" VARCHAR, "table_name" VARCHAR, "rows" NUMBER(38, 0), "mode" VARCHAR);
+DROP TABLE IF EXISTS "staging"."_d1_new_7dfb4cf67742cb06";
+CREATE TABLE "staging"."_d1_new_7dfb4cf67742cb06" ("a int64" NUMBER(38, 0), "a float64" FLOAT, "a string" VARCHAR, "a binary" BINARY, "a timestamp" TIMESTAMP_NTZ(6), "a date32" DATE, "select" NUMBER(38, 0));
+COPY INTO "staging"."_d1_new_7dfb4cf67742cb06" FROM @ops.public.d1_stage FILES = ('d1/shop''s/t0/part-00000.parquet', 'd1/shop''s/t0/part-00001.parquet') FILE_FORMAT = (TYPE = PARQUET BINARY_AS_TEXT = FALSE USE_LOGICAL_TYPE = TRUE) MATCH_BY_COLUMN_NAME = CASE_SENSITIVE ON_ERROR = ABORT_STATEMENT FORCE = TRUE;
+DROP TABLE IF EXISTS "staging"."_d1_new_8dd0006dfdb7ebb1";
+CREATE TABLE "staging"."_d1_new_8dd0006dfdb7ebb1" ("id" NUMBER(38, 0));
+COPY INTO "staging"."_d1_new_8dd0006dfdb7ebb1" FROM @ops.public.d1_stage FILES = ('d1/shop''s/t1/part-00000.parquet', 'd1/shop''s/t1/part-00001.parquet') FILE_FORMAT = (TYPE = PARQUET BINARY_AS_TEXT = FALSE USE_LOGICAL_TYPE = TRUE) MATCH_BY_COLUMN_NAME = CASE_SENSITIVE ON_ERROR = ABORT_STATEMENT FORCE = TRUE;
+CREATE OR REPLACE TABLE "staging"."users" CLONE "staging"."_d1_new_7dfb4cf67742cb06" COPY GRANTS;
+INSERT INTO "staging"."_d1_loads" ("loaded_at", "manifest", "database_id", "database_name", "bookmark", "dump_sha256", "table_name", "rows", "mode") VALUES (SYSDATE(), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'users', 3, 'replace');
+DROP TABLE IF EXISTS "staging"."_d1_new_7dfb4cf67742cb06";
+CREATE OR REPLACE TABLE "staging"."orders-2026" CLONE "staging"."_d1_new_8dd0006dfdb7ebb1" COPY GRANTS;
+INSERT INTO "staging"."_d1_loads" ("loaded_at", "manifest", "database_id", "database_name", "bookmark", "dump_sha256", "table_name", "rows", "mode") VALUES (SYSDATE(), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'orders-2026', 3, 'replace');
+DROP TABLE IF EXISTS "staging"."_d1_new_8dd0006dfdb7ebb1";

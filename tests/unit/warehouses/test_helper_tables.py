@@ -1,0 +1,182 @@
+"""The order of a load through helper tables, told by the statements that reach the warehouse."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+from warehouse_plans import manifest, plan
+
+from airflow_provider_d1.exceptions import D1WarehouseError
+from airflow_provider_d1.warehouses import bigquery, databricks, redshift, snowflake
+from airflow_provider_d1.warehouses.helper_tables import run_load
+
+TABLES = {"users": {"id": "int64", "name": "string"}}
+
+
+class Warehouse:
+    """Answers the loader's questions and keeps what it was told to do."""
+
+    def __init__(self, columns: list[tuple[str, str]], history: list[tuple[Any, ...]] = (), fails: str = "\0") -> None:
+        self.columns, self.history, self.fails = columns, list(history), fails
+        self.told: list[str] = []
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        if self.fails in statement:
+            raise RuntimeError(statement)
+        if "MAX(CASE" in statement:
+            return self.history
+        if statement.startswith("SELECT COUNT"):
+            return [(0,)]
+        if statement.startswith("SELECT"):
+            return self.columns
+        self.told.append(statement)
+        return []
+
+    def kinds(self) -> list[str]:
+        return [" ".join(statement.split()[:2]) for statement in self.told]
+
+
+def load(module: Any, warehouse: Warehouse, mode: str = "replace", rows: int = 3, tables: Any = TABLES) -> Any:
+    def fill(plan: Any, table: Any) -> int:
+        warehouse.told.append("fill it")
+        return rows
+
+    return run_load(plan(module, manifest(tables), mode=mode), warehouse, module._STEPS(fill=fill))
+
+
+SNOWFLAKE_COLUMNS = [("id", "NUMBER(38,0)"), ("name", "TEXT")]
+
+
+def test_a_new_table() -> None:
+    warehouse = Warehouse([])
+    (result,) = load(snowflake, warehouse)
+    assert (result.rows, result.statement, result.path) == (3, "COPY INTO", '"staging"."users"')
+    assert warehouse.kinds() == [
+        "CREATE SCHEMA",
+        "CREATE TABLE",
+        "DROP TABLE",
+        "CREATE TABLE",
+        "fill it",
+        "ALTER TABLE",
+        "INSERT INTO",
+        "DROP TABLE",
+    ]
+
+
+def test_an_old_table_is_replaced_in_one_statement() -> None:
+    warehouse = Warehouse(SNOWFLAKE_COLUMNS)
+    load(snowflake, warehouse)
+    assert sum('"users"' in statement for statement in warehouse.told) == 1
+    assert any("CLONE" in statement and "COPY GRANTS" in statement for statement in warehouse.told)
+
+
+@pytest.mark.parametrize("module", [snowflake, bigquery, databricks])
+def test_missing_rows_leave_the_old_table_and_no_helper(module) -> None:
+    columns = [("id", module.DIALECT.types["int64"]), ("name", module.DIALECT.types["string"])]
+    warehouse = Warehouse(columns)
+    with pytest.raises(D1WarehouseError, match="table 'users': 2 rows arrived of the manifest's 3"):
+        load(module, warehouse, rows=2)
+    assert not any("users" in statement for statement in warehouse.told)
+    assert warehouse.told[-1].startswith("DROP TABLE IF EXISTS")
+
+
+def test_redshift_rolls_everything_back() -> None:
+    warehouse = Warehouse([], fails="RENAME")
+    with pytest.raises(RuntimeError):
+        load(redshift, warehouse)
+    assert warehouse.told[0] == "BEGIN"
+    assert warehouse.told[-1] == "ROLLBACK"
+    warehouse = Warehouse([])
+    load(redshift, warehouse)
+    assert warehouse.told[-1] == "COMMIT"
+
+
+@pytest.mark.parametrize(("module", "begin"), [(snowflake, "BEGIN"), (bigquery, "BEGIN TRANSACTION")])
+def test_an_append_and_its_record_belong_together(module, begin) -> None:
+    columns = [
+        ("id", module.DIALECT.types["int64"].replace(" ", "")),
+        ("name", {"VARCHAR": "TEXT"}.get(module.DIALECT.types["string"], "STRING")),
+    ]
+    warehouse = Warehouse(columns)
+    load(module, warehouse, "append")
+    at = warehouse.told.index(begin)
+    assert [statement.split()[0] for statement in warehouse.told[at:]] == [
+        "BEGIN",
+        "INSERT",
+        "INSERT",
+        "COMMIT",
+        "DROP",
+    ]
+    warehouse = Warehouse(columns, fails="_d1_loads` (" if module is bigquery else '_d1_loads" (')
+    warehouse.fails = "VALUES"
+    with pytest.raises(RuntimeError):
+        load(module, warehouse, "append")
+    assert "ROLLBACK" in warehouse.told
+    assert warehouse.told[-1].startswith("DROP TABLE")
+
+
+def test_what_is_loaded_is_skipped() -> None:
+    warehouse = Warehouse(SNOWFLAKE_COLUMNS, history=[("users", None, 5)])
+    (result,) = load(snowflake, warehouse, "append")
+    assert result.skipped
+    assert "fill it" not in warehouse.told
+    # a later replace has taken it out again
+    warehouse = Warehouse(SNOWFLAKE_COLUMNS, history=[("users", 6, 5)])
+    (result,) = load(snowflake, warehouse, "append")
+    assert not result.skipped
+    # the table has gone since
+    (result,) = load(snowflake, Warehouse([], history=[("users", None, 5)]), "append")
+    assert not result.skipped
+
+
+def test_columns_are_added_before_rows() -> None:
+    warehouse = Warehouse(SNOWFLAKE_COLUMNS[:1])
+    load(snowflake, warehouse, "append")
+    (added,) = [statement for statement in warehouse.told if "ADD COLUMN" in statement]
+    assert added == 'ALTER TABLE "staging"."users" ADD COLUMN "name" VARCHAR'
+    assert warehouse.told.index(added) > warehouse.told.index("fill it")
+
+
+def test_what_cannot_be_widened_is_refused_with_the_statement() -> None:
+    warehouse = Warehouse([("id", "NUMBER(38,0)"), ("name", "NUMBER(38,0)")])
+    with pytest.raises(D1WarehouseError, match=r"'name'.*ALTER TABLE.*'?name_wider") as failure:
+        load(snowflake, warehouse, "append")
+    assert "as it was" in str(failure.value)
+    assert "fill it" not in warehouse.told
+    assert not any("INSERT" in statement for statement in warehouse.told)
+
+
+def test_bigquery_widens_integers_itself() -> None:
+    warehouse = Warehouse([("id", "INT64"), ("name", "STRING")])
+    load(bigquery, warehouse, "append", tables={"users": {"id": "float64", "name": "string"}})
+    assert any("ALTER COLUMN `id` SET DATA TYPE FLOAT64" in statement for statement in warehouse.told)
+
+
+def test_narrow_values_are_cast_into_wide_columns() -> None:
+    warehouse = Warehouse([("id", "TEXT"), ("name", "TEXT")])
+    load(snowflake, warehouse, "append", tables={"users": {"id": "binary", "name": "float64"}})
+    (insert,) = [s for s in warehouse.told if s.startswith('INSERT INTO "staging"."users"')]
+    assert 'HEX_ENCODE("id")' in insert
+    assert "REGEXP_REPLACE(\"name\"::VARCHAR, '^(-?[0-9]+)$', '\\\\1.0')" in insert
+
+
+def test_redshift_shows_no_keys() -> None:
+    from airflow_provider_d1.warehouses.s3_access import S3Access
+
+    made = plan(redshift, manifest(TABLES))
+    access = S3Access("bucket", "AKIA", "s3cr'et", "t\\oken")
+    assert "s3cr" not in repr(access)
+    executed = redshift.copy(made, made.tables[0], redshift.authorization(made, access))
+    assert "SECRET_ACCESS_KEY 's3cr''et' SESSION_TOKEN 't\\\\oken'" in executed
+    assert access.hidden_in("error near s3cr'et and AKIA") == "error near *** and ***"
+    shown = "".join(redshift.statements(made))
+    assert "SECRET_ACCESS_KEY '***'" in shown
+
+
+def test_a_filled_step_is_the_modules_own() -> None:
+    """The statements are made without a way to load: nothing can be run by accident."""
+    assert isinstance(redshift._STEPS, partial)
+    with pytest.raises(TypeError):
+        redshift._STEPS()
