@@ -11,7 +11,6 @@ what lets one budget serve every thread and every event loop of the process.
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 import threading
@@ -44,10 +43,13 @@ _POLICY = re.compile(r"\bq=(\d+).*?\bw=(\d+)|^\s*(\d+)\s*;\s*w=(\d+)")
 _STANDING = re.compile(r"\b(?:r|remaining)=(\d+).*?\b(?:t|reset)=(\d+)")
 
 
-@dataclass(slots=True)
-class _Export:
-    admitted_at: float
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """An export's place in the line, then its right to run: ``gap`` seconds between its polls."""
+
+    gap: float
     seen_at: float
+    admitted_at: float = -math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +74,9 @@ class RequestBudget:
         self._left: _Limit | None = None  # the calls that it has left, until the moment ``seconds``
         self._clock = clock
         self._lock = threading.Lock()
-        self._ids = itertools.count(1)
         self._calls: list[float] = []  # when each was made, in order
-        self._running: dict[int, _Export] = {}
-        self._queue: dict[int, float] = {}  # ticket → when it last asked, in order of arrival
+        self._running: set[Ticket] = set()
+        self._queue: list[Ticket] = []  # in order of arrival
         self._blocked_until = -math.inf
         self._swept_at = -math.inf
 
@@ -88,7 +89,7 @@ class RequestBudget:
         with self._lock:
             now = self._now()
             wait = self._closed_for(now)
-            if wait <= 0 and not priority and not self._fits(now, 1, 0, _CALL_RESERVE):
+            if wait <= 0 and not priority and not self._fits(now, 1, self._running, _CALL_RESERVE):
                 wait = _NEXT_TRY
             if wait > 0:
                 return max(wait, _NEXT_TRY)
@@ -111,49 +112,61 @@ class RequestBudget:
             if wait is not None:
                 self._blocked_until = max(self._blocked_until, now + wait)
 
-    def queue(self) -> int:
-        """Line up for an export; returns the ticket to :meth:`admit` with."""
+    def queue(self, gap: float = POLL_GAP) -> Ticket:
+        """Line up for an export that polls every ``gap`` seconds at most; returns the ticket to :meth:`admit` with."""
         with self._lock:
-            ticket = next(self._ids)
-            self._queue[ticket] = self._clock.monotonic()
+            ticket = Ticket(gap, self._clock.monotonic())
+            self._queue.append(ticket)
             return ticket
 
-    def admit(self, ticket: int) -> float:
+    def admit(self, ticket: Ticket) -> float:
         """Ask to start an export: 0.0 means go, else seconds after which to ask again. First come, first served.
 
         At every moment of the coming window these must stay below the limit together: the calls made until now that
-        still count then, one poll of every running export each five seconds, and what the new export needs. An export
+        still count then, the polls of every running export, and what the new export needs. An export
         that would run alone needs room only for its first calls: it could not become fewer.
         """
         with self._lock:
             now = self._now()
-            self._queue[ticket] = now
-            place = list(self._queue).index(ticket)
+            ticket.seen_at = now
+            if ticket not in self._queue:  # it was thought dead
+                self._queue.append(ticket)
+            place = self._queue.index(ticket)
             wait = self._closed_for(now)
-            if place == 0 and wait <= 0 and self._has_room(now):
-                del self._queue[ticket]
-                self._running[ticket] = _Export(now, now)
+            if place == 0 and wait <= 0 and self._has_room(now, ticket):
+                del self._queue[0]
+                self._running.add(ticket)
+                ticket.admitted_at = now
                 return 0.0
             return min(_LONGEST_WAIT, max(wait, _NEXT_TRY * (place + 1)))
 
-    def keep(self, ticket: int) -> None:
+    def keep(self, ticket: Ticket) -> None:
         """Say that an admitted export is still alive."""
         with self._lock:
-            now = self._clock.monotonic()
-            self._running.setdefault(ticket, _Export(now, now)).seen_at = now
+            ticket.seen_at = self._clock.monotonic()
+            self._running.add(ticket)
 
-    def leave(self, ticket: int) -> None:
+    def leave(self, ticket: Ticket) -> None:
         """Give up a place in the line, or end an admitted export."""
         with self._lock:
-            self._queue.pop(ticket, None)
-            self._running.pop(ticket, None)
+            if ticket in self._queue:
+                self._queue.remove(ticket)
+            self._running.discard(ticket)
 
     @property
     def tight(self) -> bool:
-        """True when calls are scarce: then exports poll every five seconds from the beginning."""
+        """True when calls are wanted by others: then exports poll every five seconds from the beginning."""
+        return bool(self._queue) or self._part_used() > 0.5
+
+    @property
+    def scarce(self) -> bool:
+        """True when few calls are left: then no export polls more often than every five seconds."""
+        return self._part_used() > 0.75
+
+    def _part_used(self) -> float:
         with self._lock:
             now = self._now()
-            return bool(self._queue) or any(2 * self._used(now, limit) > limit.calls for limit in self._limits())
+            return max(self._used(now, limit) / limit.calls for limit in self._limits())
 
     # Below, the lock is held.
 
@@ -166,8 +179,8 @@ class RequestBudget:
             self._left = None
         if self._swept_at < now - _LONGEST_WAIT:
             self._swept_at = now
-            self._queue = {t: seen for t, seen in self._queue.items() if seen >= now - _FORGOTTEN}
-            self._running = {t: e for t, e in self._running.items() if e.seen_at >= now - _FORGOTTEN}
+            self._queue = [ticket for ticket in self._queue if ticket.seen_at >= now - _FORGOTTEN]
+            self._running = {ticket for ticket in self._running if ticket.seen_at >= now - _FORGOTTEN}
         return now
 
     def _limits(self) -> list[_Limit]:
@@ -186,9 +199,9 @@ class RequestBudget:
         limit = self._server or self._own
         return limit.calls - limit.usable(reserve)
 
-    def _has_room(self, now: float) -> bool:
+    def _has_room(self, now: float, ticket: Ticket) -> bool:
         if self._running:
-            return self._fits(now, EXPORT_CALLS, 1, _EXPORT_RESERVE)
+            return self._fits(now, EXPORT_CALLS, {*self._running, ticket}, _EXPORT_RESERVE)
         least = min(EXPORT_CALLS + self._kept(_EXPORT_RESERVE), (self._server or self._own).calls - 1)
         if self._left is not None and self._left.calls < least:
             return False
@@ -197,11 +210,11 @@ class RequestBudget:
             for limit in self._limits()
         )
 
-    def _fits(self, now: float, calls: int, exports: int, reserve: float) -> bool:
-        """Whether ``calls`` now and ``exports`` more to poll from now on keep within every limit at every moment."""
-        young = sum(max(0.0, 1 - (now - e.admitted_at) / _FIRST_SECONDS) for e in self._running.values())
-        polled = len(self._running) + exports
-        soon, rate = calls + young * EXPORT_CALLS + polled, polled / POLL_GAP  # to come: at once, and each second
+    def _fits(self, now: float, calls: int, exports: set[Ticket], reserve: float) -> bool:
+        """Whether ``calls`` now, and the polls of ``exports`` from now on, keep within every limit at every moment."""
+        young = sum(max(0.0, 1 - (now - ticket.admitted_at) / _FIRST_SECONDS) for ticket in exports)
+        soon = calls + young * EXPORT_CALLS + len(exports)  # to come at once
+        rate = sum(1 / ticket.gap for ticket in exports)  # and each second
         left = self._left
         if left is not None and soon + rate * (left.seconds - now) > left.calls - self._kept(reserve):
             return False

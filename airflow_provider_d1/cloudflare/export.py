@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.cloudflare import export_protocol, failures, preflight, protocol
+from airflow_provider_d1.cloudflare.budget import POLL_GAP
 from airflow_provider_d1.cloudflare.export_progress import Narrator
 from airflow_provider_d1.cloudflare.export_protocol import Complete, ExportAnswer, Failed, Running, Unclear
 from airflow_provider_d1.cloudflare.export_steps import BUSY_GAP, Rules, Send, Sent, State, first_step, step
@@ -29,6 +30,7 @@ from airflow_provider_d1.exceptions import (
 )
 
 if TYPE_CHECKING:
+    from airflow_provider_d1.cloudflare.budget import Ticket
     from airflow_provider_d1.cloudflare.client import AsyncD1Client
     from airflow_provider_d1.cloudflare.messages import Answer
 
@@ -120,10 +122,10 @@ async def run_export(
 @asynccontextmanager
 async def _turn(
     client: AsyncD1Client, request: ExportRequest, on_progress: Callable[[str], None]
-) -> AsyncIterator[int]:
+) -> AsyncIterator[Ticket]:
     """Wait until the token's budget has room for a whole export; nothing is started yet, so the database stays free."""
     clock, budget = client.clock, client.budget
-    ticket = budget.queue()
+    ticket = budget.queue(request.poll_interval or POLL_GAP)
     queued_at, told = clock.monotonic(), False
     try:
         while (wait := budget.admit(ticket)) > 0:
@@ -147,7 +149,7 @@ class _Run:
     client: AsyncD1Client
     request: ExportRequest
     database: Database
-    ticket: int
+    ticket: Ticket
     narrator: Narrator
 
     async def look(self) -> preflight.Schema:
@@ -190,7 +192,8 @@ class _Run:
             answer, skew = await self._send(options, send.bookmark)
             if accepted_at is None and isinstance(answer, Running | Complete):
                 accepted_at = sent_time
-            sent = Sent(clock.monotonic() - sent_at, sent_at - running_since, self.client.budget.tight)
+            budget = self.client.budget
+            sent = Sent(clock.monotonic() - sent_at, sent_at - running_since, budget.tight, budget.scarce)
             after, outcome = step(state, answer, sent, self.request.rules)
             if isinstance(outcome, Complete):
                 return self._finished(options, after, outcome, accepted_at or sent_time, skew)

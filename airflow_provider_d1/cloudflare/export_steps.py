@@ -75,11 +75,12 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """The request just answered: seconds it took, the export's age at its sending, and whether calls are scarce."""
+    """The request just answered: seconds it took, the export's age at its sending, and the budget's state."""
 
     took: float
     age: float
     tight: bool = False
+    scarce: bool = False
 
 
 def first_step() -> tuple[State, Send]:
@@ -147,8 +148,8 @@ def _after_poll(state: State, answer: Running | Busy | Lost | Unclear, sent: Sen
 def gap_after(sent: Sent, poll_interval: float | None) -> float:
     """Seconds between sending one poll and the next: constant, or a quarter of the age that the export will have then.
 
-    A quarter of the *coming* age is a third of the present one. It costs the fewest calls for its average delay.
+    A quarter of the *coming* age is a third of the present one. A constant gap gives way only to the request limit.
     """
     if poll_interval is not None:
-        return poll_interval
+        return max(poll_interval, POLL_GAP) if sent.scarce else poll_interval
     return POLL_GAP if sent.tight else min(max(MIN_GAP, sent.age / 3), POLL_GAP)

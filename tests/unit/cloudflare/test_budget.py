@@ -20,7 +20,7 @@ from d1_fakes import (
     run,
 )
 
-from airflow_provider_d1.cloudflare.budget import EXPORT_CALLS, RequestBudget, budget_for
+from airflow_provider_d1.cloudflare.budget import EXPORT_CALLS, RequestBudget, Ticket, budget_for
 from airflow_provider_d1.cloudflare.export import ExportRequest, run_export
 from airflow_provider_d1.cloudflare.messages import Answer
 from airflow_provider_d1.exceptions import D1ExportTimeoutError, D1RateLimitError
@@ -34,14 +34,14 @@ def calls_until_refused(budget: RequestBudget) -> int:
     return next(count for count in range(10_000) if budget.take() > 0)
 
 
-def admit(budget: RequestBudget) -> int:
+def admit(budget: RequestBudget) -> Ticket:
     ticket = budget.queue()
     assert budget.admit(ticket) == 0.0
     return ticket
 
 
-def exports_until_refused(budget: RequestBudget) -> int:
-    return next(count for count in range(1000) if budget.admit(budget.queue()) > 0)
+def exports_until_refused(budget: RequestBudget, gap: float = 5.0) -> int:
+    return next(count for count in range(1000) if budget.admit(budget.queue(gap)) > 0)
 
 
 # --- single calls
@@ -144,6 +144,11 @@ def test_as_many_exports_are_admitted_as_can_be_polled_for_five_minutes() -> Non
     assert exports_until_refused(budget) == 2
 
 
+@pytest.mark.parametrize(("gap", "count"), [(10, 19), (5, 12), (1, 2), (0.1, 1)])
+def test_exports_that_poll_more_often_need_more_room(gap: float, count: int) -> None:
+    assert exports_until_refused(RequestBudget(1000, FakeClock()), gap) == count
+
+
 @pytest.mark.parametrize(("running", "room"), [(6, True), (7, False)])
 def test_room_is_needed_at_every_moment_to_come_not_only_now_and_at_last(running: int, room: bool) -> None:
     """600 calls count now, none in 300 s; but 500 still do in 249 s, when eight exports have made 400 polls more."""
@@ -239,6 +244,10 @@ def test_scarce_calls_are_noticed() -> None:
     for _ in range(51):
         budget.take()
     assert budget.tight
+    assert not budget.scarce
+    for _ in range(25):
+        budget.take()
+    assert budget.scarce
     clock.now = 300.0
     assert not budget.tight
     budget.queue()
@@ -322,9 +331,14 @@ class Counting(LiveExports):
         return replace(reply, headers=told if self.tells else {})
 
 
-async def export_many(fake: Counting, count: int, *, limit: int = 1000, days: float = 1) -> None:
+async def export_many(
+    fake: Counting, count: int, *, limit: int = 1000, days: float = 1, gap: float | None = None
+) -> None:
     async with connected(fake, budget=RequestBudget(limit, LoopClock()), short_cut=True) as client:
-        requests = [run_export(client, ExportRequest("shop", deadline=EPOCH + days * 86400)) for _ in range(count)]
+        requests = [
+            run_export(client, ExportRequest("shop", deadline=EPOCH + days * 86400, poll_interval=gap))
+            for _ in range(count)
+        ]
         exports = await asyncio.gather(*requests)
     assert all(export.restarts == 0 for export in exports)
 
@@ -337,6 +351,14 @@ def test_200_exports_at_once_meet_no_refusal_and_no_gap_over_ten_seconds(seconds
     assert fake.refused == 0
     assert fake.longest_gap <= 10
     assert fake.cancelled == 0
+
+
+@pytest.mark.parametrize(("gap", "count"), [(0.1, 1), (0.1, 3), (1, 5), (10, 30)])
+def test_nor_with_a_constant_poll_interval(gap: float, count: int) -> None:
+    fake = Counting(400)
+    run(export_many(fake, count, gap=gap))
+    assert fake.refused == 0
+    assert fake.longest_gap <= 10 + 1e-6
 
 
 def test_they_start_no_sooner_than_they_can_be_polled_and_so_block_no_database_in_vain() -> None:

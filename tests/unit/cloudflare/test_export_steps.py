@@ -162,6 +162,8 @@ def test_gaps_grow_with_the_age(age: float, gap: float) -> None:
 
 def test_a_number_is_a_constant_gap() -> None:
     assert [gap_after(Sent(0.0, age, tight=True), 2.5) for age in (0, 10, 100)] == [2.5] * 3
+    assert gap_after(Sent(0.0, 0.0, scarce=True), 0.1) == 5.0
+    assert gap_after(Sent(0.0, 0.0, scarce=True), 8.0) == 8.0
 
 
 def test_when_calls_are_scarce_every_gap_is_the_longest() -> None:
