@@ -26,6 +26,8 @@ from harness.process import end, free_ports, running
 T = TypeVar("T")
 #: states after which nothing happens to a task instance or a DAG run by itself
 FINAL = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+#: between two questions to the api-server, which takes as much of the machine for one as it can get
+_POLL_SECONDS = 2.0
 
 
 @dataclass
@@ -121,7 +123,10 @@ class Airflow:
     def wait_for_run(self, dag_id: str, run_id: str, timeout: float = 240) -> str:
         """Wait for the end of a DAG run and return its state."""
         return wait_until(
-            lambda: state if (state := self.run_state(dag_id, run_id)) in FINAL else None, f"{run_id} ends", timeout
+            lambda: state if (state := self.run_state(dag_id, run_id)) in FINAL else None,
+            f"{run_id} ends",
+            timeout,
+            every=_POLL_SECONDS,
         )
 
     def wait_for_task(self, dag_id: str, run_id: str, task_id: str, state: str, timeout: float = 240) -> dict[str, Any]:
@@ -131,7 +136,7 @@ class Airflow:
             task = self.task(dag_id, run_id, task_id)
             return task if task["state"] == state else None
 
-        return wait_until(reached, f"{run_id}/{task_id} is {state}", timeout)
+        return wait_until(reached, f"{run_id}/{task_id} is {state}", timeout, every=_POLL_SECONDS)
 
     def clear(self, dag_id: str, run_id: str, task_id: str) -> None:
         """Clear one task instance whatever its state, as the UI's button does."""
@@ -300,7 +305,7 @@ def _call(method: str, url: str, body: object, token: str | None) -> Any:  # noq
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data=data, headers=headers, method=method)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=60) as answer:
+    with opener.open(request, timeout=180) as answer:
         raw = answer.read()
     return json.loads(raw) if raw else None
 

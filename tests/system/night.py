@@ -192,7 +192,7 @@ class Night:
         return found
 
     def _watch_processes(self) -> None:
-        while not self._over.wait(0.5):
+        while not self._over.wait(1):
             for component in list(self.airflow.processes.values()):
                 self._look_at(component.pid)
 
