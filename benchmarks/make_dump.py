@@ -1,8 +1,8 @@
 """Write a SQL dump of any size in D1's own encoding, streaming and always the same for the same size.
 
-Five tables, each with about a fifth of the bytes (``articles`` has more): whole and broken numbers, NUMERIC, DATETIME and
-BOOLEAN columns, blobs, NULLs, quotes, columns that widen late, typeless columns, and long texts with newlines, which D1
-wraps in ``replace()``, for about 30 % of the bytes.
+Five tables, each with about a fifth of the bytes (``articles`` has more): whole and broken numbers, NUMERIC, DATETIME
+and BOOLEAN columns, blobs, NULLs, quotes, columns that widen late, typeless columns, and long texts with newlines,
+which D1 wraps in ``replace()``, for about 30 % of the bytes.
 
     python benchmarks/make_dump.py 500M dump.sql
 """
@@ -15,10 +15,11 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-WORDS = (
-    "the of and export database worker table row value query edge request latency cache region commit index schema don't"
-    " bookmark it's stream object bucket column night morning customer order invoice payment refund shipping delivery"
-).split()
+TEXT = """
+the of and export database worker table row value query edge request latency cache region commit index schema don't
+bookmark it's stream object bucket column night morning customer order invoice payment refund shipping delivery
+"""
+WORDS = TEXT.split()
 UNITS = {"K": 10**3, "M": 10**6, "G": 10**9}
 CHUNK_ROWS = 500
 
@@ -73,9 +74,7 @@ POOLS = Pools()
 def customers(i: int, done: float) -> str:  # noqa: ARG001
     p = POOLS
     note = p.pages[i % 1511] if i % 10 == 0 else (p.lines[i % 2003] if i % 3 else "NULL")
-    return (
-        f"{i},{p.names[i % 1009]},'user{i}@example.com',{p.cents[i % 4001]},{i & 1},{p.times[i % 5003]},{note}"
-    )
+    return f"{i},{p.names[i % 1009]},'user{i}@example.com',{p.cents[i % 4001]},{i & 1},{p.times[i % 5003]},{note}"
 
 
 def orders(i: int, done: float) -> str:  # noqa: ARG001
@@ -103,42 +102,40 @@ def readings(i: int, done: float) -> str:
     return f"{i},'sensor-{i % 211}',{reading},{p.cents[i % 4001] if i % 3 else i % 50},{i % 2},{comment}"
 
 
-TABLES: list[tuple[str, float, tuple[str, ...], Callable[[int, float], str]]] = [
+DDL = [
     (
         "CREATE TABLE customers(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, email TEXT, balance NUMERIC,"
-        " active BOOLEAN, created_at DATETIME DEFAULT CURRENT_TIMESTAMP, notes TEXT)",
-        0.2,
-        ("id", "name", "email", "balance", "active", "created_at", "notes"),
-        customers,
+        " active BOOLEAN, created_at DATETIME DEFAULT CURRENT_TIMESTAMP, notes TEXT)"
     ),
     (
         "CREATE TABLE orders(id INTEGER PRIMARY KEY, customer_id INTEGER REFERENCES customers(id), total DECIMAL(10,2),"
-        " quantity INTEGER, weight REAL, status TEXT, placed_at DATETIME, payload BLOB)",
-        0.2,
-        ("id", "customer_id", "total", "quantity", "weight", "status", "placed_at", "payload"),
-        orders,
+        " quantity INTEGER, weight REAL, status TEXT, placed_at DATETIME, payload BLOB)"
     ),
     (
         "CREATE TABLE articles(\n  id INTEGER PRIMARY KEY, -- one a page\n  title TEXT,\n  body TEXT,\n  lang TEXT,\n"
-        "  published_at DATETIME\n)",
-        0.25,
-        ("id", "title", "body", "lang", "published_at"),
-        articles,
+        "  published_at DATETIME\n)"
     ),
-    ("CREATE TABLE events(id INTEGER PRIMARY KEY, kind TEXT, value, at INTEGER, ratio NUMERIC)", 0.15,
-     ("id", "kind", "value", "at", "ratio"), events),
-    ("CREATE TABLE readings(id INTEGER PRIMARY KEY, sensor TEXT, reading INTEGER, level NUMERIC, ok BOOLEAN, comment TEXT)",
-     0.2, ("id", "sensor", "reading", "level", "ok", "comment"), readings),
-]  # fmt: skip
+    "CREATE TABLE events(id INTEGER PRIMARY KEY, kind TEXT, value, at INTEGER, ratio NUMERIC)",
+    "CREATE TABLE readings(id INTEGER PRIMARY KEY, sensor TEXT, reading INTEGER, level NUMERIC, ok BOOLEAN,"
+    + " comment TEXT)",
+]
+#: share of the bytes, columns, and what writes a row: its number, and how much of the table is done
+TABLES: list[tuple[float, str, Callable[[int, float], str]]] = [
+    (0.2, "id name email balance active created_at notes", customers),
+    (0.2, "id customer_id total quantity weight status placed_at payload", orders),
+    (0.25, "id title body lang published_at", articles),
+    (0.15, "id kind value at ratio", events),
+    (0.2, "id sensor reading level ok comment", readings),
+]
 
 
 def dump(size: int) -> Iterator[bytes]:
     """Yield a dump of about ``size`` bytes."""
     yield b"PRAGMA defer_foreign_keys=TRUE;"
-    for ddl, share, columns, row in TABLES:
+    for ddl, (share, columns, row) in zip(DDL, TABLES, strict=True):
         yield f"\n{ddl};".encode()
-        name = ddl.split("(", 1)[0].split()[-1]
-        prefix = f'\nINSERT INTO "{name}" ({",".join(chr(34) + c + chr(34) for c in columns)}) VALUES('
+        names = ",".join(f'"{column}"' for column in columns.split())
+        prefix = f'\nINSERT INTO "{row.__name__}" ({names}) VALUES('
         budget = int(size * share)
         written, i = 0, 0
         while written < budget:
@@ -148,7 +145,7 @@ def dump(size: int) -> Iterator[bytes]:
             written += len(chunk)
             yield chunk
     yield b"\nANALYZE sqlite_schema;\nDELETE FROM sqlite_sequence;"
-    yield b"\nINSERT INTO \"sqlite_sequence\" (\"name\",\"seq\") VALUES('customers',1000000);"
+    yield b'\nINSERT INTO "sqlite_sequence" ("name","seq") VALUES(\'customers\',1000000);'
     yield b"\nCREATE INDEX orders_by_customer ON orders(customer_id);"
 
 

@@ -10,24 +10,31 @@ from dataclasses import dataclass
 from random import Random
 
 NAMES = [
-    "t", "users", "Order", "we ird", 'quo"te', "it's", "ünï", "select", "semi;colon", "new\nline", "a,b", "x(y)", "replace",
+    "t", "users", "Order", "we ird", 'quo"te', "it's", "ünï", "select", "semi;colon", "new\nline", "a,b", "x(y)",
+    "replace",
     "back`tick", "[br", "-- c", "表", "char(10)", "VALUES(", "sqlite", "_cfx",
 ]  # fmt: skip
 TYPES = [
-    "INTEGER", "INT", "BIGINT", "integer", "REAL", "DOUBLE PRECISION", "FLOAT", "TEXT", "VARCHAR(20)", "text", "NUMERIC",
+    "INTEGER", "INT", "BIGINT", "integer", "REAL", "DOUBLE PRECISION", "FLOAT", "TEXT", "VARCHAR(20)", "text",
+    "NUMERIC",
     "DECIMAL(10,2)", "DATETIME", "BOOLEAN", "DATE", "BLOB", "", "", "", "ANY", "JSON", "FLOATING POINT", "CHARINT",
 ]  # fmt: skip
 STRICT_TYPES = ["INTEGER", "INT", "REAL", "TEXT", "BLOB", "ANY"]
 PIECES = [
-    "a", "word ", "it's", "'", "''", "\\", "\\n", "\\r", "\n", "\r", "\r\n", ",", ");", "(", ")", ";", '"', "`", "--", "/*",
-    "*/", "é", "中文", "😀", "\ufffd", "\x85", "\u2028", "\x0b", "\t", "\x1b", "NULL", "X'41'", "replace('", "','\\n',char(10))",
-    "char(10)", "\0", "12", "1e5", " 7 ", "2024-01-01", "2024-01-01 10:00:00", "0x1F", "nan", "inf", "Infinit", "", "", "x" * 70,
+    "a", "word ", "it's", "'", "''", "\\", "\\n", "\\r", "\n", "\r", "\r\n", ",", ");", "(", ")", ";", '"', "`",
+    "--", "/*",
+    "*/", "é", "中文", "😀", "\ufffd", "\x85", "\u2028", "\x0b", "\t", "\x1b", "NULL", "X'41'", "replace('",
+    "','\\n',char(10))",
+    "char(10)", "\0", "12", "1e5", " 7 ", "2024-01-01", "2024-01-01 10:00:00", "0x1F", "nan", "inf", "Infinit", "",
+    "", "x" * 70,
     ");\nINSERT INTO \"t\" VALUES(", "BEGIN", "END;", "\ufeff", "0", ".5", "-", "9223372036854775807", "\\u0041",
 ]  # fmt: skip
 INTEGERS = [0, 1, -1, 7, 12, 255, 2**31, 2**53 - 1, 2**53, 2**53 + 1, -(2**53) - 1, 2**62, 2**63 - 1, -(2**63), 10**18]
 REALS = [
-    0.5, -1.5, 0.1, 1.0, -0.0, 100.0, 1e15, 1e16, 1e20, 1e21, 1e22, 1e-7, 5e-324, 1.7976931348623157e308, math.inf, -math.inf,
-    3.141592653589793, 1e300, 123456.789, 9007199254740993.0, -9223372036854775808.0, 9223372036854775808.0, 12.0, 49.47,
+    0.5, -1.5, 0.1, 1.0, -0.0, 100.0, 1e15, 1e16, 1e20, 1e21, 1e22, 1e-7, 5e-324, 1.7976931348623157e308, math.inf,
+    -math.inf,
+    3.141592653589793, 1e300, 123456.789, 9007199254740993.0, -9223372036854775808.0, 9223372036854775808.0, 12.0,
+    49.47,
     0.30000000000000004, 1 / 3, 1e-5, 123456789012345680.0,
 ]  # fmt: skip
 

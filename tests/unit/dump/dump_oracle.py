@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import apsw
 import pyarrow as pa
@@ -11,7 +12,9 @@ import pyarrow as pa
 from airflow_provider_d1.dump.blocks import ParsedBlock, parse_block
 from airflow_provider_d1.dump.columns import ColumnEvidence, cast, final_type, part_type
 from airflow_provider_d1.dump.reader import DumpReader, TableStarted
-from airflow_provider_d1.dump.schema import TableSchema
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.dump.schema import TableSchema
 
 
 def quoted(name: str) -> str:
@@ -20,7 +23,7 @@ def quoted(name: str) -> str:
 
 @dataclass
 class SqliteTable:
-    """A table as SQLite holds it: ``table_xinfo`` and, for each stored column, (typeof, value, text form) in dump order."""
+    """A table as SQLite holds it: ``table_xinfo``, and (typeof, value, text form) of all values by column."""
 
     xinfo: list[tuple]
     without_rowid: bool
@@ -28,7 +31,7 @@ class SqliteTable:
 
 
 def for_sqlite(dump: bytes) -> bytes:
-    """Say in SQL what SQLite cannot read in D1's dump: a raw NUL, Infinity, a comment at the end, a trigger too early."""
+    """Say in SQL what SQLite cannot read in D1's dumps: a raw NUL, Infinity, a last comment, a trigger too early."""
     return (
         dump.replace(b"\0", b"'||char(0)||'")
         .replace(b"(-Infinity", b"(-9e999")

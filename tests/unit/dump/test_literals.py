@@ -18,16 +18,24 @@ def read(sql: str) -> Literal:
 
 
 UNDERSTOOD = [
-    "NULL", "null", "TRUE", "false", "0", "-0", "007", "1_000", "9223372036854775807", "-9223372036854775808", "9223372036854775808",
-    "- -9223372036854775808", "-/* minus */5", "+5", "- -5", "0x10", "-0x10", "0xFFFFFFFFFFFFFFFF", "0x00000000000000000012", "1.", ".5",
-    "1.5e3", "1E-5", "-0.0", "1e999", "-9e999", "1_0.5_5e1_0", "123456789012345678901234567890", "0.1000000000000000055511151231257827",
+    "NULL", "null", "TRUE", "false", "0", "-0", "007", "1_000", "9223372036854775807", "-9223372036854775808",
+    "9223372036854775808",
+    "- -9223372036854775808", "-/* minus */5", "+5", "- -5", "0x10", "-0x10", "0xFFFFFFFFFFFFFFFF",
+    "0x00000000000000000012", "1.", ".5",
+    "1.5e3", "1E-5", "-0.0", "1e999", "-9e999", "1_0.5_5e1_0", "123456789012345678901234567890",
+    "0.1000000000000000055511151231257827",
     "''", "'it''s'", "'a\nb'", "'--'", "'/*'", "X''", "x'00fF'", "replace('a\\nb','\\n',char(10))",
-    "replace(replace('a\\r\\nb','\\r',char(13)),'\\n',char(10))", "REPLACE('aaa','a','')", "replace('abc','','x')", "replace(NULL,'a','b')",
-    "replace('a',NULL,'b')", "replace(12,'1','2')", "replace(X'4142','A','b')", "replace(1.5,'.',',')", "char()", "char(65,0x42,128512)",
-    "char(-1)", "char(1114112)", "unistr('a\\u000ab\\\\')", "unistr('\\0041\\+01F600\\U0001F600')", "unistr(NULL)", "CAST('12x' AS INTEGER)",
-    "CAST('1.9e1' AS INTEGER)", "CAST(-1.9 AS INT)", "CAST(1e30 AS INTEGER)", "CAST('1.5x' AS REAL)", "CAST('1e2' AS NUMERIC)",
+    "replace(replace('a\\r\\nb','\\r',char(13)),'\\n',char(10))", "REPLACE('aaa','a','')", "replace('abc','','x')",
+    "replace(NULL,'a','b')",
+    "replace('a',NULL,'b')", "replace(12,'1','2')", "replace(X'4142','A','b')", "replace(1.5,'.',',')", "char()",
+    "char(65,0x42,128512)",
+    "char(-1)", "char(1114112)", "unistr('a\\u000ab\\\\')", "unistr('\\0041\\+01F600\\U0001F600')", "unistr(NULL)",
+    "CAST('12x' AS INTEGER)",
+    "CAST('1.9e1' AS INTEGER)", "CAST(-1.9 AS INT)", "CAST(1e30 AS INTEGER)", "CAST('1.5x' AS REAL)",
+    "CAST('1e2' AS NUMERIC)",
     "CAST(X'4142' AS TEXT)", "CAST('AB' AS BLOB)", "CAST(1.0 AS TEXT)", "CAST(12 AS VARCHAR(10))", "CAST(NULL AS TEXT)",
-    "CAST(5 AS REAL)", "CAST(2.5 AS NUMERIC)", "cast('' as integer)", "CAST(9e999 AS INTEGER)", "CAST(replace('1x','x','2') AS INTEGER)",
+    "CAST(5 AS REAL)", "CAST(2.5 AS NUMERIC)", "cast('' as integer)", "CAST(9e999 AS INTEGER)",
+    "CAST(replace('1x','x','2') AS INTEGER)",
 ]  # fmt: skip
 
 
@@ -49,10 +57,14 @@ def test_a_raw_nul_is_a_character() -> None:
 
 
 HOSTILE = [
-    "load_extension('x')", "randomblob(10)", "zeroblob(1)", "hex('a')", "abs(-1)", "readfile('/etc/passwd')", "(SELECT 1)", "(1)",
-    "CURRENT_TIMESTAMP", "1+1", "'a'||'b'", '"dq"', "`bt`", "[br]", "?1", ":a", "@a", "$a", "X'4'", "X'zz'", "'open", "12abc", "1e", "1__0",
-    "0x", "0x11111111111111111", "-'5'", "replace('a','b')", "replace('a')", "char('65')", "char(0xD800)", "unistr('\\d800')",
-    "unistr('\\x')", "unistr()", "CAST(1)", "CAST(1 AS)", "CAST(1 AS TEXT", "nan", "inf", "", "CAST(X'ff' AS TEXT)", "replace(",
+    "load_extension('x')", "randomblob(10)", "zeroblob(1)", "hex('a')", "abs(-1)", "readfile('/etc/passwd')",
+    "(SELECT 1)", "(1)",
+    "CURRENT_TIMESTAMP", "1+1", "'a'||'b'", '"dq"', "`bt`", "[br]", "?1", ":a", "@a", "$a", "X'4'", "X'zz'", "'open",
+    "12abc", "1e", "1__0",
+    "0x", "0x11111111111111111", "-'5'", "replace('a','b')", "replace('a')", "char('65')", "char(0xD800)",
+    "unistr('\\d800')",
+    "unistr('\\x')", "unistr()", "CAST(1)", "CAST(1 AS)", "CAST(1 AS TEXT", "nan", "inf", "", "CAST(X'ff' AS TEXT)",
+    "replace(",
     "-" * 60 + "5", "replace(" * 60 + "'a'" + ",'b','c')" * 60,
 ]  # fmt: skip
 

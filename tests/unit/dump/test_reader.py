@@ -70,10 +70,11 @@ def test_tables_may_come_back() -> None:
 
 def test_internal_tables_are_read_over() -> None:
     dump = (
-        HEAD
-        + b"CREATE TABLE _cf_KV (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;\nINSERT INTO \"_cf_KV\" VALUES('a',X'00');\n"
+        HEAD + b"CREATE TABLE _cf_KV (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;\n"
+        b"INSERT INTO \"_cf_KV\" VALUES('a',X'00');\n"
         b"CREATE TABLE sqlite_sequence(name,seq);\nINSERT INTO sqlite_sequence VALUES('t',1),('u',2);\n"
-        b'INSERT INTO "sqlite_stat1" ("tbl","idx","stat") VALUES(\'t\',NULL,\'1\');\nINSERT INTO sqlite_stat4 VALUES(1,X\'00\');\n'
+        b'INSERT INTO "sqlite_stat1" ("tbl","idx","stat") VALUES(\'t\',NULL,\'1\');\n'
+        b"INSERT INTO sqlite_stat4 VALUES(1,X'00');\n"
     )
     assert read_with_ours(dump) == {}
     with pytest.raises(D1DumpError):
@@ -120,7 +121,8 @@ def test_what_the_command_line_of_sqlite_writes() -> None:
     dump = (
         b'PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;\nCREATE TABLE IF NOT EXISTS "t"(a, b);\n'
         b"INSERT INTO t VALUES(1.0,unistr('a\\u000ab'));\nINSERT INTO t VALUES(1,'\\u000a');\n"
-        b"INSERT INTO t VALUES(-9223372036854775808,9.0e+999);\nANALYZE sqlite_schema;\nDELETE FROM sqlite_sequence;\nCOMMIT;\n"
+        b"INSERT INTO t VALUES(-9223372036854775808,9.0e+999);\n"
+        b"ANALYZE sqlite_schema;\nDELETE FROM sqlite_sequence;\nCOMMIT;\n"
     )
     assert_same(dump.replace(b"DELETE FROM sqlite_sequence;\n", b""))
     assert rows(dump)[0] == (1.0, "a\nb")
@@ -249,7 +251,11 @@ def test_memory_does_not_grow_with_the_dump() -> None:
 
 
 def test_items_come_in_order() -> None:
-    dump = b"CREATE TABLE a(x);\nINSERT INTO a VALUES(1);\nCREATE TABLE b(x);\nINSERT INTO b VALUES(1);\nCREATE TABLE c(x);\n"
+    dump = (
+        b"CREATE TABLE a(x);\nINSERT INTO a VALUES(1);\n"
+        b"CREATE TABLE b(x);\nINSERT INTO b VALUES(1);\n"
+        b"CREATE TABLE c(x);\n"
+    )
     reader = DumpReader()
     items = [*reader.feed(dump), *reader.finish()]
     assert [(type(item), item.schema.name) for item in items] == [
