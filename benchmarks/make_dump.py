@@ -116,8 +116,10 @@ DDL = [
         "  published_at DATETIME\n)"
     ),
     "CREATE TABLE events(id INTEGER PRIMARY KEY, kind TEXT, value, at INTEGER, ratio NUMERIC)",
-    "CREATE TABLE readings(id INTEGER PRIMARY KEY, sensor TEXT, reading INTEGER, level NUMERIC, ok BOOLEAN,"
-    + " comment TEXT)",
+    (
+        "CREATE TABLE readings(id INTEGER PRIMARY KEY, sensor TEXT, reading INTEGER, level NUMERIC, ok BOOLEAN,"
+        " comment TEXT)"
+    ),
 ]
 #: share of the bytes, columns, and what writes a row: its number, and how much of the table is done
 TABLES: list[tuple[float, str, Callable[[int, float], str]]] = [

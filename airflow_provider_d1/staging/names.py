@@ -14,6 +14,8 @@ MAX_FOLDER_LENGTH = 100
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 #: names that Windows gives to devices, with or without an extension
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
+#: a folder must not be called what a dump beside it may be called
+_LIKE_A_DUMP = re.compile(r"(?i).*\.sql(\.gz|\.zst)?")
 
 
 def safe_name(name: str) -> str:
@@ -29,6 +31,7 @@ def safe_name(name: str) -> str:
         and len(name) <= MAX_FOLDER_LENGTH
         and not _UNSAFE.search(name)
         and not _RESERVED.fullmatch(name)
+        and not _LIKE_A_DUMP.fullmatch(name)
     ):
         return name
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:10]

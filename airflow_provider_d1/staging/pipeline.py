@@ -11,7 +11,7 @@ from airflow_provider_d1 import __version__
 from airflow_provider_d1.staging.manifest import DumpEntry, FileEntry, Manifest, Source, TableEntry
 from airflow_provider_d1.staging.options import StagingOptions
 from airflow_provider_d1.staging.progress import Progress, ProgressMeter
-from airflow_provider_d1.staging.raw import KEPT_CODEC, store_dump
+from airflow_provider_d1.staging.raw import KEPT_CODEC, dump_files, store_dump
 from airflow_provider_d1.staging.run import StagingRun
 from airflow_provider_d1.staging.streams import MeteredReader, Readable
 from airflow_provider_d1.staging.work_folder import work_folder
@@ -52,6 +52,7 @@ def stage(
     run = StagingRun(sink, replace=options.replace)
     meter = ProgressMeter(on_progress)
     try:
+        run.begin(dump_files(options, source))
         metered = MeteredReader(dump, on_bytes=meter.add_bytes)
         if options.file_format == "sql":
             stored = store_dump(metered, run, source, options.codec)

@@ -12,18 +12,30 @@ from airflow_provider_d1.staging.streams import CHUNK, SUFFIXES, CompressingRead
 
 if TYPE_CHECKING:
     from airflow_provider_d1.staging.manifest import FileEntry, Source
+    from airflow_provider_d1.staging.options import StagingOptions
     from airflow_provider_d1.staging.run import StagingRun
 
 #: compression of a dump that is kept beside its tables: as fast as gzip and smaller
 KEPT_CODEC = "zstd"
 
 
-def dump_name(source: Source) -> str:
-    """What a stored dump is called: after its database, else after its file."""
+def dump_files(options: StagingOptions, source: Source) -> list[str]:
+    """Names of the dumps that a run stores (one or none), as they are in an empty prefix."""
+    if options.file_format == "sql":
+        return [_dump_name(source) + _suffix(options.codec)]
+    return [_dump_name(source) + _suffix(KEPT_CODEC)] if options.keep_dump else []
+
+
+def _dump_name(source: Source) -> str:
+    """Call a dump after its database, else after its file."""
     stem = PurePosixPath(source.filename).name if source.filename else ""
     for suffix in (".gz", ".zst", ".sql"):
         stem = stem.removesuffix(suffix)
     return safe_name(source.database_name or stem or "dump")
+
+
+def _suffix(codec: str | None) -> str:
+    return f".sql{SUFFIXES[codec]}"
 
 
 def store_dump(dump: Readable, run: StagingRun, source: Source, codec: str | None) -> FileEntry:
@@ -33,7 +45,7 @@ def store_dump(dump: Readable, run: StagingRun, source: Source, codec: str | Non
     :param codec: ``"gzip"``, ``"zstd"``, or None to store it as it is.
     :raises D1StagingError: when the store holds another length than was sent.
     """
-    key = run.dump_key(dump_name(source), f".sql{SUFFIXES[codec]}")
+    key = run.dump_key(_dump_name(source), _suffix(codec))
     if codec is None:
         outgoing = dump if isinstance(dump, MeteredReader) else MeteredReader(dump)
     else:

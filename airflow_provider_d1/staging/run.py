@@ -6,11 +6,13 @@ reader finds is therefore always one whole run: the old one or the new one.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import secrets
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from airflow_provider_d1.exceptions import D1ManifestError, D1StagingError
@@ -21,15 +23,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: every key that a run may have written for a table, whatever its format
-_PART = re.compile(r"[^/]+/part-\d{5,}(-[0-9a-f]{8})?\.(parquet|(csv|jsonl)(\.gz|\.zst)?)")
-#: a dump with a run's token in its name; one without could be anybody's
-_DUMP = re.compile(r"[^/]+-[0-9a-f]{8}\.sql(\.gz|\.zst)?")
+#: stands while a first run is at work in an empty prefix: files with plain names beside it are that run's
+UNFINISHED_KEY = "_unfinished.json"
 
-
-def could_be_ours(key: str) -> bool:
-    """Tell whether a staging run of any format could have written a key, without knowing its manifest."""
-    return _PART.fullmatch(key) is not None or _DUMP.fullmatch(key) is not None
+#: what a run adds to its names in a prefix that is not empty; nobody else writes such names
+_RUN_MARK = r"-d1x[0-9a-f]{8}"
+_ENDING = r"\.(parquet|(csv|jsonl|sql)(\.gz|\.zst)?)"
+_WITH_TOKEN = re.compile(rf"([^/]+/part-\d{{5,}}|[^/]+){_RUN_MARK}{_ENDING}")
+_PLAIN_PART = re.compile(rf"[^/]+/part-\d{{5,}}{_ENDING}")
 
 
 class StagingRun:
@@ -53,7 +54,16 @@ class StagingRun:
             raise error
         self._before = frozenset(before)
         # plain names for the first run, which nothing can collide with; a short token for all others
-        self._token = f"-{secrets.token_hex(4)}" if before else ""
+        self._token = f"-d1x{secrets.token_hex(4)}" if before else ""
+
+    def begin(self, root_keys: Sequence[str] = ()) -> None:
+        """Leave a mark where there is nothing yet, so that a later run knows the files of this one should it be killed.
+
+        :param root_keys: names without a folder that this run will use, if they stay plain.
+        """
+        if not self._before:
+            mark = {"started_at": datetime.now(UTC).isoformat(timespec="seconds"), "files": list(root_keys)}
+            self.sink.put_bytes(self._attempt(UNFINISHED_KEY), json.dumps(mark).encode())
 
     def part_key(self, folder: str, number: int, suffix: str) -> str:
         """Key of a table's part, such as ``users/part-00000.parquet``."""
@@ -75,14 +85,14 @@ class StagingRun:
         :raises D1StagingError: when the store does not hold exactly what was put.
         """
         self._verify()
-        old = self._listed_by_old_manifest()
+        is_stale = self._stale_test()
+        stale = {key for key in self._before if is_stale(key)}
         self._put_manifest(dumps(manifest))
-        stale = {key for key in self._before if key in old or could_be_ours(key)} - self._stored.keys() - {MANIFEST_KEY}
         try:
             if stale:
-                logger.info("Removing %d files of earlier runs from %s", len(stale), self.sink.uri(MANIFEST_KEY))
-                self.sink.delete(sorted(stale))
-            self.sink.discard_unfinished(could_be_ours)
+                logger.info("Removing %d files of earlier runs beside %s", len(stale), self.sink.uri(MANIFEST_KEY))
+            self.sink.delete(sorted(stale | ({UNFINISHED_KEY} & self._attempted)))
+            self.sink.discard_unfinished(is_stale)
         except Exception as error:  # noqa: BLE001 # the new manifest stands; leftovers harm nobody who reads it
             logger.warning("The manifest stands, but files of earlier runs could not be removed: %s", error)
 
@@ -130,6 +140,21 @@ class StagingRun:
             if found.get(key) != length:
                 raise D1StagingError(f"{self.sink.uri(key)} should have {length} bytes but has {found.get(key)}")
 
+    def _stale_test(self) -> Callable[[str], bool]:
+        """Return a test for what earlier runs wrote, finished and killed ones; it spares everybody else's files."""
+        listed = self._listed_by_old_manifest()
+        folders = {key.partition("/")[0] for key in listed if "/" in key}
+        killed = UNFINISHED_KEY in self._before
+        mark = self.sink.read_bytes(UNFINISHED_KEY) if killed else None
+        named = {*listed, *_files_of(mark), UNFINISHED_KEY}
+
+        def is_stale(key: str) -> bool:
+            if key in named or _WITH_TOKEN.fullmatch(key):
+                return True
+            return _PLAIN_PART.fullmatch(key) is not None and (killed or key.partition("/")[0] in folders)
+
+        return is_stale
+
     def _listed_by_old_manifest(self) -> set[str]:
         content = self.sink.read_bytes(MANIFEST_KEY) if MANIFEST_KEY in self._before else None
         if content is None:
@@ -139,8 +164,12 @@ class StagingRun:
         except D1ManifestError as error:
             logger.warning("The manifest that is being replaced cannot be read: %s", error)
             return set()
-        return set(self._keys(file.uri for file in manifest.all_files))
+        uris = {file.uri for file in manifest.all_files}
+        return {key for key in self._before if self.sink.uri(key) in uris}
 
-    def _keys(self, uris: Iterable[str]) -> Iterable[str]:
-        by_uri = {self.sink.uri(key): key for key in self._before}
-        return (by_uri[uri] for uri in uris if uri in by_uri)
+
+def _files_of(mark: bytes | None) -> list[str]:
+    try:
+        return [str(key) for key in json.loads(mark or b"{}").get("files", ())]
+    except (ValueError, AttributeError, TypeError):
+        return []

@@ -276,6 +276,8 @@ class _Transaction:
         if self.plan.file_format != "parquet" or not table.parts:
             return None
         if reads_s3:
+            if any(set("*?[") & set(part.uri) for part in table.parts):
+                return None  # in a URL there is no way to take these literally
             self.files.check_contents(table)
             return [part.uri for part in table.parts]
         local = [self.files.store.local(part.uri) for part in table.parts]

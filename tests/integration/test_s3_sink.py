@@ -9,11 +9,14 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
+import pyarrow as pa
 import pytest
 import zstandard
 
-from airflow_provider_d1.exceptions import D1DownloadError, D1StagingError
+from airflow_provider_d1.exceptions import D1DownloadError, D1DumpError, D1StagingError
+from airflow_provider_d1.staging.formats import table_format
 from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Source, load
 from airflow_provider_d1.staging.options import StagingOptions
 from airflow_provider_d1.staging.pipeline import stage
@@ -116,9 +119,10 @@ def test_a_second_run_replaces_the_first_and_a_stranger_stays(server, bucket, si
     client = server.client()
     for key in ("raw/shop/notes.sql", "raw/shop/sub/deep/part-00000.parquet", "raw/shopping/users/part-00000.parquet"):
         client.put_object(Bucket=bucket, Key=key, Body=b"mine")
-    stale = client.create_multipart_upload(Bucket=bucket, Key="raw/shop/users/part-00003.parquet")
-    foreign = client.create_multipart_upload(Bucket=bucket, Key="raw/shopping/users/part-00003.parquet")
-    assert stale["UploadId"] != foreign["UploadId"]
+    client.create_multipart_upload(Bucket=bucket, Key="raw/shop/users/part-00003-d1x0a1b2c3d.parquet")
+    foreign = {"raw/shop/users/part-00003.parquet", "raw/shopping/users/part-00003-d1x0a1b2c3d.parquet"}
+    for key in foreign:
+        client.create_multipart_upload(Bucket=bucket, Key=key)
     strangers = everything(server, bucket)
 
     options = StagingOptions(file_format="sql")
@@ -129,7 +133,7 @@ def test_a_second_run_replaces_the_first_and_a_stranger_stays(server, bucket, si
     key = second.files[0].uri.removeprefix(f"s3://{bucket}/")
     assert everything(server, bucket) == strangers | {key, "raw/shop/_manifest.json"}
     assert client.get_object(Bucket=bucket, Key=key)["Body"].read() == b"two"
-    assert dangling(server, bucket) == ["raw/shopping/users/part-00003.parquet"]
+    assert set(dangling(server, bucket)) == foreign
 
 
 def test_replace_false_refuses_before_reading_anything(server, bucket, sink) -> None:
@@ -211,3 +215,54 @@ def test_the_hook_brings_its_own_arguments(server, bucket) -> None:
     head = server.client().head_object(Bucket=bucket, Key="_manifest.json")
     assert head["Metadata"] == {"from": "operator"}
     assert json.loads(sink.read_bytes("_manifest.json") or b"") == {}
+
+
+def tables(rows: int, *, last: str = "") -> bytes:
+    """A table that becomes real numbers half-way, in many parts, and another one."""
+    half = rows // 2
+    lines = ["CREATE TABLE t(id INTEGER PRIMARY KEY, v INTEGER, pad TEXT);"]
+    lines += [f"INSERT INTO t VALUES({n},{n if n < half else f'{n}.5'},'{n:050}');" for n in range(rows)]
+    return "\n".join([*lines, "CREATE TABLE u(x);", "INSERT INTO u VALUES(1);", last]).encode()
+
+
+def small_parts(file_format: Literal["parquet", "csv", "jsonl"]) -> StagingOptions:
+    return StagingOptions(file_format=file_format, max_part_bytes=30_000, keep_dump=True)
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "csv", "jsonl"])
+def test_tables_arrive_and_replace_each_other(server, bucket, sink, file_format) -> None:
+    client = server.client()
+    for rows in (2000, 1500):
+        manifest = stage(io.BytesIO(tables(rows)), sink, small_parts(file_format), SOURCE)
+        listed = {file.uri.removeprefix(f"s3://{bucket}/"): file for file in manifest.all_files}
+        assert everything(server, bucket) == {*listed, "raw/shop/_manifest.json"}
+        for key, file in listed.items():
+            content = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+            assert (len(content), hashlib.sha256(content).hexdigest()) == (file.bytes, file.sha256)
+        assert [table.rows for table in manifest.tables] == [rows, 1]
+        assert len(manifest.tables[0].files) > 3
+        assert manifest.tables[0].columns[1].type == "float64"
+    assert dangling(server, bucket) == []
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "csv"])
+def test_parquet_in_the_bucket_holds_the_rows_in_order(server, bucket, sink, file_format, tmp_path) -> None:
+    manifest = stage(io.BytesIO(tables(2000)), sink, small_parts(file_format), SOURCE)
+    form = table_format(small_parts(file_format))
+    schema = pa.schema([("id", pa.int64()), ("v", pa.float64()), ("pad", pa.string())])
+    ids: list[int] = []
+    for file in manifest.tables[0].files:
+        sink.fetch(file.uri.removeprefix(sink.uri("")), tmp_path / "part")
+        ids += [row for rows in form.read(tmp_path / "part", schema) for row in rows["id"].to_pylist()]
+    assert ids == list(range(2000))
+
+
+def test_a_dump_that_breaks_half_way_leaves_the_older_run_whole(server, bucket, sink) -> None:
+    stage(io.BytesIO(tables(500)), sink, small_parts("parquet"), SOURCE)
+    before = everything(server, bucket)
+    manifest = sink.read_bytes(MANIFEST_KEY)
+    with pytest.raises(D1DumpError):
+        stage(io.BytesIO(tables(2000, last="DROP TABLE t;")), sink, small_parts("parquet"), SOURCE)
+    assert everything(server, bucket) == before
+    assert sink.read_bytes(MANIFEST_KEY) == manifest
+    assert dangling(server, bucket) == []

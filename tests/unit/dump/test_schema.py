@@ -26,26 +26,26 @@ TABLES = [
     "CREATE TABLE t(a TEXT PRIMARY KEY, b INT) WITHOUT ROWID",
     "CREATE TABLE t(a INTEGER PRIMARY KEY, b ANY, c TEXT) STRICT",
     "CREATE TABLE t(a INTEGER, b ANY, PRIMARY KEY(a)) STRICT, WITHOUT ROWID",
-    "CREATE TABLE t(a, b GENERATED ALWAYS AS (a+1), c INT AS (a*2) STORED,"
-    + " d TEXT GENERATED ALWAYS AS ('),(') VIRTUAL, e)",
+    ("CREATE TABLE t(a, b GENERATED ALWAYS AS (a+1), c INT AS (a*2) STORED,"
+     " d TEXT GENERATED ALWAYS AS ('),(') VIRTUAL, e)"),
     "CREATE TABLE t(a generated always, b text generated, c always int)",
     "CREATE TABLE t(a -- first; comment\n INTEGER, /* second, ) */ b TEXT /* type */ )",
     "CREATE TABLE t(a long /* in */ int /* after */, b)",
-    "CREATE TABLE t(a \"foo bar\" baz, b 'integer', c \"INT\", d [x]y(3,-2), e \"\","
-    + " f 'a''b', g \"in't\", h \"te\"xt, i `a``b`)",
+    ("CREATE TABLE t(a \"foo bar\" baz, b 'integer', c \"INT\", d [x]y(3,-2), e \"\","
+     " f 'a''b', g \"in't\", h \"te\"xt, i `a``b`)"),
     "CREATE TABLE t(a CHECK(a IN (1,2)) NOT NULL ON CONFLICT ABORT DEFAULT -5 UNIQUE ON CONFLICT IGNORE COLLATE RTRIM)",
     "CREATE TABLE t(a DEFAULT (datetime('now')) CONSTRAINT x NOT NULL CONSTRAINT y PRIMARY KEY)",
     "CREATE TABLE t(a DEFAULT X'41', b DEFAULT CURRENT_TIMESTAMP, c DEFAULT +1.5, d DEFAULT null, e DEFAULT \"dq\")",
-    "CREATE TABLE t(a REFERENCES p(x) ON DELETE SET NULL ON UPDATE SET DEFAULT MATCH FULL"
-    + " DEFERRABLE INITIALLY DEFERRED, b)",
+    ("CREATE TABLE t(a REFERENCES p(x) ON DELETE SET NULL ON UPDATE SET DEFAULT MATCH FULL"
+     " DEFERRABLE INITIALLY DEFERRED, b)"),
     "CREATE TABLE t(a REFERENCES p ON DELETE CASCADE NOT DEFERRABLE NOT NULL, b REFERENCES \"q\" ON UPDATE NO ACTION)",
-    "CREATE TABLE t(a, b, CONSTRAINT f FOREIGN KEY(a) REFERENCES p(x) ON DELETE RESTRICT"
-    + " CONSTRAINT u UNIQUE(b) CHECK(1))",
+    ("CREATE TABLE t(a, b, CONSTRAINT f FOREIGN KEY(a) REFERENCES p(x) ON DELETE RESTRICT"
+     " CONSTRAINT u UNIQUE(b) CHECK(1))"),
     "CREATE TABLE t(left, cross, indexed, if, key, temp, desc, replace, rowid INTEGER)",
     "CREATE TABLE 表(列 TEXT, ünï ÏNT)",
     "CREATE TABLE t(\"rowid\", oid INT, abort TEXT, a$b, _c, 'x' TEXT)",
-    "CREATE TABLE t(a FLOATING POINT, b CHARINT, c BLOBTEXT, d STRING, e JSON, f DATE,"
-    + " g BOOLEAN, h CLOB, i DOUBLE, j NATIVE CHARACTER(70))",
+    ("CREATE TABLE t(a FLOATING POINT, b CHARINT, c BLOBTEXT, d STRING, e JSON, f DATE,"
+     " g BOOLEAN, h CLOB, i DOUBLE, j NATIVE CHARACTER(70))"),
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from airflow_provider_d1.staging.names import Folders, file_column_names, safe_n
 NASTY = [
     "", ".", "..", "../..", "a/b", "a\\b", "/etc/passwd", "con", "CON.txt", "Lpt1", "nul", MANIFEST_KEY, "_hidden",
     ".d1-staging-1", "a.", "a b", "ünï", "x" * 300, "é" * 300, "a\nb", "a\0b", "a=b", "%2e%2e", "~", "-rf",
+    "shop.sql", "A.SQL.zst",
 ]  # fmt: skip
 
 

@@ -292,24 +292,70 @@ def test_a_part_that_shrinks_in_the_store_is_found_out(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path) -> None:
+MINE = {
+    "readme.txt",
+    "t/notes.md",
+    "t/part-1.parquet",
+    "other/deep/part-00000.parquet",
+    "shop-20261122.sql",
+    "my.sql.zst",
+}
+
+
+def scatter(folder: Path, names: set[str]) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+
+
+def assert_only_mine_besides(manifest: Manifest, folder: Path, mine: set[str]) -> None:
+    for name in mine:
+        (folder / name).unlink()
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not list(path.iterdir()):
+            path.rmdir()
+    assert_folder_is_what_the_manifest_lists(manifest, folder)
+
+
+def test_what_a_killed_run_left_beside_an_older_one_is_removed(tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = staged(SMALL, out)
-    mine = {"readme.txt", "t/notes.md", "t/part-1.parquet", "other/deep/part-00000.parquet", "my.sql"}
-    ours = {"t/part-00007-0a1b2c3d.parquet", "gone/part-00000.csv.gz", "shop-0a1b2c3d.sql.zst", ".d1-staging-x"}
-    for name in mine | ours:
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / name).write_text("x")
-    (out / ".d1-staging-y").mkdir()
-    (out / ".d1-staging-y" / "part-0").write_text("x")
-
+    scatter(out, MINE | {"t/part-00007-d1x0a1b2c3d.parquet", "gone/part-00000-d1x0a1b2c3d.csv.gz"})
+    scatter(out, {"shop-d1x0a1b2c3d.sql.zst", "t/part-00099.jsonl.gz", ".d1-staging-x", ".d1-staging-y/part-0"})
+    scatter(out, {"stranger/part-00000.parquet"})
     second = staged(SMALL, out)
     assert {file.uri for file in first.all_files}.isdisjoint(file.uri for file in second.all_files)
-    for name in mine:
-        (out / name).unlink()
-    (out / "other" / "deep").rmdir()
-    (out / "other").rmdir()
-    assert_true_to(SMALL, second, out)
+    assert_only_mine_besides(second, out, MINE | {"stranger/part-00000.parquet"})
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "sql"])
+def test_what_a_killed_first_run_left_is_removed(file_format, tmp_path: Path) -> None:
+    """SIGKILL, played by a run that may not clean up."""
+
+    class Killed(FolderSink):
+        def put_bytes(self, key: str, data: bytes) -> None:
+            if key == MANIFEST_KEY:
+                raise ConnectionError
+            super().put_bytes(key, data)
+
+        def delete(self, keys: object) -> None:
+            pass
+
+    out = tmp_path / "out"
+    options = StagingOptions(file_format=file_format, max_part_bytes=6000, keep_dump=True)
+    with pytest.raises(ConnectionError):
+        stage(io.BytesIO(SMALL), Killed(out), options, Source(database_name="shop"))
+    left = [path for path in out.rglob("*") if path.is_file()]
+    assert len(left) > 1
+    scatter(out, MINE)
+    manifest = staged(SMALL, out)
+    assert_only_mine_besides(manifest, out, MINE)
+
+
+def test_files_of_others_in_a_fresh_prefix_stay(tmp_path: Path) -> None:
+    scatter(tmp_path, MINE | {"t/part-00000.parquet", "shop.sql.zst"})
+    manifest = staged(SMALL, tmp_path)
+    assert_only_mine_besides(manifest, tmp_path, MINE | {"t/part-00000.parquet", "shop.sql.zst"})
 
 
 def test_a_first_run_has_plain_names_and_a_second_replaces_them(tmp_path: Path) -> None:

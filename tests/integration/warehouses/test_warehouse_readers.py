@@ -1,0 +1,134 @@
+"""Readers of a Postgres while a load runs: they see the old table or the new one, and wait for the swap only."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import closing
+
+import pyarrow as pa
+import pytest
+from staged import write_staged
+
+from airflow_provider_d1.warehouses import postgres as postgres_loader
+
+OLD = pa.table({"id": [1] * 100})
+NEW = pa.table({"id": [2] * 3000})
+
+
+@pytest.fixture
+def engine(request):
+    """Only Postgres: the others have no second connection here that could wait."""
+    from warehouse_engines import CONN_ID, Postgres
+
+    engine = Postgres(request.getfixturevalue("postgres"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", engine.airflow_connection())
+        yield engine
+
+
+@pytest.fixture
+def manifests(tmp_path):
+    result = []
+    for name, content in (("old", OLD), ("new", NEW)):
+        folder = tmp_path / name
+        folder.mkdir()
+        result.append(write_staged(folder, {"t": content}, bookmark=name))
+    return result
+
+
+def test_readers_see_the_old_table_until_the_new_one_is_whole(
+    engine, schema, load_staged, manifests, monkeypatch
+) -> None:
+    old, new = manifests
+    load_staged(old)
+    path = engine.quoted(schema, "t")
+    loading, go_on = threading.Event(), threading.Event()
+    whole = postgres_loader.staged_batches
+
+    def slowly(*arguments):
+        yield from whole(*arguments)
+        loading.set()
+        assert go_on.wait(30)
+
+    monkeypatch.setattr(postgres_loader, "staged_batches", slowly)
+    errors = []
+
+    def load() -> None:
+        try:
+            load_staged(new)
+        except BaseException as error:  # noqa: BLE001 - told to the test
+            errors.append(error)
+
+    worker = threading.Thread(target=load)
+    worker.start()
+    assert loading.wait(30)
+    # all rows have been sent; nobody waits for the load, and a snapshot from before it stays usable
+    with closing(engine.server.connect(options="-c lock_timeout=1s")) as reader, reader.transaction():
+        reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        assert reader.execute("SELECT count(*) FROM pg_catalog.pg_class").fetchone()
+        assert engine.execute(f"SELECT count(*), min(id) FROM {path}") == [(100, 1)]
+        go_on.set()
+        worker.join(60)
+        assert not errors
+        assert reader.execute(f"SELECT count(*), min(id) FROM {path}").fetchone() == (3000, 2)
+    assert engine.execute(f"SELECT count(*), min(id) FROM {path}") == [(3000, 2)]
+
+
+def test_a_long_reader_does_not_make_the_others_wait(engine, schema, load_staged, manifests, monkeypatch) -> None:
+    old, new = manifests
+    load_staged(old)
+    path = engine.quoted(schema, "t")
+    monkeypatch.setattr(postgres_loader, "_LOCK_TIMEOUT", "300ms")
+    with closing(engine.server.connect()) as long_reader:
+        with long_reader.transaction():
+            long_reader.execute(f"SELECT * FROM {path}")
+            worker = threading.Thread(target=load_staged, args=[new])
+            worker.start()
+            deadline = time.monotonic() + 30
+            while not engine.execute("SELECT 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted"):
+                assert time.monotonic() < deadline, "the swap never asked for its lock"
+            # the swap gives way, so a short reader gets in although the long one still reads
+            with closing(engine.server.connect(options="-c lock_timeout=20s")) as reader:
+                assert reader.execute(f"SELECT count(*) FROM {path}").fetchone() == (100,)
+            assert worker.is_alive()
+        worker.join(60)
+    assert not worker.is_alive()
+    assert engine.execute(f"SELECT count(*) FROM {path}") == [(3000,)]
+
+
+def test_grants_outlive_a_replace(engine, schema, load_staged, manifests) -> None:
+    old, new = manifests
+    load_staged(old)
+    role = engine.quoted(f"analyst {schema}")
+    path = engine.quoted(schema, "t")
+    engine.execute(f"CREATE ROLE {role}")
+    engine.execute(f"GRANT SELECT ON {path} TO {role}")
+    engine.execute(f"GRANT SELECT ON {path} TO PUBLIC")
+    load_staged(new)
+    granted = engine.execute(f"SELECT relacl::text FROM pg_class WHERE oid = '{path}'::regclass")
+    assert "analyst" in granted[0][0]
+    assert "=r/" in granted[0][0]
+
+
+def test_two_loads_of_one_export_at_once_append_it_once(engine, schema, load_staged, manifests) -> None:
+    old, new = manifests
+    load_staged(old)
+    results = []
+    workers = [threading.Thread(target=lambda: results.append(load_staged(new, mode="append"))) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert sorted(result["skipped"] for result in results) == [False, True, True]
+    assert engine.execute(f"SELECT count(*) FROM {engine.quoted(schema, 't')}") == [(3100,)]
+
+
+def test_a_view_on_the_old_table_is_named(engine, schema, load_staged, manifests) -> None:
+    old, new = manifests
+    load_staged(old)
+    view = engine.quoted(schema, "v")
+    engine.execute(f"CREATE VIEW {view} AS SELECT * FROM {engine.quoted(schema, 't')}")
+    with pytest.raises(Exception, match="view"):
+        load_staged(new)
+    assert engine.execute(f"SELECT count(*) FROM {view}") == [(100,)]
