@@ -25,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.make_dump import UNITS, dump
+from benchmarks.make_dump import DATA, kept_dump
 
 WAYS = {
     "ours": "ours",
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--memory-size", help="a second, larger dump, only to see how memory and disk grow")
     parser.add_argument("--formats", action="store_true", help="measure CSV and JSONL too")
-    parser.add_argument("--data", type=Path, default=Path(__file__).parent / "data", help="where the dumps are kept")
+    parser.add_argument("--data", type=Path, default=DATA, help="where the dumps are kept")
     parser.add_argument("--way", choices=["coalesced", "shares"], help=argparse.SUPPRESS)
     parser.add_argument("--dump", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def report(given: argparse.Namespace) -> None:
-    path = generated(given.data, given.size)
+    path = kept_dump(given.size, given.data)
     runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for number in range(given.pairs):
         # the order turns with each round, so that no way always finds the warmer machine
@@ -87,25 +87,12 @@ def report(given: argparse.Namespace) -> None:
             run = measured([*command("ours", path), "--format", name])
             print(f"| {name} | {run['wall']:.1f} | {run['cpu']:.1f} | {run['peak']:,.0f} |")
     if given.memory_size:
-        large = measured(command("ours", generated(given.data, given.memory_size)))
+        large = measured(command("ours", kept_dump(given.memory_size, given.data)))
         small = statistics.median(run["peak"] for run in runs["ours"])
         print(
             f"\nMemory: {small:,.0f} MiB at {given.size}, {large['peak']:,.0f} MiB at {given.memory_size}"
             f" ({large['peak'] / small - 1:+.0%}, {large['wall']:.1f} s wall)."
         )
-
-
-def generated(folder: Path, size: str) -> Path:
-    """Return the dump of a size, made once."""
-    path = folder / f"dump-{size}.sql"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".unfinished")
-        with unfinished.open("wb") as file:
-            for chunk in dump(int(float(size[:-1]) * UNITS[size[-1].upper()])):
-                file.write(chunk)
-        unfinished.rename(path)
-    return path
 
 
 def command(way: str, path: Path) -> list[str]:

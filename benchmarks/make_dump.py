@@ -22,6 +22,8 @@ bookmark it's stream object bucket column night morning customer order invoice p
 WORDS = TEXT.split()
 UNITS = {"K": 10**3, "M": 10**6, "G": 10**9}
 CHUNK_ROWS = 500
+#: where benchmarks keep their dumps; not under version control
+DATA = Path(__file__).parent / "data"
 
 
 def literal(text: str) -> str:
@@ -151,16 +153,36 @@ def dump(size: int) -> Iterator[bytes]:
     yield b"\nCREATE INDEX orders_by_customer ON orders(customer_id);"
 
 
+def in_bytes(size: str) -> int:
+    """Read a size such as ``300M``."""
+    unit = UNITS.get(size[-1].upper())
+    return int(float(size[:-1]) * unit) if unit else int(size)
+
+
+def kept_dump(size: str, folder: Path = DATA) -> Path:
+    """Return the dump of a size, made once and kept in ``folder``."""
+    path = folder / f"dump-{size}.sql"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".unfinished")
+        write(size, unfinished)
+        unfinished.rename(path)
+    return path
+
+
+def write(size: str, path: Path) -> None:
+    """Write a dump of about a size."""
+    with path.open("wb") as out:
+        for chunk in dump(in_bytes(size)):
+            out.write(chunk)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("size", help="bytes, or with a unit: 300M, 2G")
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
-    unit = UNITS.get(arguments.size[-1].upper())
-    size = int(float(arguments.size[:-1]) * unit) if unit else int(arguments.size)
-    with arguments.out.open("wb") as out:
-        for chunk in dump(size):
-            out.write(chunk)
+    write(arguments.size, arguments.out)
     print(f"{arguments.out}: {arguments.out.stat().st_size:,} bytes", file=sys.stderr)
 
 

@@ -1,6 +1,6 @@
 """A dump from D1's download into S3: our stream with its hash and checks, beside a bare pipe, in one run.
 
-    python -m benchmarks.stage_to_s3 [--megabytes 2048] [--pairs 3]
+    python -m benchmarks.stage_to_s3 [--size 2G] [--pairs 3]
 
 Every measurement is a process of its own with Airflow, the hooks and boto3 loaded; *idle* is its memory at that moment.
 The bare pipe is httpx's stream straight into boto3's ``upload_fileobj``: no hash, no length check, no manifest. The
@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.make_dump import kept_dump
 from harness.process import free_ports, running
 from harness.seaweed import S3Server, s3_server
 
@@ -38,7 +39,7 @@ WAYS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=2048)
+    parser.add_argument("--size", default="2G")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--dump", type=Path, help="a dump of your own instead of a generated one")
@@ -46,7 +47,7 @@ def main() -> None:
     if given.way:
         print(json.dumps(measure(given.way, given.dump)))
         return
-    dump = given.dump or generated(given.megabytes)
+    dump = given.dump or kept_dump(given.size)
     with tempfile.TemporaryDirectory(prefix="d1-benchmark-") as folder, servers(Path(folder), dump) as environment:
         runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
         for number in range(given.pairs):
@@ -55,12 +56,6 @@ def main() -> None:
                 runs[way].append(in_its_own_process(way, dump, environment))
                 print(f"round {number + 1} {way}: {runs[way][-1]}", file=sys.stderr)
     report(runs, dump.stat().st_size)
-
-
-def generated(megabytes: int) -> Path:
-    from benchmarks.make_dump import dump_of
-
-    return dump_of(megabytes * 1_000_000)
 
 
 @contextmanager
