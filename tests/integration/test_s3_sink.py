@@ -148,8 +148,12 @@ def test_replace_false_refuses_before_reading_anything(server, bucket, sink) -> 
 
 
 def test_a_manifest_that_cannot_be_put_takes_the_files_with_it(server, bucket, sink, monkeypatch) -> None:
+    put = sink.put_bytes
+
     def refuse(key: str, data: bytes) -> None:
-        raise OSError("no")
+        if key == MANIFEST_KEY:
+            raise OSError("no")
+        put(key, data)
 
     monkeypatch.setattr(sink, "put_bytes", refuse)
     with pytest.raises(OSError, match="no"):
@@ -162,7 +166,8 @@ def test_a_lost_answer_to_the_manifest_does_not_lose_the_run(server, bucket, sin
 
     def put_and_lose(key: str, data: bytes) -> None:
         put(key, data)
-        raise OSError("connection reset")
+        if key == MANIFEST_KEY:
+            raise OSError("connection reset")
 
     monkeypatch.setattr(sink, "put_bytes", put_and_lose)
     stage(io.BytesIO(b"one"), sink, StagingOptions(file_format="sql"), SOURCE)
@@ -240,7 +245,7 @@ def test_tables_arrive_and_replace_each_other(server, bucket, sink, file_format)
             content = client.get_object(Bucket=bucket, Key=key)["Body"].read()
             assert (len(content), hashlib.sha256(content).hexdigest()) == (file.bytes, file.sha256)
         assert [table.rows for table in manifest.tables] == [rows, 1]
-        assert len(manifest.tables[0].files) > 3
+        assert len(manifest.tables[0].files) > 1
         assert manifest.tables[0].columns[1].type == "float64"
     assert dangling(server, bucket) == []
 
