@@ -123,6 +123,17 @@ def test_a_minute_costs_at_most_25_calls() -> None:
     assert result.unavailable_seconds <= 65
 
 
+def test_the_end_is_noticed_within_two_and_a_half_seconds_on_average() -> None:
+    late = []
+    for duration in (number / 2 + 0.1 for number in range(120)):
+        fake = LiveExports(duration)
+        fake.latency = 0.1  # part of the delay, and of each gap
+        late.append(export(fake).unavailable_seconds - duration)
+        assert len(fake.calls) <= 25
+    assert max(late) <= 5.2
+    assert sum(late) / len(late) <= 2.5
+
+
 def test_a_constant_poll_interval() -> None:
     fake = LiveExports(60)
     export(fake, poll_interval=10)
