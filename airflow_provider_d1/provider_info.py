@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 INTEGRATION = "Cloudflare D1"
+S3 = "Amazon Simple Storage Service (S3)"
+#: what staged files are loaded into, by the names under which Airflow's own providers list them
+WAREHOUSES = ("PostgreSQL", "Amazon Redshift", "Snowflake", "Google BigQuery", "Databricks", "DuckDB", "ClickHouse")
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -26,7 +29,7 @@ def get_provider_info() -> dict[str, Any]:
         "transfers": [
             {
                 "source-integration-name": INTEGRATION,
-                "target-integration-name": "Amazon Simple Storage Service (S3)",
+                "target-integration-name": S3,
                 "python-module": "airflow_provider_d1.transfers.d1_to_s3",
             },
             {
@@ -34,6 +37,14 @@ def get_provider_info() -> dict[str, Any]:
                 "target-integration-name": "Common IO",
                 "python-module": "airflow_provider_d1.transfers.d1_to_object_storage",
             },
+            *(
+                {
+                    "source-integration-name": S3,
+                    "target-integration-name": warehouse,
+                    "python-module": "airflow_provider_d1.transfers.staging_to_warehouse",
+                }
+                for warehouse in WAREHOUSES
+            ),
         ],
         "extra-links": ["airflow_provider_d1.links.d1.D1DatabaseLink"],
         "connection-types": [

@@ -12,6 +12,7 @@ import pytest
 from dag_runs import BUCKET
 
 from airflow_provider_d1.emulator.server import Emulator
+from harness.postgres import PostgresServer, postgres_server
 from harness.seaweed import S3Server, s3_server
 
 SEEDS = {
@@ -43,6 +44,13 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     with s3_server(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as patch:
         server.client().create_bucket(Bucket=BUCKET)
         patch.setenv("AIRFLOW_CONN_AWS_DEFAULT", server.airflow_connection())
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A real Postgres server, started when a test first asks for it."""
+    with postgres_server(tmp_path_factory.mktemp("postgres")) as server:
         yield server
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import sqlite3
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 import zstandard
@@ -14,6 +16,7 @@ from dag_runs import BUCKET, run_dag
 
 if TYPE_CHECKING:
     from airflow_provider_d1.emulator.server import Emulator
+    from harness.postgres import PostgresServer
     from harness.seaweed import S3Server
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
@@ -73,3 +76,37 @@ def test_many_databases(emulator: Emulator, s3: S3Server) -> None:
     for uri in manifests:
         name = uri.split("/")[-2]
         assert json.loads(stored(s3, uri))["source"]["database_name"] == name
+
+
+CREDITS = [(1, "Ada", 12.5), (2, "Grace", None), (3, "Line\nbreak", -0.25)]
+ORDERS = [(10, 1, ""), (11, 3, None)]
+
+
+def test_to_duckdb(emulator: Emulator, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "warehouse.duckdb"
+    monkeypatch.setenv("AIRFLOW_CONN_DUCKDB_DEFAULT", json.dumps({"conn_type": "duckdb", "host": str(file)}))
+    run = run_dag("d1_to_duckdb")
+    assert run.state == "success"
+    check_load(run.results["load", -1], run.results["stage", -1])
+    with duckdb.connect(str(file)) as database:
+        assert database.execute("SELECT * FROM d1.users").fetchall() == CREDITS
+        assert database.execute("SELECT * FROM d1.orders").fetchall() == ORDERS
+
+
+def test_to_postgres(
+    emulator: Emulator, s3: S3Server, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_POSTGRES_DEFAULT", postgres.airflow_connection())
+    for _ in range(2):
+        run = run_dag("d1_to_postgres")
+        assert run.state == "success"
+        check_load(run.results["load", -1], run.results["stage", -1])
+    with postgres.connect() as database:
+        assert database.execute("SELECT * FROM d1.users").fetchall() == CREDITS
+        assert database.execute("SELECT * FROM d1.orders").fetchall() == ORDERS
+
+
+def check_load(loaded: dict[str, Any], staged: dict[str, Any]) -> None:
+    for key in ("manifest", "database_id", "bookmark", "rows"):
+        assert loaded[key] == staged[key]
+    assert {name: table["rows"] for name, table in loaded["tables"].items()} == {"users": 3, "orders": 2}

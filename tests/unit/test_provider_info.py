@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 
 from airflow_provider_d1.provider_info import get_provider_info
+from airflow_provider_d1.warehouses.registry import CONNECTION_TYPES
 
 
 def schema(name: str) -> dict:
@@ -68,3 +69,19 @@ def test_every_transfer_is_listed() -> None:
         if "Operator):" in path.read_text() and path.stem != "staging"
     }
     assert operators == {transfer["python-module"] for transfer in get_provider_info()["transfers"]}
+
+
+def test_transfers_go_by_names_that_some_provider_integrates() -> None:
+    """Airflow wants a matching integration in any provider; all of these are installed here."""
+    known = {
+        integration["integration-name"]
+        for entry in entry_points(group="apache_airflow_provider")
+        for integration in entry.load()().get("integrations", [])
+    }
+    for transfer in get_provider_info()["transfers"]:
+        assert {transfer["source-integration-name"], transfer["target-integration-name"]} <= known
+
+
+def test_every_warehouse_is_a_target() -> None:
+    loads = [entry for entry in get_provider_info()["transfers"] if entry["python-module"].endswith("_to_warehouse")]
+    assert len(loads) == len(set(CONNECTION_TYPES.values()))

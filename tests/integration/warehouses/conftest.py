@@ -1,9 +1,9 @@
-"""One server of each kind for the session; a schema of its own for each test."""
+"""The warehouses that the tests load into; a schema of its own for each test."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,8 @@ import pytest
 from warehouse_engines import CONN_ID, ClickHouse, DuckDB, Engine, Postgres
 
 from airflow_provider_d1.transfers.staging_to_warehouse import D1StagingToWarehouseOperator
-from harness.postgres import PostgresServer, postgres_server
 
 Load = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    with postgres_server(tmp_path_factory.mktemp("postgres")) as server:
-        yield server
 
 
 @pytest.fixture(scope="session")
