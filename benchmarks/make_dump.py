@@ -4,7 +4,10 @@ Five tables, each with about a fifth of the bytes (``articles`` has more): whole
 and BOOLEAN columns, blobs, NULLs, quotes, columns that widen late, typeless columns, and long texts with newlines,
 which D1 wraps in ``replace()``, for about 30 % of the bytes.
 
-    python benchmarks/make_dump.py 500M dump.sql
+    python -m benchmarks.make_dump 500M dump.sql [--odd]
+
+``--odd`` writes the largest 64-bit integer, as D1 rounds it, into one of a thousand rows: a number beyond 64 bits,
+which only the reader's exact path takes.
 """
 
 from __future__ import annotations
@@ -73,6 +76,11 @@ class Pools:
 POOLS = Pools()
 
 
+#: every how many rows an odd one comes, and what is odd about it: 2**63 - 1 as D1 dumps it
+ODD_EVERY = 1000
+ODD_NUMBER = "9223372036854776000"
+
+
 def customers(i: int, done: float) -> str:  # noqa: ARG001
     p = POOLS
     note = p.pages[i % 1511] if i % 10 == 0 else (p.lines[i % 2003] if i % 3 else "NULL")
@@ -123,20 +131,21 @@ DDL = [
         " comment TEXT)"
     ),
 ]
-#: share of the bytes, columns, and what writes a row: its number, and how much of the table is done
-TABLES: list[tuple[float, str, Callable[[int, float], str]]] = [
-    (0.2, "id name email balance active created_at notes", customers),
-    (0.2, "id customer_id total quantity weight status placed_at payload", orders),
-    (0.25, "id title body lang published_at", articles),
-    (0.15, "id kind value at ratio", events),
-    (0.2, "id sensor reading level ok comment", readings),
+#: share of the bytes, columns, which of them is NUMERIC (0: none; no text before it has a comma), and what writes a
+#: row: its number, and how much of the table is done
+TABLES: list[tuple[float, str, int, Callable[[int, float], str]]] = [
+    (0.2, "id name email balance active created_at notes", 3, customers),
+    (0.2, "id customer_id total quantity weight status placed_at payload", 2, orders),
+    (0.25, "id title body lang published_at", 0, articles),
+    (0.15, "id kind value at ratio", 4, events),
+    (0.2, "id sensor reading level ok comment", 3, readings),
 ]
 
 
-def dump(size: int) -> Iterator[bytes]:
+def dump(size: int, *, odd: bool = False) -> Iterator[bytes]:
     """Yield a dump of about ``size`` bytes."""
     yield b"PRAGMA defer_foreign_keys=TRUE;"
-    for ddl, (share, columns, row) in zip(DDL, TABLES, strict=True):
+    for ddl, (share, columns, numeric, row) in zip(DDL, TABLES, strict=True):
         yield f"\n{ddl};".encode()
         names = ",".join(f'"{column}"' for column in columns.split())
         prefix = f'\nINSERT INTO "{row.__name__}" ({names}) VALUES('
@@ -144,7 +153,12 @@ def dump(size: int) -> Iterator[bytes]:
         written, i = 0, 0
         while written < budget:
             done = written / budget
-            chunk = "".join([f"{prefix}{row(j, done)});" for j in range(i + 1, i + 1 + CHUNK_ROWS)]).encode()
+            rows = [row(j, done) for j in range(i + 1, i + 1 + CHUNK_ROWS)]
+            if odd and numeric and i % ODD_EVERY == 0:
+                values = rows[0].split(",")
+                values[numeric] = ODD_NUMBER
+                rows[0] = ",".join(values)
+            chunk = "".join([f"{prefix}{values});" for values in rows]).encode()
             i += CHUNK_ROWS
             written += len(chunk)
             yield chunk
@@ -159,21 +173,21 @@ def in_bytes(size: str) -> int:
     return int(float(size[:-1]) * unit) if unit else int(size)
 
 
-def kept_dump(size: str, folder: Path = DATA) -> Path:
+def kept_dump(size: str, folder: Path = DATA, *, odd: bool = False) -> Path:
     """Return the dump of a size, made once and kept in ``folder``."""
-    path = folder / f"dump-{size}.sql"
+    path = folder / f"dump-{size}{'-odd' if odd else ''}.sql"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
-        write(size, unfinished)
+        write(size, unfinished, odd=odd)
         unfinished.rename(path)
     return path
 
 
-def write(size: str, path: Path) -> None:
+def write(size: str, path: Path, *, odd: bool = False) -> None:
     """Write a dump of about a size."""
     with path.open("wb") as out:
-        for chunk in dump(in_bytes(size)):
+        for chunk in dump(in_bytes(size), odd=odd):
             out.write(chunk)
 
 
@@ -181,8 +195,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("size", help="bytes, or with a unit: 300M, 2G")
     parser.add_argument("out", type=Path)
+    parser.add_argument("--odd", action="store_true")
     arguments = parser.parse_args()
-    write(arguments.size, arguments.out)
+    write(arguments.size, arguments.out, odd=arguments.odd)
     print(f"{arguments.out}: {arguments.out.stat().st_size:,} bytes", file=sys.stderr)
 
 
