@@ -128,6 +128,8 @@ def test_a_signal_leaves_nothing_behind(number: signal.Signals, code: int, tmp_p
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # what runs in the background of a shell ignores SIGINT, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdin is not None
     rows = "".join(f"INSERT INTO t VALUES({n},'{n:0100}');\n" for n in range(100_000))
