@@ -25,6 +25,18 @@ break', -0.25);
     """,
     "blog": "CREATE TABLE posts (id INTEGER PRIMARY KEY, title TEXT); INSERT INTO posts VALUES (1, 'Hello');",
     "crm": "CREATE TABLE accounts (id INTEGER PRIMARY KEY, name TEXT);",
+    "tenant-a": """
+        CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT);
+        INSERT INTO users VALUES (1, 'Ada'), (2, NULL);
+    """,
+    # a column more, another one whose numbers are no integers, and a table that the first one does not have
+    "tenant-b": """
+        CREATE TABLE users (id, name TEXT, email TEXT);
+        INSERT INTO users VALUES (1, 'Bob', 'bob@example.com'), (2.5, 'Grace', '');
+        CREATE TABLE notes (note TEXT);
+        INSERT INTO notes VALUES ('only here');
+    """,
+    "tenant-c": "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT);",
     "search": "CREATE TABLE notes (id INTEGER PRIMARY KEY); CREATE VIRTUAL TABLE words USING fts5(text);",
 }
 

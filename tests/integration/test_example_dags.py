@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import runpy
 import sqlite3
+import textwrap
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +16,9 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from dag_runs import BUCKET, run_dag
+from dag_runs import BUCKET, REPOSITORY, run_dag
+
+from airflow_provider_d1.transfers.staging_to_warehouse import D1StagingToWarehouseOperator
 
 if TYPE_CHECKING:
     from airflow_provider_d1.emulator.server import Emulator
@@ -110,3 +116,197 @@ def check_load(loaded: dict[str, Any], staged: dict[str, Any]) -> None:
     for key in ("manifest", "database_id", "bookmark", "rows"):
         assert loaded[key] == staged[key]
     assert {name: table["rows"] for name, table in loaded["tables"].items()} == {"users": 3, "orders": 2}
+
+
+@pytest.mark.parametrize("warehouse", ["postgres", "duckdb"])
+def test_many_tenants_in_one_set_of_tables(
+    emulator: Emulator,
+    s3: S3Server,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    warehouse: str,
+) -> None:
+    monkeypatch.setenv("D1_WAREHOUSE_CONN_ID", "warehouse")
+    if warehouse == "duckdb":
+        file = tmp_path / "warehouse.duckdb"
+        monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": "duckdb", "host": str(file)}))
+        connect = partial(duckdb.connect, str(file))
+    else:
+        server = request.getfixturevalue("postgres")
+        monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", server.airflow_connection())
+        connect = server.connect
+
+    names = ("tenant-a", "tenant-b", "tenant-c")
+    run = run_dag("d1_multi_tenant")
+    assert run.state == "success"
+    bookmarks = {name: run.results["tenant.stage", index]["bookmark"] for index, name in enumerate(names)}
+    expected = {
+        ("tenant-a", bookmarks["tenant-a"], "1", "Ada", None),
+        ("tenant-a", bookmarks["tenant-a"], "2", None, None),
+        ("tenant-b", bookmarks["tenant-b"], "1.0", "Bob", "bob@example.com"),
+        ("tenant-b", bookmarks["tenant-b"], "2.5", "Grace", ""),
+    }
+    users = "SELECT _d1_database, _d1_bookmark, id::text, name, email FROM tenants.users"
+
+    def ask(sql: str) -> list[tuple[Any, ...]]:
+        with connect() as database:
+            return database.execute(sql).fetchall()
+
+    def numbers_alike(rows: list[tuple[Any, ...]]) -> set[tuple[Any, ...]]:
+        return {(a, b, str(float(c)), d, e) for a, b, c, d, e in rows}
+
+    assert numbers_alike(ask(users)) == numbers_alike(list(expected))
+    assert ask("SELECT note, _d1_database FROM tenants.notes") == [("only here", "tenant-b")]
+
+    # nothing has been written in D1 since, so the exports are the same and nothing is loaded again …
+    again = run_dag("d1_multi_tenant")
+    assert again.state == "success"
+    unchanged = {
+        name for i, name in enumerate(names) if again.results["tenant.stage", i]["bookmark"] == bookmarks[name]
+    }
+    skipped = {name for i, name in enumerate(names) if again.results["tenant.load", i]["skipped"]}
+    assert skipped == unchanged
+    # … and the query in the DAG's docstring gives each tenant's rows once, whatever was loaded before
+    sql = textwrap.dedent((run_path_doc("d1_multi_tenant")).split("::", 1)[1])
+    with connect() as database:
+        database.execute("SET search_path = 'tenants'")
+        now = database.execute(f"SELECT _d1_database, id, name FROM ({sql}) AS now").fetchall()
+    assert len(now) == len(expected)
+
+
+def test_a_tenant_that_fails_holds_up_no_other(
+    emulator: Emulator, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "warehouse.duckdb"
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": "duckdb", "host": str(file)}))
+    monkeypatch.setenv("D1_WAREHOUSE_CONN_ID", "warehouse")
+    monkeypatch.setenv("D1_DATABASES", "no-such-database,tenant-b")
+    run = run_dag("d1_multi_tenant")
+    assert run.state == "failed"
+    assert run.tasks["tenant.load", 0] == "upstream_failed"
+    with duckdb.connect(str(file)) as database:
+        assert database.execute("SELECT count(*) FROM tenants.users").fetchall() == [(2,)]
+
+
+def test_stock_redshift_operator_gets_each_table(
+    emulator: Emulator, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no Redshift here: what is compared is the SQL that the stock operator hands to its hook."""
+    from airflow.providers.amazon.aws.hooks.redshift_sql import RedshiftSQLHook
+
+    told: list[list[str]] = []
+
+    def run_sql(self: RedshiftSQLHook, sql: list[str], **options: Any) -> None:
+        told.append(list(sql))
+
+    monkeypatch.setattr(RedshiftSQLHook, "run", run_sql)
+    run = run_dag("d1_to_redshift_stock")
+    assert run.state == "success"
+    staged = run.results["stage", -1]
+    assert len(told) == 2
+    for (begin, delete, copy, commit), (name, table) in zip(
+        sorted(told, key=itemgetter(1)), sorted(staged["tables"].items()), strict=True
+    ):
+        assert (begin, delete, commit) == ("BEGIN;", f'DELETE FROM "d1"."{name}";', "COMMIT")
+        (folder,) = {uri.rpartition("/")[0] for uri in table["uris"]}
+        assert f'COPY "d1"."{name}"' in copy
+        assert f"FROM '{folder}/'" in copy
+        assert "FORMAT AS PARQUET" in copy
+        listed = s3.client().list_objects_v2(Bucket=BUCKET, Prefix=folder.removeprefix(f"s3://{BUCKET}/") + "/")
+        assert [f"s3://{BUCKET}/{found['Key']}" for found in listed["Contents"]] == table["uris"]
+
+
+def test_stock_snowflake_operator_gets_each_table(
+    emulator: Emulator, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No Snowflake either: the SQL that the stock operator hands to its hook."""
+    from airflow.providers.snowflake.hooks.snowflake import SnowflakeHook
+
+    told: list[str] = []
+
+    def run_sql(self: SnowflakeHook, sql: str, **options: Any) -> None:
+        told.append(" ".join(sql.split()))
+
+    monkeypatch.setattr(SnowflakeHook, "run", run_sql)
+    run = run_dag("d1_to_snowflake_stock")
+    assert run.state == "success"
+    assert sorted(told) == [
+        f'COPY INTO "d1"."{name}" FROM @OPS.PUBLIC.D1_STAGING/ '
+        f"FILES=({','.join(repr(uri.removeprefix(f's3://{BUCKET}/')) for uri in table['uris'])}) "
+        "FILE_FORMAT=(TYPE = PARQUET BINARY_AS_TEXT = FALSE USE_LOGICAL_TYPE = TRUE) "
+        "MATCH_BY_COLUMN_NAME = CASE_SENSITIVE"
+        for name, table in sorted(run.results["stage", -1]["tables"].items())
+    ]
+
+
+def test_stock_bigquery_operators_get_each_table(
+    emulator: Emulator, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No Google Cloud: S3 is really listed, and what would be copied and loaded is compared."""
+    from airflow.providers.google.cloud.transfers import gcs_to_bigquery, s3_to_gcs
+
+    copied: list[str] = []
+    jobs: list[dict[str, Any]] = []
+
+    def transfer_files(self: s3_to_gcs.S3ToGCSOperator, keys: list[str], *hooks: Any) -> None:
+        copied.extend(self.s3_to_gcs_object(key) for key in keys)
+
+    def execute(self: gcs_to_bigquery.GCSToBigQueryOperator, context: Any) -> None:
+        objects = [f"gs://{self.bucket}/{name}" for name in self.source_objects]
+        kind = (self.source_format, self.write_disposition)
+        jobs.append({"from": objects, "into": self.destination_project_dataset_table, "as": kind})
+
+    monkeypatch.setattr(s3_to_gcs, "GCSHook", dict)
+    monkeypatch.setattr(s3_to_gcs.S3ToGCSOperator, "transfer_files", transfer_files)
+    monkeypatch.setattr(gcs_to_bigquery.GCSToBigQueryOperator, "execute", execute)
+    run = run_dag("d1_to_bigquery_stock")
+    assert run.state == "success"
+    tables = run.results["stage", -1]["tables"]
+    uris = [uri for table in tables.values() for uri in table["uris"]]
+    assert {f"s3://{BUCKET}/{key}" for key in copied} == {*uris, run.results["stage", -1]["manifest"]}
+    assert sorted(jobs, key=itemgetter("into")) == [
+        {
+            "from": [uri.replace(f"s3://{BUCKET}/", "gs://my-gcs-bucket/") for uri in table["uris"]],
+            "into": f"d1.{name}",
+            "as": ("PARQUET", "WRITE_TRUNCATE"),
+        }
+        for name, table in sorted(tables.items())
+    ]
+
+
+EXAMPLES = sorted(path.stem for path in (REPOSITORY / "example_dags").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_example_is_a_dag_of_its_files_name(name: str) -> None:
+    dag = runpy.run_path(str(REPOSITORY / "example_dags" / f"{name}.py"))["dag"]
+    assert dag.dag_id == name
+    assert dag.tasks
+    assert "d1" in dag.tags
+
+
+@pytest.mark.parametrize("warehouse", ["redshift", "snowflake", "bigquery"])
+def test_what_cannot_run_here_says_what_it_would_do(
+    emulator: Emulator, s3: S3Server, monkeypatch: pytest.MonkeyPatch, warehouse: str
+) -> None:
+    """The DAG as it stands, with its load turned into a dry run."""
+    conn_type = {"bigquery": "google_cloud_platform"}.get(warehouse, warehouse)
+    conn_id = {"bigquery": "google_cloud_default"}.get(warehouse, f"{warehouse}_default")
+    monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps({"conn_type": conn_type}))
+    whole = D1StagingToWarehouseOperator.execute
+
+    def dry(self: D1StagingToWarehouseOperator, context: Any) -> dict[str, Any]:
+        self.only_statements = True
+        return whole(self, context)
+
+    monkeypatch.setattr(D1StagingToWarehouseOperator, "execute", dry)
+    run = run_dag(f"d1_to_{warehouse}")
+    assert run.state == "success"
+    loaded, staged = run.results["load", -1], run.results["stage", -1]
+    assert (loaded["manifest"], loaded["bookmark"]) == (staged["manifest"], staged["bookmark"])
+    assert any(kind in statement for statement in loaded["statements"] for kind in ("COPY", "LOAD DATA"))
+
+
+def run_path_doc(name: str) -> str:
+    return runpy.run_path(str(REPOSITORY / "example_dags" / f"{name}.py"))["__doc__"]

@@ -1,0 +1,43 @@
+"""D1 → S3 → Redshift every night: Redshift reads the staged Parquet from the bucket by itself, in one transaction.
+
+Needs ``d1_default`` (type ``d1``), ``aws_default`` and ``redshift_default``. With a role that the cluster may assume
+(``D1_REDSHIFT_ROLE``) no key goes to it; without one it is lent those of ``aws_default``.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import pendulum
+from airflow.sdk import DAG
+
+from airflow_provider_d1.transfers.d1_to_s3 import D1ToS3Operator
+from airflow_provider_d1.transfers.staging_to_warehouse import D1StagingToWarehouseOperator
+
+DATABASE = os.environ.get("D1_DATABASE", "shop")
+BUCKET = os.environ.get("D1_STAGING_BUCKET", "my-staging-bucket")
+SCHEMA = os.environ.get("D1_WAREHOUSE_SCHEMA", "d1")
+ROLE = os.environ.get("D1_REDSHIFT_ROLE")  # arn:aws:iam::…:role/…
+
+with DAG(
+    "d1_to_redshift",
+    schedule="0 3 * * *",
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
+    tags=["d1", "redshift"],
+) as dag:
+    stage = D1ToS3Operator(
+        task_id="stage",
+        database=DATABASE,
+        s3_bucket=BUCKET,
+        s3_prefix="d1/{{ task.database }}/{{ dag_run.run_after | ds }}",
+    )
+    D1StagingToWarehouseOperator(
+        task_id="load",
+        manifest=stage.output,
+        conn_id="redshift_default",
+        schema=SCHEMA,
+        iam_role=ROLE,
+    )
