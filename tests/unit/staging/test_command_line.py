@@ -123,14 +123,15 @@ def test_told_to_fail(option: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_leaves_nothing_behind(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    # what runs in the background of a shell ignores SIGINT, and so would its children
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "airflow_provider_d1.staging", "-", str(tmp_path / "out"), "--max-part-bytes", "50000"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # what runs in the background of a shell ignores SIGINT, and so would its children
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+    signal.signal(signal.SIGINT, before)
     assert process.stdin is not None
     rows = "".join(f"INSERT INTO t VALUES({n},'{n:0100}');\n" for n in range(100_000))
     process.stdin.write(b"CREATE TABLE t(a,b);\n" + rows.encode())
