@@ -34,6 +34,8 @@ _INSERT_END = re.compile(
 )
 #: what can follow a view or an index whose last line is a comment: words that no view continues with
 _NEXT_STATEMENT = re.compile(SPACE + rb"(?:(?:CREATE|INSERT|DELETE|COMMIT)\b|\Z)", re.IGNORECASE)
+#: what may stand before the kind of object that a statement creates
+_BEFORE_THE_KIND = ("CREATE", "TEMP", "TEMPORARY", "UNIQUE")
 _OPENING = (b"'", b'"', b"`", b"[")
 _LINE_COMMENT_WITH_END = re.compile(rb"--[^\n]*;[ \t\r]*\Z")
 
@@ -100,24 +102,23 @@ def find_statement_end(sql: bytes | bytearray, start: int, *, final: bool) -> in
     :param start: where the statement's first word starts.
     :param final: whether the text is all there will be.
     """
-    head: list[str] = []
-    trigger = False
+    kind = ""  # of what the statement creates
+    kind_may_follow = True
     ended_trigger = False
     previous = ""
     for token in tokens(sql, start):
         if token.kind == "comment":
-            if not trigger and head[:1] == ["CREATE"] and ("VIEW" in head or "INDEX" in head):
+            if kind in ("VIEW", "INDEX"):
                 end = _end_in_comment(sql, token, final=final)
                 if end:
                     return end
             continue
         word = token.text.decode("utf-8", "replace").upper() if token.kind == "word" else ""
-        if len(head) < 4:  # CREATE TEMP UNIQUE INDEX: the object's kind is among the first words
-            head.append(word)
-            trigger = head[0] == "CREATE" and "TRIGGER" in head[1:3]
+        if kind_may_follow:
+            kind, kind_may_follow = word, word in _BEFORE_THE_KIND
         if token.kind == "symbol" and token.text in _OPENING:
             return -1  # a quote without its end
-        if token.text == b";" and (not trigger or ended_trigger):
+        if token.text == b";" and (kind != "TRIGGER" or ended_trigger):
             return token.end
         ended_trigger = word == "END" and previous == ";"
         previous = ";" if token.text == b";" else word

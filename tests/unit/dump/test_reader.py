@@ -117,6 +117,15 @@ def test_statements_of_all_kinds() -> None:
         )
 
 
+@pytest.mark.parametrize("name", ["trigger", "view", "Index_", '"index"'])
+def test_names_that_are_words_of_other_statements(name: str) -> None:
+    dump = f"CREATE TABLE {name}(a, -- one;\n b);\nINSERT INTO {name} VALUES(1,2);\nCREATE VIEW w AS SELECT 1;"
+    for block_size in (1, 1 << 20):
+        assert rows(dump.encode(), table=name.strip('"'), block_size=block_size) == [(1, 2)]
+    indexed = TABLE + f"CREATE UNIQUE INDEX {name}2 ON t(a);\nCREATE VIEW {name} AS SELECT 1;".encode()
+    assert rows(indexed + b"INSERT INTO t VALUES(1,'x');") == [(1, "x")]
+
+
 def test_what_the_command_line_of_sqlite_writes() -> None:
     dump = (
         b'PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;\nCREATE TABLE IF NOT EXISTS "t"(a, b);\n'
