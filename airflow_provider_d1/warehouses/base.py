@@ -57,17 +57,22 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table to be loaded; its parts are in row order."""
+    """A table to be loaded; its parts are in row order, ``database_id`` says whose it is."""
 
     name: str
     columns: tuple[Column, ...]
     rows: int
     parts: tuple[Part, ...]
+    database_id: str | None = None
 
     @property
     def helper(self) -> str:
-        """Name of the table that the rows are loaded into before they are moved: short, and the same on every run."""
-        return f"_d1_new_{hashlib.sha256(self.name.encode()).hexdigest()[:16]}"
+        """Name of the table that the rows are loaded into before they are moved: short, and the same on every run.
+
+        Each database has its own, as several may be loaded into one table at the same time.
+        """
+        whose = f"{self.database_id or ''}\0{self.name}"
+        return f"_d1_new_{hashlib.sha256(whose.encode()).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +134,12 @@ def make_plan(manifest: Manifest, uri: str, dialect: Dialect, options: LoadOptio
     """
     if manifest.format == "sql":
         raise D1ManifestError(f"{uri} lists an SQL dump, not tables: stage with file_format='parquet' to load it")
-    tables = tuple(_table(entry) for entry in _chosen(manifest.tables, options.tables))
+    database_id = manifest.source.database_id
+    tables = tuple(_table(entry, database_id) for entry in _chosen(manifest.tables, options.tables))
     _check_names(dialect, options.schema, tables)
     origin = Origin(
         manifest=uri,
-        database_id=manifest.source.database_id,
+        database_id=database_id,
         database_name=manifest.source.database_name,
         bookmark=manifest.source.bookmark,
         dump_sha256=manifest.dump.sha256,
@@ -157,13 +163,13 @@ def _chosen(entries: Iterable[TableEntry], names: tuple[str, ...] | None) -> lis
     return [by_name[name] for name in dict.fromkeys(names)]
 
 
-def _table(entry: TableEntry) -> Table:
+def _table(entry: TableEntry, database_id: str | None) -> Table:
     listed = sum(file.rows or 0 for file in entry.files)
     if listed != entry.rows:
         raise D1ManifestError(f"table {entry.name!r}: the manifest says {entry.rows} rows, its files have {listed}")
     columns = tuple(Column(column.name, column.type) for column in entry.columns)
     parts = tuple(Part(file.uri, file.rows or 0, file.bytes, file.sha256) for file in entry.files)
-    return Table(entry.name, columns, entry.rows, parts)
+    return Table(entry.name, columns, entry.rows, parts, database_id)
 
 
 def _check_names(dialect: Dialect, schema: str, tables: tuple[Table, ...]) -> None:

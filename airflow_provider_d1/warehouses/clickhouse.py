@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1WarehouseError
@@ -240,10 +240,16 @@ class _Load:
             for table, last in finish:
                 for statement in [*last, loads.insert_statement(plan, [table], _NOW)]:
                     self._run(statement)
-        finally:
-            for table in plan.tables:
-                self._run(drop_helper(plan, table))
+        except BaseException:
+            with suppress(Exception):  # what went wrong first is what counts
+                self._drop_helpers()
+            raise
+        self._drop_helpers()
         return results
+
+    def _drop_helpers(self) -> None:
+        for table in self.plan.tables:
+            self._run(drop_helper(self.plan, table))
 
     def _prepare(self) -> None:
         schema = self.plan.dialect.literal(self.plan.options.schema)

@@ -14,7 +14,6 @@ from airflow_provider_d1.warehouses import loads
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.helper_tables import (
     Steps,
-    create_table,
     insert_from_helper,
     needs_parquet,
     planned,
@@ -155,7 +154,6 @@ _STEPS = partial(
     statement="COPY INTO",
     prepare=prepare,
     columns=columns,
-    create_helper=lambda plan, table: create_table(plan, table.helper, table.columns, _PROPERTIES),
     replace=replace,
     append=append,
     record=_record,
@@ -165,6 +163,7 @@ _STEPS = partial(
     drop_helper=drop_helper,
     begin="",
     transactional_ddl=False,
+    table_suffix=_PROPERTIES,
 )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,7 +34,6 @@ class Steps:
     :param statement: the kind of statement that loads, for the task's return value.
     :param prepare: statements before all tables: schema, ``_d1_loads``.
     :param columns: query for a table's columns in order: name, type; no rows when there is no such table.
-    :param create_helper: makes an empty helper table.
     :param fill: loads the staged files into the helper table and returns the rows that the warehouse counted.
     :param replace: puts the helper table in the place of the old one; the flag says that there is an old one.
     :param append: adds the helper table's rows to the table; gets its columns with their types there.
@@ -44,12 +44,12 @@ class Steps:
     :param drop_helper: removes the helper table.
     :param begin: opens a transaction, if a table's last steps can be one.
     :param transactional_ddl: everything is one transaction, rolled back on failure.
+    :param table_suffix: what stands after the columns when a table is created.
     """
 
     statement: str
     prepare: Callable[[LoadPlan], list[str]]
     columns: Callable[[LoadPlan, str], str]
-    create_helper: Callable[[LoadPlan, Table], str]
     fill: Callable[[LoadPlan, Table], int]
     replace: Callable[[LoadPlan, Table, bool], list[str]]
     append: Callable[[LoadPlan, Table, Sequence[Column]], list[str]]
@@ -60,6 +60,15 @@ class Steps:
     drop_helper: Callable[[LoadPlan, Table], str]
     begin: str
     transactional_ddl: bool
+    table_suffix: str = ""
+
+    def create_helper(self, plan: LoadPlan, table: Table) -> str:
+        """Make the empty helper table."""
+        return _create_table(f"CREATE TABLE {plan.path(table.helper)}", plan, table, self.table_suffix)
+
+    def create_missing(self, plan: LoadPlan, table: Table) -> str:
+        """Make the table itself, empty, unless another load has made it meanwhile."""
+        return _create_table(f"CREATE TABLE IF NOT EXISTS {plan.path(table.name)}", plan, table, self.table_suffix)
 
 
 def needs_parquet(plan: LoadPlan) -> None:
@@ -90,10 +99,13 @@ def run_load(plan: LoadPlan, session: Session, steps: Steps) -> list[LoadedTable
         run.execute("COMMIT")
         return results
     try:
-        return run.tables()
-    finally:
-        for table in plan.tables:
-            run.execute(steps.drop_helper(plan, table))
+        results = run.tables()
+    except BaseException:
+        with suppress(Exception):  # what went wrong first is what counts
+            run.drop_helpers()
+        raise
+    run.drop_helpers()
+    return results
 
 
 class _Run:
@@ -123,12 +135,21 @@ class _Run:
                 continue
             drift = self._drift(table, existing) if append and existing else None
             self._fill(table)
-            last = steps.replace(plan, table, bool(existing)) if drift is None else self._append(table, drift)
+            if drift is not None:
+                last = self._append(table, drift)
+            elif append:
+                last = [steps.create_missing(plan, table), *steps.append(plan, table, table.columns)]
+            else:
+                last = steps.replace(plan, table, bool(existing))
             finish.append((table, last))
             results.append(LoadedTable(table.name, path, steps.statement, table.rows))
         for table, last in finish:
             self._finish(table, last)
         return results
+
+    def drop_helpers(self) -> None:
+        for table in self.plan.tables:
+            self.execute(self.steps.drop_helper(self.plan, table))
 
     def _columns(self, table: str) -> Mapping[str, str]:
         return {
@@ -193,10 +214,10 @@ class _Run:
         self.execute("COMMIT")
 
 
-def create_table(plan: LoadPlan, name: str, columns: Sequence[Column], suffix: str = "") -> str:
-    """``CREATE TABLE`` without keys or constraints."""
-    listed = ", ".join(f"{plan.dialect.identifier(c.name)} {plan.dialect.types[c.type]}" for c in columns)
-    return f"CREATE TABLE {plan.path(name)} ({listed}){suffix}"
+def _create_table(head: str, plan: LoadPlan, table: Table, suffix: str) -> str:
+    """Without keys or constraints: a staging table takes what comes."""
+    listed = ", ".join(f"{plan.dialect.identifier(c.name)} {plan.dialect.types[c.type]}" for c in table.columns)
+    return f"{head} ({listed}){suffix}"
 
 
 def insert_from_helper(
@@ -228,7 +249,7 @@ def planned(plan: LoadPlan, steps: Steps, fill: Callable[[LoadPlan, Table], list
         result += [steps.drop_helper(plan, table), steps.create_helper(plan, table), *fill(plan, table)]
     for table in plan.tables:
         if plan.options.mode == "append":
-            result += steps.append(plan, table, table.columns)
+            result += [steps.create_missing(plan, table), *steps.append(plan, table, table.columns)]
         else:
             result += steps.replace(plan, table, True)
         result.append(steps.record(plan, table))

@@ -15,7 +15,6 @@ from airflow_provider_d1.warehouses.airflow_connection import limit_connect_time
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.helper_tables import (
     Steps,
-    create_table,
     insert_from_helper,
     needs_parquet,
     planned,
@@ -177,7 +176,6 @@ _STEPS = partial(
     statement="COPY",
     prepare=prepare,
     columns=columns,
-    create_helper=lambda plan, table: create_table(plan, table.helper, table.columns),
     replace=replace,
     append=append,
     record=_record,

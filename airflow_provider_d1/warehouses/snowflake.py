@@ -16,7 +16,6 @@ from airflow_provider_d1.warehouses.batches import check_parquet
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.helper_tables import (
     Steps,
-    create_table,
     insert_from_helper,
     needs_parquet,
     planned,
@@ -183,7 +182,6 @@ _STEPS = partial(
     statement="COPY INTO",
     prepare=prepare,
     columns=columns,
-    create_helper=lambda plan, table: create_table(plan, table.helper, table.columns),
     replace=replace,
     append=append,
     record=_record,

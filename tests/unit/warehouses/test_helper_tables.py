@@ -9,6 +9,7 @@ import pytest
 from warehouse_plans import manifest, plan
 
 from airflow_provider_d1.exceptions import D1WarehouseError
+from airflow_provider_d1.staging.manifest import Source
 from airflow_provider_d1.warehouses import bigquery, databricks, redshift, snowflake
 from airflow_provider_d1.warehouses.helper_tables import run_load
 
@@ -129,6 +130,35 @@ def test_what_is_loaded_is_skipped() -> None:
     # the table has gone since
     (result,) = load(snowflake, Warehouse([], history=[("users", None, 5)]), "append")
     assert not result.skipped
+
+
+@pytest.mark.parametrize("module", [snowflake, bigquery, databricks])
+def test_a_first_append_overwrites_nothing(module) -> None:
+    """Another database's load may have made the table since this one looked."""
+    warehouse = Warehouse([])
+    load(module, warehouse, "append")
+    target = module.DIALECT.identifier("staging", "users")
+    first, second = (statement for statement in warehouse.told if target in statement)
+    assert first.startswith(f"CREATE TABLE IF NOT EXISTS {target} (")
+    assert second.startswith(f"INSERT INTO {target} (")
+
+
+def test_databases_that_are_loaded_at_once_have_helper_tables_of_their_own() -> None:
+    plans = [plan(snowflake, manifest(TABLES, source=Source(database_id=name))) for name in ("a", "b", "a")]
+    one, other, again = (made.tables[0].helper for made in plans)
+    assert one != other
+    assert one == again
+
+
+def test_the_first_error_is_told_when_cleaning_up_fails_too() -> None:
+    class Lost(Warehouse):
+        def rows(self, statement: str) -> list[tuple[Any, ...]]:
+            if "fill it" in self.told:
+                raise ConnectionError("lost")
+            return super().rows(statement)
+
+    with pytest.raises(D1WarehouseError, match="2 rows arrived"):
+        load(snowflake, Lost([]), rows=2)
 
 
 def test_columns_are_added_before_rows() -> None:
