@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -144,6 +145,24 @@ def test_a_signal_leaves_nothing_behind(number: signal.Signals, code: int, tmp_p
     assert process.returncode == code
     assert stderr.decode().splitlines()[-1].startswith("error: ")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+def test_a_bomb_is_cut_off_before_it_fills_the_memory(pack, tmp_path: Path) -> None:
+    """A gigabyte of one endless text in a few kilobytes or megabytes."""
+    bomb = tmp_path / "bomb"
+    bomb.write_bytes(pack(b"CREATE TABLE t(a);INSERT INTO t VALUES('") + pack(b"a" * (4 << 20)) * 256)
+    assert bomb.stat().st_size < 8 << 20
+    with (tmp_path / "stderr").open("wb+") as stderr:
+        command = [sys.executable, "-m", "airflow_provider_d1.staging", str(bomb), str(tmp_path / "out")]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        stderr.seek(0)
+        assert stderr.read() == b"error: a statement longer than 128 MiB at byte 18\n"
+    assert process.returncode == 1
+    assert used.ru_maxrss < 700 << 10  # kilobytes
+    assert not (tmp_path / "out").exists()
 
 
 def test_it_needs_no_airflow_and_no_boto3(tmp_path: Path) -> None:
