@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 WAREHOUSE ?= duckdb
 
-.PHONY: demo test lint types unit integration test-system mutation pins clean
+.PHONY: demo test lint types unit integration test-system mutation audit pins clean
 
 $(VENV)/.ready: requirements/dev.txt requirements/bootstrap.txt pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -45,6 +45,10 @@ test-system: $(VENV)/.ready
 # switches off one protection after the other and shows that a test fails for each
 mutation: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.mutation.run
+
+# the pinned dependencies against PyPI's list of known vulnerabilities; exit code 3 where there is no such list
+audit: $(VENV)/.ready
+	$(VENV)/bin/python .ci/audit.py
 
 pins: $(VENV)/.ready
 	for extra in demo dev; do $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --extra $$extra \

@@ -1,0 +1,59 @@
+#!/usr/bin/env python3
+"""Hold the pinned dependencies against PyPI's list of known vulnerabilities.
+
+Exit codes: 0 when there are none, 1 when there are some or not all pins could be checked, and 3 when no list can be
+reached from here (an index without it, or no network), so that nothing was checked at all.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PINS = (ROOT / "requirements" / "demo.txt", ROOT / "requirements" / "dev.txt")
+#: everything here depends on it, so a list without it is none
+PROBE = "certifi"
+
+
+def main() -> int:
+    """Ask about one pin first: an index without the list would be asked for hundreds in vain."""
+    pins = sorted({line for path in PINS for line in path.read_text().splitlines() if line.strip()})
+    if not any("vulns" in found for found in audit([pin for pin in pins if pin.startswith(f"{PROBE}==")])):
+        print("audit: no list of vulnerabilities can be reached from here; nothing was checked")
+        return 3
+    found = audit(pins)
+    unchecked = [f"{each['name']}: {each['skip_reason']}" for each in found if "skip_reason" in each]
+    vulnerable = [
+        f"{each['name']} {each['version']}: {vulnerability['id']}, mended in {', '.join(vulnerability['fix_versions'])}"
+        for each in found
+        for vulnerability in each.get("vulns", ())
+    ]
+    for line in (*unchecked, *vulnerable):
+        print("audit:", line)
+    print(f"audit: {len(found)} pins, {len(unchecked)} not checked, {len(vulnerable)} vulnerabilities")
+    return 1 if unchecked or vulnerable or not found else 0
+
+
+def audit(pins: list[str]) -> list[dict[str, Any]]:
+    """What pip-audit has to say about some pins; nothing when it cannot work."""
+    tool = (ROOT / "requirements" / "audit.txt").read_text().strip()
+    with tempfile.TemporaryDirectory() as folder:
+        requirements = Path(folder) / "pins.txt"
+        requirements.write_text("\n".join(pins))
+        command = [Path(sys.executable).with_name("uv"), "tool", "run", "--quiet", tool, "--disable-pip", "--no-deps"]
+        command += ["--progress-spinner", "off", "--format", "json", "--requirement", requirements]
+        finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    try:
+        return json.loads(finished.stdout)["dependencies"]
+    except (ValueError, KeyError):
+        print("audit: pip-audit did not work:", *finished.stderr.splitlines()[-1:])
+        return []
+
+
+if __name__ == "__main__":
+    sys.exit(main())
