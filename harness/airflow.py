@@ -264,11 +264,11 @@ def _environment(folder: Path, dags: Path, url: str, database: str, parallelism:
         "database.sql_alchemy_conn": database,
         "logging.base_log_folder": str(folder / "logs"),
         "scheduler.scheduler_heartbeat_sec": "1",
-        "scheduler.task_instance_heartbeat_timeout": "60",
+        "scheduler.task_instance_heartbeat_timeout": "120",
         "scheduler.use_job_schedule": "True",
         "triggerer.job_heartbeat_sec": "2",
         "triggerer.queues_enabled": "True",
-        "triggerer.triggerer_health_check_threshold": "15",
+        "triggerer.triggerer_health_check_threshold": "30",
         "usage_data_collection.enabled": "False",
     }
     variables = {f"AIRFLOW__{key.replace('.', '__').upper()}": value for key, value in config.items()}

@@ -16,7 +16,7 @@ import pytest
 from harness.airflow import airflow_deployment
 from harness.postgres import postgres_server
 from harness.seaweed import s3_server
-from tests.system.night import Night
+from tests.system.night import PATIENCE, Night
 
 DAGS = Path(__file__).parent / "dags"
 BUCKET = "night"
@@ -34,7 +34,7 @@ def night(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         )
         airflow = stack.enter_context(airflow_deployment(folder / "airflow", DAGS, sql_alchemy_conn=metadata))
         s3.client().create_bucket(Bucket=BUCKET)
-        airflow.wait_for_dag("two_at_once")
+        airflow.wait_for_dag("two_at_once", PATIENCE)
         night = stack.enter_context(Night(airflow, s3, BUCKET, postgres))
         for nodeid, item in scenarios.items():
             night.start(nodeid, item.obj, **callspec(item))

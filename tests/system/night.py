@@ -7,16 +7,20 @@ import re
 import secrets
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
 import psutil
 
 from airflow_provider_d1.emulator.server import Emulator
+from airflow_provider_d1.emulator.signing import Signer
 from harness.airflow import Airflow, wait_until
 from harness.s3_faults import S3Proxy, s3_proxy
 
@@ -41,6 +45,11 @@ INSERT INTO big SELECT i, hex(randomblob(50)) FROM n;
 SIGNATURE = re.compile(rb"X-Amz-Signature(?:=|%3D|\"?: ?\"?)[0-9a-fA-F]{16}", re.IGNORECASE)
 #: scenarios that are under way at once
 TOGETHER = 8
+#: How long an export takes unless a scenario says otherwise. After a shorter one Airflow's scheduler may declare the
+#: resumed task failed, because it hears too late that a worker let go of it (see "What is not guaranteed" in the docs).
+EXPORT_SECONDS = 8.0
+#: a guard against hanging only: on a machine that others use too everything takes many times as long
+PATIENCE = 900.0
 
 
 @dataclass
@@ -49,7 +58,7 @@ class Bed:
 
     name: str
     airflow: Airflow
-    s3: S3Server
+    s3: Any  # a boto3 client of the server itself
     proxy: S3Proxy
     bucket: str
     emulator: Emulator
@@ -58,16 +67,16 @@ class Bed:
     def run(self) -> str:
         return self.airflow.trigger(self.name)
 
-    def ended(self, run_id: str, timeout: float = 480) -> str:
+    def ended(self, run_id: str, timeout: float = PATIENCE) -> str:
         return self.airflow.wait_for_run(self.name, run_id, timeout)
 
-    def succeeds(self, run_id: str, timeout: float = 480) -> dict[str, Any]:
+    def succeeds(self, run_id: str, timeout: float = PATIENCE) -> dict[str, Any]:
         """Wait for the run's good end and return the manifest, having checked that it is true."""
         state = self.ended(run_id, timeout)
         assert state == "success", self.airflow.log(self.name, run_id)[-6000:]
         return self.staged()
 
-    def fails(self, run_id: str, timeout: float = 480) -> str:
+    def fails(self, run_id: str, timeout: float = PATIENCE) -> str:
         """Wait for the run's bad end and return what its tasks and triggers logged."""
         state = self.ended(run_id, timeout)
         log = self.airflow.log(self.name, run_id)
@@ -76,8 +85,8 @@ class Bed:
 
     def deferred(self, run_id: str, task_id: str = "stage") -> None:
         """Wait until the task is deferred and its export is being polled."""
-        self.airflow.wait_for_task(self.name, run_id, task_id, "deferred")
-        wait_until(lambda: len(self.calls("export_poll")) >= 2, "the export is polled", 180, every=0.1)
+        self.airflow.wait_for_task(self.name, run_id, task_id, "deferred", PATIENCE)
+        wait_until(lambda: len(self.calls("export_poll")) >= 2, "the export is polled", PATIENCE, every=0.1)
 
     def calls(self, *kinds: str) -> list[Any]:
         return self.emulator.calls.of(*kinds)
@@ -86,7 +95,30 @@ class Bed:
         """How many exports D1 has accepted and somebody has polled: each has a bookmark of its own."""
         return len({call.body["current_bookmark"] for call in self.calls("export_poll")})
 
-    def silence(self, seconds: float = 8, timeout: float = 60) -> None:
+    def tries(self, run_id: str, task_id: str = "stage") -> int:
+        """How many tries the task has had."""
+        return self.airflow.task(self.name, run_id, task_id)["try_number"]
+
+    def free(self) -> bool:
+        """Whether the database answers queries, which it does not while it is exported."""
+        path = f"/accounts/{self.emulator.account_id}/d1/database/{self.emulator.database_id('shop')}/query"
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.emulator.url}{path}", b'{"sql": "SELECT 1"}', headers)
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30):
+                return True
+        except urllib.error.HTTPError:
+            return False
+
+    def abandoned(self) -> None:
+        """Wait until nobody asks about the export any more and D1, for that reason, has ended it."""
+        self.silence()
+        asked = len(self.calls("export_start", "export_poll"))
+        wait_until(self.free, "the database answers queries again", 60)
+        assert len(self.calls("export_start", "export_poll")) == asked
+        assert self.exports() == len(self.calls("export_start")) == 1
+
+    def silence(self, seconds: float = 8, timeout: float = 180) -> None:
         """Wait until nobody has asked about an export for a while; whoever polls does so at least every 5 s."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -98,13 +130,54 @@ class Bed:
 
     # what is left behind
 
+    @contextmanager
+    def reader(self) -> Iterator[list[str]]:
+        """Read the prefix over and over as a loader would; what it found, each new state once.
+
+        A state is ``nothing`` (no manifest), ``all of it``, or what of a manifest's files was missing.
+        """
+        seen: list[str] = []
+        over = threading.Event()
+
+        def look() -> None:
+            state = self._as_read()
+            if seen[-1:] != [state]:
+                seen.append(state)
+
+        def read() -> None:
+            while not over.wait(0.5):
+                look()
+
+        thread = threading.Thread(target=read, name=f"reader of {self.name}")
+        thread.start()
+        try:
+            yield seen
+        finally:
+            over.set()
+            thread.join()
+        look()
+
+    def _as_read(self) -> str:
+        manifest = self.manifest()
+        if manifest is None:
+            return "nothing"
+        objects = self.objects()
+        missing = {key: size for key, size in self.listed(manifest).items() if objects.get(key) != size}
+        return f"missing: {sorted(missing)}" if missing else "all of it"
+
+    def listed(self, manifest: dict[str, Any]) -> dict[str, int]:
+        """The files that a manifest lists, by key, with their sizes."""
+        entries = [manifest, *manifest.get("tables", [])]
+        files = [file for entry in entries for file in entry.get("files", [])]
+        return {file["uri"].removeprefix(f"s3://{self.bucket}/"): file["bytes"] for file in files}
+
     def objects(self) -> dict[str, int]:
-        pages = self.s3.client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{self.name}/")
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{self.name}/")
         return {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", [])}
 
     def uploads(self) -> list[str]:
         """Keys of multipart uploads that nobody completed or aborted."""
-        found = self.s3.client().list_multipart_uploads(Bucket=self.bucket, Prefix=f"{self.name}/")
+        found = self.s3.list_multipart_uploads(Bucket=self.bucket, Prefix=f"{self.name}/")
         return [upload["Key"] for upload in found.get("Uploads", [])]
 
     def manifest(self) -> dict[str, Any] | None:
@@ -112,20 +185,15 @@ class Bed:
         return json.loads(self.read(key)) if key in self.objects() else None
 
     def read(self, key: str) -> bytes:
-        return self.s3.client().get_object(Bucket=self.bucket, Key=key)["Body"].read()
+        return self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read()
 
     def staged(self) -> dict[str, Any]:
         """The manifest; it lists all objects under the prefix, of the right size, and nothing else is there."""
         manifest = self.manifest()
         assert manifest is not None, self.objects()
-        listed = {
-            file["uri"].removeprefix(f"s3://{self.bucket}/"): file["bytes"]
-            for entry in [manifest, *manifest.get("tables", [])]
-            for file in entry.get("files", [])
-        }
         objects = self.objects()
         del objects[f"{self.name}/_manifest.json"]
-        assert objects == listed
+        assert objects == self.listed(manifest)
         assert self.uploads() == []
         return manifest
 
@@ -140,10 +208,13 @@ class Night:
     def __init__(self, airflow: Airflow, s3: S3Server, bucket: str, postgres: PostgresServer) -> None:
         self.airflow = airflow
         self.s3 = s3
+        self._client = s3.client()
         self.bucket = bucket
         self.postgres = postgres
         #: scenario → its API token
         self.tokens: dict[str, str] = {}
+        #: of every URL that any emulator has signed
+        self.signatures: set[str] = set()
         #: what the processes' arguments and environments gave away
         self.process_leaks: set[str] = set()
         self.processes_seen: set[int] = set()
@@ -153,11 +224,20 @@ class Night:
         self._watcher = threading.Thread(target=self._watch_processes, name="process-watcher")
 
     def __enter__(self) -> Night:
+        sign = self._sign = Signer.sign
+
+        def noted(signer: Signer, *arguments: Any) -> str:
+            url = sign(signer, *arguments)
+            self.signatures.update(parse_qs(urlsplit(url).query)["X-Amz-Signature"])
+            return url
+
+        Signer.sign = noted
         self._watcher.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+        Signer.sign = self._sign
         self._over.set()
         self._watcher.join()
 
@@ -172,22 +252,30 @@ class Night:
             future.exception()
 
     @contextmanager
-    def bed(self, name: str, seed: str = SHOP, **emulator: Any) -> Iterator[Bed]:
+    def bed(self, name: str, seed: str = SHOP) -> Iterator[Bed]:
         """Make the D1, the S3 and the connections for the DAG called ``name``."""
         token = self.tokens[name] = f"secret-{secrets.token_hex(20)}"
         account = secrets.token_hex(16)
+        faults = {"export_seconds": EXPORT_SECONDS}
         with ExitStack() as stack:
-            d1 = stack.enter_context(Emulator(token=token, account_id=account, databases={"shop": seed}, **emulator))
+            d1 = stack.enter_context(Emulator(token, account, {"shop": seed}, faults=faults))
             proxy = stack.enter_context(s3_proxy(self.s3))
             extra = {"account_id": account}
             self.airflow.set_connection(name, {"conn_type": "d1", "host": d1.url, "password": token, "extra": extra})
             self.airflow.set_connection(f"{name}_s3", json.loads(proxy.server.airflow_connection()))
-            yield Bed(name, self.airflow, self.s3, proxy, self.bucket, d1, token)
+            yield Bed(name, self.airflow, self._client, proxy, self.bucket, d1, token)
+
+    def kept_states(self, dag_id: str) -> list[str]:
+        """Keys that the tasks of a DAG have in Airflow's ``task_state_store``."""
+        with self.postgres.connect() as connection:
+            rows = connection.execute("SELECT key FROM task_state_store WHERE dag_id = %s", [dag_id]).fetchall()
+        return [key for (key,) in rows]
 
     def leaks_in(self, where: str, content: bytes) -> list[str]:
         """What of the secrets is in ``content``, in words without the secret."""
-        found = [f"the token of {name} in {where}" for name, token in self.tokens.items() if token.encode() in content]
-        if SIGNATURE.search(content):
+        tokens, signatures = dict(self.tokens), set(self.signatures)  # scenarios that go on add to them
+        found = [f"the token of {name} in {where}" for name, token in tokens.items() if token.encode() in content]
+        if SIGNATURE.search(content) or any(signature.encode() in content for signature in signatures):
             found.append(f"a signed URL in {where}")
         return found
 

@@ -1,6 +1,6 @@
 """Two hundred exports deferred at once in one event loop, under one token, with the rate limit on.
 
-Everybody's clock runs three times as fast: the emulator's, and in the process of the triggers that of the retry policy,
+Everybody's clock runs twice as fast: the emulator's, and in the process of the triggers that of the retry policy,
 the budget and the export driver. All seconds below are the emulator's.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.system.night import Night
 
 COUNT = 200
-SPEED = 3
+SPEED = 2
 EXPORT_SECONDS = 20
 
 
@@ -38,7 +38,7 @@ def test_two_hundred_exports_at_once(night: Night) -> None:
         command = [sys.executable, "-m", "tests.system.load_triggers", str(COUNT), str(SPEED)]
         settings = {"AIRFLOW_HOME": str(home), "AIRFLOW_CONN_D1_LOAD": json.dumps(connection), "NO_PROXY": "*"}
         finished = subprocess.run(
-            command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=560, check=False
+            command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=900, check=False
         )
         assert finished.returncode == 0, finished.stderr[-3000:]
         report = json.loads(finished.stdout.splitlines()[-1])
@@ -56,7 +56,7 @@ def test_two_hundred_exports_at_once(night: Night) -> None:
     assert report["restarts"] == 0
     assert len(starts) == len(polls) == COUNT + 1  # each waited its turn before it started, and started once
     assert max(gaps) <= 10
-    assert report["longest_step"] <= 0.1
+    assert report["longest_step"] <= 0.1, report
     assert most_in_window([call.time for call in calls], 300) <= 1000
 
 

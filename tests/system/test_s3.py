@@ -9,27 +9,35 @@ from tests.system.night import BIG, Night
 def test_s3_asks_to_slow_down(night: Night) -> None:
     with night.bed("s3_slow_down") as bed:
         bed.proxy.faults.append(Fault("PUT", "part-", "slow_down", times=2))
-        bed.succeeds(bed.run())
+        run = bed.run()
+        bed.succeeds(run)
         assert bed.proxy.count("PUT", "part-", 503) == 2
-        assert bed.exports() == 1
+        assert bed.exports() == bed.tries(run) == 1
 
 
 def test_s3_drops_the_connection_in_the_third_part(night: Night) -> None:
     with night.bed("s3_drops_part", BIG) as bed:
         bed.proxy.faults.append(Fault("PUT", "part-00002", "drop", times=1))
-        bed.succeeds(bed.run())
+        run = bed.run()
+        bed.succeeds(run)
         assert bed.proxy.count("PUT", "part-00002", 0) == 1
-        assert bed.exports() == 1
+        assert bed.exports() == bed.tries(run) == 1
 
 
 def test_s3_refuses_the_manifest(night: Night) -> None:
     with night.bed("s3_denies_manifest") as bed:
         bed.proxy.faults.append(Fault("PUT", "_manifest.json", "access_denied"))
-        assert "AccessDenied" in bed.fails(bed.run())
+        run = bed.run()
+        assert "AccessDenied" in bed.fails(run)
+        assert bed.proxy.count("PUT", "part-", 200) == 3  # what stood then, and is gone
+        assert bed.exports() == bed.tries(run) == 1
         bed.nothing_staged()
 
 
 def test_the_bucket_does_not_exist(night: Night) -> None:
     with night.bed("s3_no_bucket") as bed:
-        assert "NoSuchBucket" in bed.fails(bed.run())
-        assert bed.exports() <= 1
+        run = bed.run()
+        assert "NoSuchBucket" in bed.fails(run)
+        assert bed.tries(run) == 2
+        assert bed.exports() == 1
+        assert bed.proxy.count("PUT", "") == 0

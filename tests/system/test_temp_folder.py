@@ -1,4 +1,4 @@
-"""The worker's temporary folder is full or read-only: real file systems, in a namespace of the process's own."""
+"""The worker's temporary folder is full or read-only: in tasks, and with real file systems in a namespace."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from airflow_provider_d1.staging.sinks import WORK_PREFIX
+from tests.system.night import BIG, Night
 
 #: stage a dump whose parts do not fit into the temporary folder, over files that an earlier run has staged
 STAGE = """
@@ -29,40 +32,68 @@ with dump.open("rb") as stream:
 """
 
 
-def in_namespace(mount: str, *command: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a command after a mount that only it sees."""
-    script = f'{mount} && exec "$@"'
+def test_a_file_of_the_first_try_cannot_grow(night: Night) -> None:
+    with night.bed("temp_full", BIG) as bed:
+        run = bed.run()
+        manifest = bed.succeeds(run)
+        assert manifest["tables"][0]["rows"] == 20000
+        assert "File too large" in night.airflow.log(bed.name, run)
+        assert bed.tries(run) == 2
+        assert bed.exports() == len(bed.calls("export_start")) == 1
+
+
+def test_nothing_can_be_written_at_all(night: Night) -> None:
+    with night.bed("temp_read_only") as bed:
+        run = bed.run()
+        assert f"/sys/{WORK_PREFIX}" in bed.fails(run)
+        assert bed.tries(run) == 2
+        assert bed.exports() == len(bed.calls("export_start")) == 1
+        bed.nothing_staged()
+
+
+def after(preparation: str, *command: str | Path, within: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    """Run a command after another that prepares its process."""
     return subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", *map(str, command)],
+        [*within, "sh", "-c", f'{preparation} && exec "$@"', "sh", *map(str, command)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 
 
+#: mounts of such a process are seen by itself only
+NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
+
+
 @pytest.mark.parametrize(
-    ("mount", "reason"),
+    ("within", "preparation", "reason"),
     [
-        ("mount -t tmpfs -o size=128k tmpfs '{temp}'", "No space left on device"),
-        ("mount -t tmpfs -o ro tmpfs '{temp}'", "Read-only file system"),
+        (NAMESPACE, "mount -t tmpfs -o size=128k tmpfs '{temp}'", "No space left on device"),
+        (NAMESPACE, "mount -t tmpfs -o ro tmpfs '{temp}'", "Read-only file system"),
+        ((), "ulimit -f 128", "File too large"),
     ],
+    ids=["full", "read-only", "no-larger-files"],
 )
-def test_nothing_is_staged_and_what_was_there_stays(tmp_path: Path, mount: str, reason: str) -> None:
+def test_nothing_is_staged_and_what_was_there_stays(
+    tmp_path: Path, within: tuple[str, ...], preparation: str, reason: str
+) -> None:
     temp, out = tmp_path / "temp", tmp_path / "out"
     temp.mkdir()
-    if shutil.which("unshare") is None or in_namespace(mount.format(temp=temp), "true").returncode:
+    preparation = preparation.format(temp=temp)
+    if within and (shutil.which(within[0]) is None or after(preparation, "true", within=within).returncode):
         pytest.skip("this machine lets nobody mount in a namespace of his own")
     small, big = tmp_path / "small.sql", tmp_path / "big.sql"
     create = "CREATE TABLE noise (id INTEGER, body TEXT);\n"
     small.write_text(create + "INSERT INTO noise VALUES(1,'a');\n")
     rows = (f"INSERT INTO noise VALUES({i},'{hash(str(i)) ** 3:x}{hash(str(-i)) ** 3:x}');\n" for i in range(20_000))
     big.write_text(create + "".join(rows))
-    subprocess.run([sys.executable, "-c", STAGE, small, out, tmp_path], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", STAGE, small, out, tmp_path], check=True, timeout=300)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
-    failed = in_namespace(mount.format(temp=temp), sys.executable, "-c", STAGE, big, out, temp)
+    failed = after(preparation, sys.executable, "-c", STAGE, big, out, temp, within=within)
 
     assert failed.returncode == 3, failed.stderr[-2000:]
     assert reason in failed.stdout
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert list(temp.iterdir()) == []

@@ -14,6 +14,7 @@ def test_one_waits_and_both_succeed(night: Night) -> None:
         run = bed.run()
         assert bed.ended(run) == "success", night.airflow.log(bed.name, run)[-6000:]
         assert bed.exports() == 2
+        assert [bed.tries(run, task) for task in ("one", "other")] == [1, 1]
         one, other = (night.airflow.xcom(bed.name, run, task) for task in ("one", "other"))
         assert one["bookmark"] != other["bookmark"]
         assert one["restarts"] == other["restarts"] == 0
