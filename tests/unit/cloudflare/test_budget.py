@@ -132,16 +132,26 @@ def test_an_overloaded_d1_closes_nothing() -> None:
 # --- exports
 
 
-def test_as_many_exports_are_admitted_as_can_be_polled_for_five_minutes() -> None:
-    assert exports_until_refused(RequestBudget(1000, FakeClock())) == 12
-    # once they are past their first polls, two more fit
+@pytest.mark.parametrize(
+    ("limit", "gap", "young", "all_in_all"), [(1000, 5.0, 12, 14), (1200, 5.0, 14, 17), (1000, 10.0, 19, 28)]
+)
+def test_as_many_exports_are_admitted_as_can_be_polled_for_five_minutes(
+    limit: int, gap: float, young: int, all_in_all: int
+) -> None:
     clock = FakeClock()
-    budget = RequestBudget(1000, clock)
-    tickets = [admit(budget) for _ in range(12)]
-    clock.now = 25.0
-    for ticket in tickets:
-        budget.keep(ticket)
-    assert exports_until_refused(budget) == 2
+    budget = RequestBudget(limit, clock)
+    tickets = []
+    for clock.now in (0.0, 25.0, 50.0):  # exports past their first polls need less room, and more of them fit
+        while budget.admit(ticket := budget.queue(gap)) == 0.0:
+            tickets.append(ticket)
+        budget.leave(ticket)
+        for each in tickets:
+            budget.keep(each)
+        if clock.now == 0.0:
+            assert len(tickets) == young
+    assert len(tickets) == all_in_all
+    calls = (300 / gap + 1) * len(tickets) + EXPORT_CALLS  # as in docs/reliability.md
+    assert calls <= 0.9 * limit < calls + 300 / gap + 1
 
 
 @pytest.mark.parametrize(("gap", "count"), [(10, 19), (5, 12), (1, 2), (0.1, 1)])
