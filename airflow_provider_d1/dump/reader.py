@@ -47,6 +47,8 @@ from airflow_provider_d1.exceptions import D1DumpError
 BLOCK_SIZE = 3 << 20
 #: no statement of a dump is longer; D1's rows end at 2 MB, as hex at 4
 MAX_STATEMENT = 128 << 20
+#: a run is looked at so far ahead before it is looked at as a whole
+_GLANCE = 1 << 15
 
 _SPACE = re.compile(SPACE)
 _INSERT = re.compile(
@@ -245,14 +247,49 @@ class DumpReader:
             return -1, b""
         if not separator.startswith(b");") or not buffer.startswith(prefix, next_start):
             return row_end, b");\n" + prefix
-        window = min(len(buffer), max(first + self._block_size, next_start + len(prefix)))
-        end = self._last_separator(separator, prefix, first, window)
+        for size in (
+            _GLANCE,
+            self._block_size,
+        ):  # tables that take turns would else have each block searched to its end
+            window = min(len(buffer), max(first + min(size, self._block_size), next_start + len(prefix)))
+            end = self._last_separator(separator, prefix, first, window)
+            broken = self._break_of_run(separator, first, end)
+            if broken >= 0:
+                return broken, separator
         if end < 0:
             return row_end, separator
         last = find_insert_end(buffer, end + len(separator))
         if last >= 0 and self._run_is_over(prefix, last, final=final):
             return last, separator
         return end + 2, separator
+
+    def _break_of_run(self, separator: bytes, first: int, end: int) -> int:
+        """Return where the first row ends that something else than the separator follows, -1 when there is none.
+
+        What follows may be any statement; the run's own words come again only behind it.
+
+        :param end: where a separator outside quotes starts; -1 when there is none.
+        """
+        if end < 0:
+            return -1
+        buffer = self._buffer
+        region = np.frombuffer(buffer, np.uint8, count=end - first, offset=first)
+        row_ends = (region[:-1] == 41) & (region[1:] == 59)  # );
+        within = separator.count(b");")
+        if int(np.count_nonzero(row_ends)) == buffer.count(separator, first, end) * within:
+            return -1
+        ends = np.flatnonzero(row_ends)
+        before = np.searchsorted(np.flatnonzero(region == 39), ends)
+        del region
+        at = seen = 0
+        in_prefix = separator.count(b"'")
+        for place, quotes in zip((ends + first).tolist(), before.tolist(), strict=True):
+            if place < at or (quotes - seen * in_prefix) % 2:
+                continue  # inside the separator or a text
+            if not buffer.startswith(separator, place):
+                return place + 2
+            at, seen = place + len(separator), seen + 1
+        return -1
 
     def _run_is_over(self, prefix: bytes, end: int, *, final: bool) -> bool:
         """Tell whether something else than another row with the same prefix follows the row that ends at ``end``."""

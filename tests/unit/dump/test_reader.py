@@ -68,6 +68,30 @@ def test_tables_may_come_back() -> None:
     assert rows(dump, table="b") == [("1",), ("three",)]
 
 
+OTHER_STATEMENTS = [
+    "INSERT INTO {other} VALUES(3);\n",
+    "INSERT INTO {other} VALUES(3);\nINSERT INTO {other} VALUES(4);\n",
+    "INSERT INTO {own}(x,y) VALUES(3,'y'),(4,');');\n",
+    "CREATE TABLE c(z);\nINSERT INTO c VALUES(5);\n",
+    "CREATE INDEX i ON {own}(x);\n",
+]
+
+
+@pytest.mark.parametrize("own", ["a", '"b);"', '"it\'s"', '"b\');\n"'])
+@pytest.mark.parametrize("text", ["x", "f(); g();", "it''s); ", ");\nINSERT INTO a VALUES("])
+@pytest.mark.parametrize("between", OTHER_STATEMENTS)
+def test_other_statements_in_the_middle_of_a_run(between: str, text: str, own: str) -> None:
+    """Two rows, something else, two rows: the run's own words come back, but what is between is no row of it."""
+    row = f"INSERT INTO {own} VALUES({{}},'{text}');\n"
+    once = row.format(1) + row.format(2) + between.format(own=own, other="other")
+    times = 1 if "CREATE" in between else 3
+    dump = f"CREATE TABLE {own}(x, y);\nCREATE TABLE other(x);\n{once * times}{row.format(6)}{row.format(7)}"
+    for block_size in (1, 100, 1 << 20):
+        assert_same(dump.encode(), block_size=block_size)
+    assert_same(dump.replace(");\n", ");").encode())
+    assert_same(dump.replace(";\nINS", "; \n\nINS").encode())
+
+
 def test_internal_tables_are_read_over() -> None:
     dump = (
         HEAD + b"CREATE TABLE _cf_KV (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;\n"
