@@ -180,11 +180,13 @@ class _Parser:
     def columns(self) -> list[_Draft]:
         """Read column definitions up to the first table constraint or the end."""
         drafts: list[_Draft] = []
+        names: set[str] = set()
         while True:
             draft = _Draft(self.name(), self.declared_type())
             self.column_constraints(draft)
-            if any(fold(draft.name) == fold(other.name) for other in drafts):
+            if fold(draft.name) in names:
                 self.fail(f"column {draft.name!r} twice")
+            names.add(fold(draft.name))
             drafts.append(draft)
             if not self.take_symbol(b","):
                 return drafts
