@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_d1.exceptions import D1ConfigurationError
-from airflow_provider_d1.staging.manifest import MANIFEST_KEY
+from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Source
 from airflow_provider_d1.staging.names import Folders, file_column_names, safe_name, snake_case
+from airflow_provider_d1.staging.options import StagingOptions
+from airflow_provider_d1.staging.pipeline import stage
+from airflow_provider_d1.staging.sinks import FolderSink
 
 NASTY = [
     "", ".", "..", "../..", "a/b", "a\\b", "/etc/passwd", "con", "CON.txt", "Lpt1", "nul", MANIFEST_KEY, "_hidden",
@@ -46,6 +51,16 @@ def test_a_table_named_as_anothers_folder_does_not_collide() -> None:
     taken = folders.folder_of("a b")
     assert folders.folder_of(taken) != taken
     assert folders.folder_of(taken.upper()).casefold() != taken.casefold()
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a\\b", ".", "_manifest.json", "x\n"])
+def test_a_dump_of_a_database_of_any_name_stays_in_its_folder(name: str, tmp_path: Path) -> None:
+    source = Source(database_name=name, filename=f"../{name}.sql")
+    for _ in range(2):
+        manifest = stage(io.BytesIO(b""), FolderSink(tmp_path / "out"), StagingOptions(file_format="sql"), source)
+    (file,) = manifest.files
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"_manifest.json", Path(file.uri).name}
 
 
 @pytest.mark.parametrize(
