@@ -103,7 +103,8 @@ def columns(plan: LoadPlan, table: str) -> str:
 
 def replace(plan: LoadPlan, table: Table, existing: bool) -> list[str]:  # noqa: ARG001 - one statement does both
     """Put the helper table's contents in the place of the old table in one commit; its grants stay."""
-    return [f"CREATE OR REPLACE TABLE {plan.path(table.name)} DEEP CLONE {plan.path(table.helper)}"]
+    # a clone is a deep one unless it says otherwise: it needs no file of the helper table
+    return [f"CREATE OR REPLACE TABLE {plan.path(table.name)} CLONE {plan.path(table.helper)}"]
 
 
 def append(plan: LoadPlan, table: Table, targets: Sequence[Column]) -> list[str]:

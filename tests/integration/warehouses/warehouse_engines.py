@@ -198,3 +198,42 @@ class ClickHouse(Engine):
                     "SELECT name FROM system.tables WHERE database = {d:String}", parameters={"d": schema}
                 ).result_rows
             }
+
+
+class Snowflake(Engine):
+    """fakesnow: Snowflake's connector with DuckDB behind it; only while ``fakesnow.patch()`` holds."""
+
+    name = "snowflake"
+    types: ClassVar = {
+        "int64": "NUMBER",
+        "float64": "FLOAT",
+        "string": "TEXT",
+        "binary": "BINARY",
+        "timestamp[us]": "TIMESTAMP_NTZ",
+        "date32": "DATE",
+    }
+    ordered = False
+    all_or_nothing = False
+
+    def airflow_connection(self) -> str:
+        extra = {"account": "account", "database": "DB", "warehouse": "WH"}
+        return json.dumps(
+            {"conn_type": "snowflake", "login": "user", "password": "secret", "schema": "PUBLIC", "extra": extra}
+        )
+
+    def execute(self, sql: str, parameters: tuple[str, ...] = ()) -> list[tuple[Any, ...]]:
+        from snowflake import connector
+
+        with closing(connector.connect(database="DB", schema="PUBLIC")) as connection:
+            return [tuple(row) for row in connection.cursor().execute(sql, parameters).fetchall()]
+
+    def columns(self, schema: str, table: str) -> list[tuple[str, str]]:
+        return self.execute(
+            "SELECT column_name, data_type FROM information_schema.columns "
+            "WHERE table_schema = %s AND table_name = %s ORDER BY ordinal_position",
+            (schema, table),
+        )
+
+    def tables(self, schema: str) -> set[str]:
+        found = self.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = %s", (schema,))
+        return {name for (name,) in found}

@@ -8,6 +8,7 @@ writes the files anew; read the difference before committing it.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -34,15 +35,15 @@ OPTIONS = {
     "snowflake": {"stage": "ops.public.d1_stage"},
     "databricks": {"storage_credential": "d1 reader"},
 }
-#: how statements begin for which sqlglot 30 has no grammar; everything else must be understood
-UNPARSED: dict[str, tuple[str, ...]] = {
-    "postgres": (),
-    "redshift": ("LOCK ",),
-    "snowflake": ("CREATE OR REPLACE TABLE", "PUT "),  # … CLONE … COPY GRANTS
-    "bigquery": ("LOAD DATA",),
-    "databricks": ("CREATE OR REPLACE TABLE", "COPY INTO"),  # … DEEP CLONE; COPY_OPTIONS
-    "duckdb": (),
-    "clickhouse": ("EXCHANGE TABLES", "ALTER TABLE"),  # … ATTACH PARTITION ID
+#: the statements that sqlglot 30 has no grammar for, and only those; all others it must understand
+UNPARSED: dict[str, str] = {
+    "postgres": "nothing",
+    "redshift": r"LOCK ",
+    "snowflake": "nothing",
+    "bigquery": "nothing",
+    "databricks": r"COPY INTO .* WITH \(CREDENTIAL ",
+    "duckdb": "nothing",
+    "clickhouse": r"EXCHANGE TABLES |ALTER TABLE .* ATTACH PARTITION ID ",
 }
 
 
@@ -62,9 +63,16 @@ def test_statements_are_as_they_were_read(name: str, mode: str, request: pytest.
 def test_sqlglot_understands_them(name: str, mode: str) -> None:
     for options in ({}, OPTIONS.get(name, {})):
         for statement in WAREHOUSES[name].statements(plan(WAREHOUSES[name], manifest(), mode=mode, **options)):
-            if not statement.startswith(UNPARSED[name]):
-                (parsed,) = sqlglot.parse(statement, dialect=name)
-                assert not isinstance(parsed, exp.Command), statement
+            assert understood(statement, name) != bool(re.match(UNPARSED[name], statement)), statement
+
+
+def understood(statement: str, name: str) -> bool:
+    """Parsed as one statement of a kind that sqlglot knows: not kept as an opaque text, in no part."""
+    try:
+        (parsed,) = sqlglot.parse(statement, dialect=name)
+    except sqlglot.ParseError:
+        return False
+    return parsed is not None and not list(parsed.find_all(exp.Command))
 
 
 @pytest.mark.parametrize("name", ["redshift", "snowflake", "bigquery", "databricks"])

@@ -70,7 +70,7 @@ def test_an_old_table_is_replaced_in_one_statement() -> None:
     warehouse = Warehouse(SNOWFLAKE_COLUMNS)
     load(snowflake, warehouse)
     assert sum('"users"' in statement for statement in warehouse.told) == 1
-    assert any("CLONE" in statement and "COPY GRANTS" in statement for statement in warehouse.told)
+    assert any("CREATE OR REPLACE" in statement and "COPY GRANTS" in statement for statement in warehouse.told)
 
 
 @pytest.mark.parametrize("module", [snowflake, bigquery, databricks])

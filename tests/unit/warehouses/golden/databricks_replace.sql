@@ -6,9 +6,9 @@ COPY INTO `staging`.`_d1_new_0cec36a3b5362e0f` FROM 's3://bucket/d1/shop\'s/t0/'
 DROP TABLE IF EXISTS `staging`.`_d1_new_8b0d634097f569cb`;
 CREATE TABLE `staging`.`_d1_new_8b0d634097f569cb` (`id` BIGINT) USING DELTA TBLPROPERTIES ('delta.columnMapping.mode' = 'name');
 COPY INTO `staging`.`_d1_new_8b0d634097f569cb` FROM 's3://bucket/d1/shop\'s/t1/' WITH (CREDENTIAL `d1 reader`) FILEFORMAT = PARQUET FILES = ('part-00000.parquet', 'part-00001.parquet') COPY_OPTIONS ('force' = 'true', 'mergeSchema' = 'false');
-CREATE OR REPLACE TABLE `staging`.`users` DEEP CLONE `staging`.`_d1_new_0cec36a3b5362e0f`;
+CREATE OR REPLACE TABLE `staging`.`users` CLONE `staging`.`_d1_new_0cec36a3b5362e0f`;
 INSERT INTO `staging`.`_d1_loads` (`loaded_at`, `manifest`, `database_id`, `database_name`, `bookmark`, `dump_sha256`, `table_name`, `rows`, `mode`) VALUES (current_timestamp(), 's3://bucket/d1/shop\'s/_manifest.json', 'uuid', 'it\'s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'users', 3, 'replace');
 DROP TABLE IF EXISTS `staging`.`_d1_new_0cec36a3b5362e0f`;
-CREATE OR REPLACE TABLE `staging`.`orders-2026` DEEP CLONE `staging`.`_d1_new_8b0d634097f569cb`;
+CREATE OR REPLACE TABLE `staging`.`orders-2026` CLONE `staging`.`_d1_new_8b0d634097f569cb`;
 INSERT INTO `staging`.`_d1_loads` (`loaded_at`, `manifest`, `database_id`, `database_name`, `bookmark`, `dump_sha256`, `table_name`, `rows`, `mode`) VALUES (current_timestamp(), 's3://bucket/d1/shop\'s/_manifest.json', 'uuid', 'it\'s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'orders-2026', 3, 'replace');
 DROP TABLE IF EXISTS `staging`.`_d1_new_8b0d634097f569cb`;
