@@ -274,11 +274,10 @@ class DumpReader:
             return -1
         buffer = self._buffer
         region = np.frombuffer(buffer, np.uint8, count=end - first, offset=first)
-        row_ends = (region[:-1] == 41) & (region[1:] == 59)  # );
-        within = separator.count(b");")
-        if int(np.count_nonzero(row_ends)) == buffer.count(separator, first, end) * within:
-            return -1
-        ends = np.flatnonzero(row_ends)
+        semicolons = int(np.count_nonzero(region == 59))
+        if semicolons == buffer.count(separator, first, end) * separator.count(b";"):
+            return -1  # the separators have them all
+        ends = np.flatnonzero((region[:-1] == 41) & (region[1:] == 59))  # );
         before = np.searchsorted(np.flatnonzero(region == 39), ends)
         del region
         at = seen = 0
