@@ -47,6 +47,7 @@ class D1ApiError(D1Error):
     :param status: HTTP status, None when no answer arrived.
     :param code: Cloudflare's own code (7400, 7500, 10000, …), None when the body had none.
     :param retryable: whether sending the request again may help.
+    :param retry_after: seconds to wait before it as the server said, None when it did not say.
     """
 
     def __init__(
@@ -56,10 +57,12 @@ class D1ApiError(D1Error):
         status: int | None = None,
         code: int | None = None,
         retryable: bool | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.retry_after = retry_after
         if retryable is not None:
             self.retryable = retryable
 
@@ -88,10 +91,7 @@ class D1DatabaseNotFoundError(D1ApiError):
 
 
 class D1RateLimitError(D1ApiError):
-    """Cloudflare's request limit (1,200 calls in 5 minutes for a token) is used up, or D1 is overloaded.
-
-    :param retry_after: seconds to wait as the server said, None when it did not say.
-    """
+    """Cloudflare's request limit (1,200 calls in 5 minutes for a token) is used up, or D1 is overloaded."""
 
     retryable = True
 
@@ -103,8 +103,7 @@ class D1RateLimitError(D1ApiError):
         code: int | None = None,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(message, status=status, code=code)
-        self.retry_after = retry_after
+        super().__init__(message, status=status, code=code, retry_after=retry_after)
 
 
 class D1ExportError(D1Error):

@@ -209,6 +209,8 @@ class _Run:
         if found is None:
             return None
         columns, rows = found
+        if rows and not {"name", "type", "sql"}.issubset(columns):
+            raise D1ApiError("the D1 API answered another query than the one about the tables", retryable=True)
         return preflight.read_schema(dict(zip(columns, row, strict=False)) for row in rows)
 
     async def _wait(self, send: Send, state: State) -> None:

@@ -103,19 +103,23 @@ def read_export(answer: Answer) -> ExportAnswer:
     bookmark = result.get("at_bookmark")
     bookmark = bookmark if isinstance(bookmark, str) and bookmark else None
     parts = _parts(result.get("messages"))
+    if dump := _dump(result, status):
+        filename = dump.get("filename")
+        return Complete(bookmark, filename if isinstance(filename, str) else "", dump["signed_url"], parts)
     if status == "complete":
-        return _complete(result, bookmark, parts)
+        return Failed(D1ExportError("D1 said that the export is complete but gave no URL for the dump"))
     return Running(bookmark, parts)
 
 
-def _complete(result: dict[str, Any], bookmark: str | None, parts: frozenset[int]) -> ExportAnswer:
+def _dump(result: dict[str, Any], status: object) -> dict[str, Any] | None:
+    """The part of a complete export's result with the URL in it; a status may be missing here as elsewhere."""
+    if status not in ("complete", None):
+        return None
     inner = result.get("result")
     for place in (inner if isinstance(inner, dict) else {}, result):
-        url = place.get("signed_url")
-        if isinstance(url, str) and url:
-            filename = place.get("filename")
-            return Complete(bookmark, filename if isinstance(filename, str) else "", url, parts)
-    return Failed(D1ExportError("D1 said that the export is complete but gave no URL for the dump"))
+        if isinstance(place.get("signed_url"), str) and place["signed_url"]:
+            return place
+    return None
 
 
 def _from_message(message: str) -> ExportAnswer | None:

@@ -18,7 +18,7 @@ from airflow_provider_d1.cloudflare.export_protocol import (
     Running,
     Unclear,
 )
-from airflow_provider_d1.exceptions import D1ConfigurationError, D1ExportLostError, D1RateLimitError
+from airflow_provider_d1.exceptions import D1ApiError, D1ConfigurationError, D1ExportLostError, D1RateLimitError
 
 #: longest constant poll_interval, in seconds: beyond it one slow answer could cost the export
 MAX_POLL_INTERVAL = 10.0
@@ -118,6 +118,8 @@ def _after_start(state: State, answer: Running | Busy | Lost | Unclear) -> tuple
             return replace(state, unclear=state.unclear + 1, busy=False), wait
         case _:
             gap = min(2.0 * RESTART_GAP * 2 ** min(state.unclear, 10), MAX_RESTART_GAP)
+            if isinstance(answer, Unclear) and isinstance(answer.error, D1ApiError):
+                gap = max(gap, answer.error.retry_after or 0.0)
             return replace(state, unclear=state.unclear + 1, busy=False), Send(None, gap)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
@@ -69,6 +70,7 @@ def failure(answer: Answer, failures: Sequence[tuple[int | None, str]]) -> D1Api
         status=status,
         code=code,
         retryable=(status == 408 or status >= 500 or is_transient(words)) and not is_permanent(words),
+        retry_after=retry_after(answer),
     )
 
 
@@ -95,13 +97,13 @@ def is_overloaded(message: str) -> bool:
 def retry_after(answer: Answer) -> float | None:
     """Seconds to wait as the ``retry-after`` field says, None without a usable one.
 
-    A date is held against the answer's own ``date``, so that a wrong clock on either side does not matter.
+    A date is held against the answer's own ``date`` where it has one, so that a wrong clock does not matter.
     """
     value = answer.headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value):
         return float(value)
     until, now = http_date(value), http_date(answer.headers.get("date", ""))
-    return None if until is None or now is None else max(0.0, until - now)
+    return None if until is None else max(0.0, until - (time.time() if now is None else now))
 
 
 def http_date(value: str) -> float | None:

@@ -113,6 +113,7 @@ def read_envelope(answer: Answer) -> Envelope:
             f"the D1 API answered HTTP {answer.status} with {_kind_of(answer)} instead of JSON",
             status=answer.status,
             retryable=answer.status in (200, 202, 408) or answer.status >= 500,
+            retry_after=failures.retry_after(answer),
         )
     info = body.get("result_info")
     return Envelope(
@@ -140,7 +141,7 @@ def _successful(answer: Answer) -> Envelope:
 
 @dataclass(frozen=True, slots=True)
 class DatabasePage:
-    """One page of a listing: ``last`` when it surely is; ``total`` is None where the API does not say."""
+    """One page of a listing; ``total`` is None where the API does not say, and then ``last`` when the page is short."""
 
     databases: tuple[Database, ...]
     last: bool
@@ -150,11 +151,13 @@ class DatabasePage:
 def read_databases(answer: Answer) -> DatabasePage:
     """Read an answer to :func:`list_databases`."""
     envelope = _successful(answer)
-    items = envelope.result if isinstance(envelope.result, list) else []
+    items = envelope.result or []
+    if not isinstance(items, list):
+        raise _unexpected("a list of databases")
     total, size = envelope.result_info.get("total_count"), envelope.result_info.get("per_page")
     return DatabasePage(
         databases=tuple(_database(item) for item in items if isinstance(item, dict) and item.get("uuid")),
-        last=len(items) < (size if isinstance(size, int) else SMALLEST_PAGE),
+        last=total is None and len(items) < (size if isinstance(size, int) else SMALLEST_PAGE),
         total=total if isinstance(total, int) else None,
     )
 
@@ -175,9 +178,12 @@ def read_raw(answer: Answer) -> tuple[list[str], list[list[Any]]]:
         raise _unexpected("a query result")
     if first.get("success") is False:
         raise failures.failure(answer, ((None, failures.text_of(first.get("error")) or "the query failed"),))
-    results = first.get("results")
+    results = first.get("results") or {}
+    if isinstance(results, list) and all(isinstance(row, dict) for row in results):  # as /query has them
+        return list(results[0]), [list(row.values()) for row in results]
     if not isinstance(results, dict):
-        return [], []
+        # To take anything else for "no rows" would overlook a virtual table.
+        raise _unexpected("columns and rows")
     return [str(column) for column in results.get("columns") or []], [list(row) for row in results.get("rows") or []]
 
 

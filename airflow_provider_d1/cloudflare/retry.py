@@ -13,7 +13,7 @@ from airflow_provider_d1.exceptions import D1ApiError, D1ConnectionError, D1Rate
 if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.clock import Clock
 
-#: attempts at one call, the first included; waits that the server asked for don't count as failures
+#: attempts at one call, the first included; waits for the request limit that the server asked for are no failures
 ATTEMPTS = 6
 #: seconds a call may take, its retries included, unless its caller knows better: longer than Cloudflare's five-minute
 #: block
@@ -56,16 +56,23 @@ def _policy(clock: Clock, deadline: float, repeatable: bool) -> dict[str, Any]:
 
 def _wait(state: tenacity.RetryCallState) -> float:
     asked = _asked_for(state)
-    return _backoff(state) if asked is None else asked
+    if asked is None:
+        return _backoff(state)
+    return asked if _refused(state) else max(asked, _backoff(state))
 
 
 def _stop(clock: Clock, deadline: float, state: tenacity.RetryCallState) -> bool:
     if clock.time() + state.upcoming_sleep > deadline:
         return True
-    return _asked_for(state) is None and state.attempt_number >= ATTEMPTS
+    return not (_refused(state) and _asked_for(state) is not None) and state.attempt_number >= ATTEMPTS
 
 
 def _asked_for(state: tenacity.RetryCallState) -> float | None:
     """Seconds that the server asked to wait, None when it did not ask."""
     error = state.outcome.exception() if state.outcome else None
-    return error.retry_after if isinstance(error, D1RateLimitError) else None
+    return error.retry_after if isinstance(error, D1ApiError) else None
+
+
+def _refused(state: tenacity.RetryCallState) -> bool:
+    """Whether the call was one too many, and no failure."""
+    return state.outcome is not None and isinstance(state.outcome.exception(), D1RateLimitError)

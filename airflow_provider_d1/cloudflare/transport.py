@@ -104,7 +104,8 @@ class AsyncTransport(_Shell):
 
     def __init__(self, credentials: Credentials, **options: Any) -> None:
         super().__init__(credentials)
-        self._client = httpx.AsyncClient(**{**self._options, **options})
+        with quiet():
+            self._client = httpx.AsyncClient(**{**self._options, **options})
 
     async def send(self, request: Request, patience: float, total: float) -> Answer:
         """One request, one answer.
@@ -143,7 +144,8 @@ class SyncTransport(_Shell):
 
     def __init__(self, credentials: Credentials, **options: Any) -> None:
         super().__init__(credentials)
-        self._client = httpx.Client(**{**self._options, **options})
+        with quiet():
+            self._client = httpx.Client(**{**self._options, **options})
 
     def send(self, request: Request, patience: float, total: float) -> Answer:
         """As :meth:`AsyncTransport.send`."""

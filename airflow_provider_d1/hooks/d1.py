@@ -155,6 +155,8 @@ class D1Hook(DbApiHook):
         from airflow_provider_d1.cloudflare.export import ExportRequest, run_export
 
         credentials = self.get_settings().credentials
+        if isinstance(tables, str):
+            raise D1ConfigurationError("tables must be a list of names, not a text")
         request = ExportRequest(
             database=database or self._database_or_fail(),
             tables=None if tables is None else tuple(tables),

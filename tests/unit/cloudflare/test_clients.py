@@ -261,6 +261,14 @@ def test_retry_after_is_obeyed_whatever_its_length_and_is_no_attempt(ask: Ask) -
     assert sum(ask.clock.slept) == pytest.approx(480, abs=1)
 
 
+@pytest.mark.parametrize("body", [b"<html>", error(7009, "upstream")], ids=["page", "json"])
+def test_a_server_that_is_down_says_when_to_come_back_and_each_time_is_an_attempt(ask: Ask, body: Any) -> None:
+    down = Reply(body, 503, headers={"retry-after": "25"})
+    with pytest.raises(D1ApiError, match="503"):
+        ask(lambda _: down, "list_databases")
+    assert ask.clock.slept == [25.0] * (ATTEMPTS - 1)
+
+
 def test_but_not_past_the_deadline(ask: Ask) -> None:
     limited = Reply(error(971, "throttled"), 429, headers={"retry-after": "3600"})
     with pytest.raises(D1RateLimitError) as caught:

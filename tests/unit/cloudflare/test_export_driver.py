@@ -30,6 +30,7 @@ from d1_fakes import (
     connected,
     error,
     inner,
+    ok,
     run,
 )
 
@@ -322,6 +323,15 @@ def test_skipping_it_exports_a_list_and_says_what_is_left_out() -> None:
     assert any("docs_fts" in line for line in progress)
 
 
+def test_an_answer_about_something_else_does_not_pass_for_a_schema() -> None:
+    fake = FakeD1()
+    other = ok([{"success": True, "results": {"columns": ["ok"], "rows": [[1]]}}])
+    fake.query_script = [Reply(other)]
+    with pytest.raises(D1ApiError, match="another query"):
+        export(fake)
+    assert fake.count("start") == 0
+
+
 def test_a_wrong_table_name_is_found_before_anything_is_started() -> None:
     fake = FakeD1()
     with pytest.raises(D1TableNotFoundError, match="did you mean 'users'"):
@@ -400,6 +410,12 @@ def test_a_five_minute_block_is_waited_out_and_the_lost_export_started_again() -
     result = export(fake)
     assert result.restarts == 1
     assert max(gaps([call.at for call in fake.calls])) == pytest.approx(300, abs=1)
+
+
+def test_a_start_comes_back_when_a_server_that_is_down_says_so() -> None:
+    fake = FakeD1([Reply(error(7009, "upstream"), 503, headers={"retry-after": "40"}), active(), complete()])
+    export(fake)
+    assert gaps(fake.times("start")) == [40.0]
 
 
 def test_a_block_before_the_start_is_waited_out() -> None:

@@ -134,6 +134,18 @@ def test_busy_and_lost_also_count_as_outer_errors(status: int) -> None:
     assert read(refused(7500, "Not currently exporting anything."), status) == Lost()
 
 
+@pytest.mark.parametrize("body", [COMPLETE, OUTER_URL])
+def test_a_url_without_any_status_is_the_end(body: str) -> None:
+    bare = body.replace('"status":"complete",', "")
+    assert bare != body
+    assert read(bare) == read(body)
+    assert isinstance(read(bare), Complete)
+
+
+def test_a_url_while_it_runs_is_not() -> None:
+    assert isinstance(read(OUTER_URL.replace("complete", "active"), 202), Running)
+
+
 def test_a_virtual_table_has_its_own_error() -> None:
     outcome = read(failing("D1 Export error: cannot export databases with Virtual Tables (fts5)"))
     assert isinstance(outcome, Failed)

@@ -71,6 +71,23 @@ def test_a_short_page_is_the_last(count: int, info: dict[str, int], last: bool) 
     assert protocol.read_databases(answer(items, result_info=info)).last is last
 
 
+def test_but_not_while_the_total_says_that_more_are_to_come() -> None:
+    # a server that gives fewer than asked for and repeats what was asked for
+    info = {"page": 1, "per_page": 1000, "count": 1, "total_count": 3}
+    assert not protocol.read_databases(answer([{"uuid": "u", "name": "n"}], result_info=info)).last
+
+
+@pytest.mark.parametrize("result", [{"uuid": "u"}, "x", 3])
+def test_what_is_no_list_of_databases_is_no_empty_one(result: object) -> None:
+    with pytest.raises(D1ApiError, match="a list of databases"):
+        protocol.read_databases(answer(result))
+
+
+def test_no_databases() -> None:
+    for result in ([], None):
+        assert protocol.read_databases(answer(result)).databases == ()
+
+
 def test_one_database_tells_its_size() -> None:
     read = protocol.read_database(answer({"uuid": "u", "name": "shop", "file_size": 8192, "num_tables": 2}))
     assert read == Database("u", "shop", 8192, 2)
@@ -80,6 +97,17 @@ def test_duplicate_columns_survive() -> None:
     results = {"columns": ["id", "id"], "rows": [[1, 2], [3, None]]}
     read = protocol.read_raw(answer([{"results": results, "success": True, "meta": {}}]))
     assert read == (["id", "id"], [[1, 2], [3, None]])
+
+
+def test_rows_as_objects_are_rows_too() -> None:
+    read = protocol.read_raw(answer([{"results": [{"a": 1, "b": 2}, {"a": 3, "b": None}], "success": True}]))
+    assert read == (["a", "b"], [[1, 2], [3, None]])
+
+
+@pytest.mark.parametrize("results", ["x", 3, [1], [{"a": 1}, None]])
+def test_rows_of_an_unknown_form_are_not_taken_for_none(results: object) -> None:
+    with pytest.raises(D1ApiError, match="columns and rows"):
+        protocol.read_raw(answer([{"results": results, "success": True}]))
 
 
 def test_a_statement_without_rows() -> None:

@@ -121,6 +121,12 @@ def test_export_from_a_thread(emulator: Emulator) -> None:
     assert names == ["shop"]
 
 
+def test_one_name_is_no_list_of_tables(emulator: Emulator) -> None:
+    with pytest.raises(D1ConfigurationError, match="tables must be a list"):
+        D1Hook(database="shop").export(tables="users")
+    assert not emulator.calls.of("export_start")
+
+
 def test_an_errors_own_class_comes_out_of_the_thread(emulator: Emulator) -> None:
     async def inside() -> None:
         D1Hook().export("notes")
