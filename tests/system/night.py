@@ -42,6 +42,12 @@ CREATE TABLE big (id INTEGER PRIMARY KEY, noise TEXT);
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
 INSERT INTO big SELECT i, hex(randomblob(50)) FROM n;
 """
+#: about 25 MB, which S3's client sends in four parts if it is one file
+HUGE = """
+CREATE TABLE huge (id INTEGER PRIMARY KEY, noise TEXT);
+WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 12000)
+INSERT INTO huge SELECT i, hex(randomblob(1050)) FROM n;
+"""
 SIGNATURE = re.compile(rb"X-Amz-Signature(?:=|%3D|\"?: ?\"?)[0-9a-fA-F]{16}", re.IGNORECASE)
 #: scenarios that are under way at once
 TOGETHER = 8

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from harness.s3_faults import Fault
-from tests.system.night import BIG, Night
+from tests.system.night import BIG, HUGE, Night
 
 
 def test_s3_asks_to_slow_down(night: Night) -> None:
@@ -15,7 +17,19 @@ def test_s3_asks_to_slow_down(night: Night) -> None:
         assert bed.exports() == bed.tries(run) == 1
 
 
-def test_s3_drops_the_connection_in_the_third_part(night: Night) -> None:
+def test_s3_drops_the_connection_in_part_3_of_an_upload(night: Night) -> None:
+    with night.bed("s3_drops_multipart", HUGE) as bed:
+        bed.proxy.faults.append(Fault("PUT", "partNumber=3", "drop", times=1))
+        run = bed.run()
+        manifest = bed.succeeds(run)
+        assert bed.proxy.count("PUT", "partNumber=3", 0) == 1
+        assert bed.proxy.count("PUT", "partNumber=", 200) == 4  # only the one that was dropped is sent again
+        content = bed.read("s3_drops_multipart/shop.sql")
+        assert hashlib.sha256(content).hexdigest() == manifest["dump"]["sha256"]
+        assert bed.exports() == bed.tries(run) == 1
+
+
+def test_s3_drops_the_connection_in_the_third_file(night: Night) -> None:
     with night.bed("s3_drops_part", BIG) as bed:
         bed.proxy.faults.append(Fault("PUT", "part-00002", "drop", times=1))
         run = bed.run()

@@ -8,7 +8,7 @@ import pytest
 
 from harness.airflow import wait_until
 from harness.s3_faults import Fault
-from tests.system.night import BIG, PATIENCE, Bed, Night
+from tests.system.night import BIG, HUGE, PATIENCE, Bed, Night
 
 
 def killed(bed: Bed, run: str) -> None:
@@ -43,6 +43,23 @@ def test_a_worker_is_killed_while_it_uploads_a_part(night: Night, name: str, hel
         # about a tenth or nine tenths of them stood when it died
         assert round(10 * len(before) / len(parts)) == {"early": 1, "late": 9}[name]
         assert set(before).isdisjoint(parts)
+    assert seen == ["nothing", "all of it"]
+
+
+def test_a_worker_is_killed_in_the_middle_of_a_multipart_upload(night: Night) -> None:
+    with night.bed("worker_killed_multipart", HUGE) as bed, bed.reader() as seen:
+        hold = Fault("PUT", "partNumber=2", "hold")
+        bed.proxy.faults.append(hold)
+        run = bed.run()
+        assert hold.reached.wait(PATIENCE)
+        killed(bed, run)
+        assert bed.uploads()  # nobody but the retry knows of them
+        hold.times = 0
+        hold.release.set()
+        manifest = bed.succeeds(run)  # having looked for such uploads
+        assert manifest["dump"]["bytes"] == manifest["files"][0]["bytes"] > 24_000_000
+        assert bed.exports() == len(bed.calls("export_start")) == 1
+        assert bed.tries(run) == 2
     assert seen == ["nothing", "all of it"]
 
 

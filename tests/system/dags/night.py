@@ -49,6 +49,7 @@ for name in ("terminated", "killed", "stopped"):
 SMALL_PARTS = {"max_part_bytes": 96 * 1024, "file_format": "csv"}
 for name in ("early", "late", "before_manifest"):
     globals()[name] = stage(f"worker_killed_{name}", retries=1, **SMALL_PARTS)
+killed_multipart = stage("worker_killed_multipart", retries=1, file_format="sql")
 cleared_when_done = stage("cleared_when_done", retries=1)
 
 for name in ("cleared", "marked_failed", "run_deleted"):
@@ -77,6 +78,7 @@ busy_too_long = stage("busy_too_long", timeout=90)
 for name in ("s3_slow_down", "s3_denies_manifest"):
     globals()[name] = stage(name)
 s3_drops_part = stage("s3_drops_part", **SMALL_PARTS)
+s3_drops_multipart = stage("s3_drops_multipart", file_format="sql")
 s3_no_bucket = stage("s3_no_bucket", retries=1, s3_bucket="no-such-bucket")
 
 temp_full = stage("temp_full", retries=1, operator=StageWithoutRoom)
