@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from airflow_provider_d1.staging.audit import AuditColumns
     from airflow_provider_d1.staging.formats import PartFile, TableFormat
 
+#: that wait to be written; more only take memory, however small they are
+MOST_BLOCKS = 1000
+
 
 @dataclass(frozen=True)
 class TablePlan:
@@ -167,13 +170,28 @@ class TableWriter:
         self._written = self.evidence  # evidence of the rows that are in files
         self._part: PartWriter | None = None
 
+    @property
+    def waits(self) -> bool:
+        """Whether there are rows that are in no file yet."""
+        return bool(self._waiting)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How much memory these take."""
+        return self._waiting_bytes
+
+    @property
+    def has_open_file(self) -> bool:
+        """Whether a part is being written."""
+        return self._part is not None
+
     def add(self, block: ParsedBlock) -> Iterator[LocalPart]:
         """Take a block; yield the parts that this finishes."""
         self.evidence = tuple(seen + column.evidence for seen, column in zip(self.evidence, block.columns, strict=True))
         self.rows += block.rows
         self._waiting.append(block)
         self._waiting_bytes += sum(column.array.nbytes for column in block.columns)
-        if self._waiting_bytes >= self._batch_bytes:
+        if self._waiting_bytes >= self._batch_bytes or len(self._waiting) >= MOST_BLOCKS:
             yield from self._flush(self.safe_types())
 
     def finish(self, *, last: bool) -> Iterator[LocalPart]:

@@ -16,7 +16,7 @@ from airflow_provider_d1.staging.audit import AuditColumns, type_name
 from airflow_provider_d1.staging.fidelity import conflict_lines, lossy_lines
 from airflow_provider_d1.staging.manifest import ColumnEntry, LossyCounts, Source, StorageCounts, TableEntry
 from airflow_provider_d1.staging.names import Folders, file_column_names
-from airflow_provider_d1.staging.parts import LocalPart, TablePlan, TableWriter
+from airflow_provider_d1.staging.parts import MOST_BLOCKS, LocalPart, TablePlan, TableWriter
 from airflow_provider_d1.staging.store import PartDone, PartStore, TableDone
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ class Planner:
 class TableRouter:
     """Gives every block to its table's writer, and what that finishes to the store. Not thread-safe.
 
-    A table is finished when the dump goes on to another one; should the dump come back to it, it gets more parts.
+    A table is finished when the dump goes on to another one; should the dump come back to it, it gets more parts. Once
+    a dump has done so, tables that take turns wait for each other, so that not every turn makes a part.
 
     :param emit: takes what is to be stored, in order.
     """
@@ -86,6 +87,9 @@ class TableRouter:
         self._emit = emit
         self._writers: dict[str, TableWriter] = {}
         self._current: TableWriter | None = None
+        self._takes_turns = False
+        self._left: dict[str, TableWriter] = {}  # whose rows wait while other tables have their turn
+        self._blocks_finished = 0
         self._blocks = 0
         self._exact_rows = 0
         self._fallbacks: Counter[str] = Counter()
@@ -103,7 +107,8 @@ class TableRouter:
             return
         writer = self._writers[item.schema.name]
         if self._current is not None and self._current is not writer:
-            self._finish(self._current, last=False)
+            self._takes_turns |= writer.rows > 0
+            self._leave(self._current)
         self._current = writer
         self._send(writer, writer.add(item))
         self._meter.add_rows(item.schema.name, item.rows)
@@ -120,7 +125,7 @@ class TableRouter:
         """
         self._judge()
         for writer in self._writers.values():
-            if writer is self._current or not writer.begun:
+            if writer is self._current or writer.waits or not writer.begun:
                 self._finish(writer, last=True)
             elif writer.final_types() != writer.closing_types():
                 self._emit(TableDone(writer.plan, writer.final_types(), writer.evidence))
@@ -134,6 +139,17 @@ class TableRouter:
     def entries(self, store: PartStore) -> tuple[TableEntry, ...]:
         """Describe all tables in dump order, once the store has settled them."""
         return tuple(self._entry(writer, store) for writer in self._writers.values())
+
+    def _leave(self, writer: TableWriter) -> None:
+        """Finish a table; in a dump that takes turns, all that were left lately, once they are worth it together."""
+        self._left[writer.plan.schema.name] = writer
+        few = self._blocks - self._blocks_finished < MOST_BLOCKS and not writer.has_open_file
+        if self._takes_turns and few and sum(w.waiting_bytes for w in self._left.values()) < self._form.batch_bytes:
+            return
+        for left in self._left.values():
+            self._finish(left, last=False)
+        self._left.clear()
+        self._blocks_finished = self._blocks
 
     def _finish(self, writer: TableWriter, *, last: bool) -> None:
         self._send(writer, writer.finish(last=last))

@@ -87,6 +87,25 @@ def test_a_dump_that_comes_back_to_a_table(file_format: TableFormats, tmp_path: 
     assert_true_to(dump, manifest, tmp_path / "o")
 
 
+@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize(
+    ("blocks", "batch_bytes", "least", "most"), [(1000, 1 << 24, 1, 2), (50, 1 << 24, 3, 5), (1000, 4000, 3, 20)]
+)
+def test_tables_that_take_turns_do_not_make_a_part_each_turn(
+    blocks: int, batch_bytes: int, least: int, most: int, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_provider_d1.staging.table_router.MOST_BLOCKS", blocks)
+    monkeypatch.setattr("airflow_provider_d1.staging.parquet.ParquetFormat.batch_bytes", batch_bytes)
+    lines = [f"CREATE TABLE t{n}(x, y TEXT);" for n in range(3)]
+    for n in range(150):
+        lines += [f"INSERT INTO t{n % 3} VALUES({n if n < 140 else n + 0.5},'{n:0200}');"] * (1 + n % 2)
+    dump = "\n".join([*lines, "CREATE TABLE last(x);"]).encode()
+    manifest = stage(io.BytesIO(dump), FolderSink(tmp_path / "o"), StagingOptions(), Source(), parse_threads=threads)
+    assert_true_to(dump, manifest, tmp_path / "o")
+    files = [len(table.files) for table in manifest.tables]
+    assert all(least <= count <= most for count in files[:3])
+
+
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("max_part_bytes", [3000, 1 << 28])
 @pytest.mark.parametrize("file_format", FORMATS)
