@@ -1,8 +1,9 @@
 """Read a finished export's dump from its signed URL, whole or with an error, whatever the connection does.
 
 A cut transfer goes on where it stopped if the server proves that it still serves the same bytes: HTTP 206 with exactly
-the range that was asked for, and the strong ETag of the first answer. Otherwise it starts again from zero, and what was
-already handed out is read again and compared by hash before anything new is.
+the range that was asked for, and the strong ETag of the first answer, or (from a server that offers ranges but no such
+tag) the same length and the last bytes that were handed out once more. Otherwise it starts again from zero, and what
+was already handed out is read again and compared by hash before anything new is.
 
 The URL is a credential: it is in no error, no repr and no log record, and no other credential ever goes with it. The
 bytes come through :mod:`http.client`, which reads them straight into the caller's buffer, at about twice the speed of
@@ -32,6 +33,8 @@ ATTEMPTS = 8
 #: longest pause between two of them, in seconds
 MAX_PAUSE = 15.0
 MAX_REDIRECTS = 5
+#: bytes that are asked for a second time where no ETag tells one dump from another
+OVERLAP = 4096
 #: an error's body is read only so far
 _ERROR_BYTES = 16 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -62,7 +65,9 @@ class Download(io.RawIOBase):
         self._clock = clock
         self.content_length: int | None = None
         self._etag: str | None = None
+        self._offers_ranges = False
         self._position = 0
+        self._last = b""  # of what was delivered
         self._hash = hashlib.sha256()
         self._response: HTTPResponse | None = None
         self._failures = 0
@@ -144,6 +149,7 @@ class Download(io.RawIOBase):
     def _delivered(self, piece: bytes | memoryview) -> None:
         self._hash.update(piece)
         self._position += len(piece)
+        self._last = (self._last + bytes(piece[-OVERLAP:]))[-OVERLAP:]
         self._failures = 0
 
     def _after_silence(self, problem: str) -> None:
@@ -163,26 +169,32 @@ class Download(io.RawIOBase):
 
     def _connect(self) -> None:
         """Ask for the dump from where it stopped, until the server gives it or there is no hope left."""
-        may_resume = self._position > 0 and self._etag is not None
+        begin = self._resume_at()
         while True:
-            response, problem = self._request(resume=may_resume)
+            response, problem = self._request(begin)
             if response is None:
                 self._pause(problem)
-            elif response.status == 206 and may_resume and self._continues(response):
+            elif response.status == 206 and begin and self._continues(response, begin):
                 return
-            elif response.status in (206, 416) and may_resume:
-                may_resume = False  # it knows ranges, but not ours, or has something else now
+            elif response.status in (206, 416) and begin:
+                begin = 0  # it knows ranges, but not ours, or has something else now
             elif response.status == 200:
                 if self._begins(response):
                     return
             else:
                 self._refused(response)
 
-    def _request(self, *, resume: bool) -> tuple[HTTPResponse | None, str]:
+    def _resume_at(self) -> int:
+        """Where a range begins that can prove itself; 0 where none can."""
+        if self._etag is not None:
+            return self._position
+        return self._position - len(self._last) if self._offers_ranges and self.content_length is not None else 0
+
+    def _request(self, begin: int) -> tuple[HTTPResponse | None, str]:
         """The answer to one request, or None and what went wrong."""
-        headers = {}
-        if resume and self._etag is not None:
-            headers = {"Range": f"bytes={self._position}-", "If-Range": self._etag}
+        headers = {"Range": f"bytes={begin}-"} if begin else {}
+        if begin and self._etag is not None:
+            headers["If-Range"] = self._etag
         url = self._url
         for _ in range(MAX_REDIRECTS + 1):
             self._drop()
@@ -192,13 +204,19 @@ class Download(io.RawIOBase):
             url = redirected(url, self._response.headers.get("location", ""))
         raise D1DownloadError("the signed URL redirects too often")
 
-    def _continues(self, response: HTTPResponse) -> bool:
+    def _continues(self, response: HTTPResponse, begin: int) -> bool:
         """True when a 206 is exactly the rest of what was delivered."""
         found = _CONTENT_RANGE.match(response.headers.get("content-range", ""))
-        if found is None or int(found[1]) != self._position or response.headers.get("etag") != self._etag:
+        if found is None or int(found[1]) != begin:
             return False
         _check_plain(response)
-        return self.content_length is None or found[2] in ("*", str(self.content_length))
+        if self._etag is not None:
+            known = self.content_length is None or found[2] in ("*", str(self.content_length))
+            return known and response.headers.get("etag") == self._etag
+        if found[2] != str(self.content_length):
+            return False
+        again, _ = self._receive(self._position - begin)
+        return again == self._last
 
     def _begins(self, response: HTTPResponse) -> bool:
         """True when a 200 repeats what was delivered and so can go on behind it; False when it was cut before that."""
@@ -208,6 +226,7 @@ class Download(io.RawIOBase):
         if self._position and self.content_length is not None and announced not in (None, self.content_length):
             raise _changed()
         self.content_length = announced if announced is not None else self.content_length
+        self._offers_ranges = response.headers.get("accept-ranges", "").strip().lower() == "bytes"
         etag = response.headers.get("etag")
         self._etag = etag if etag and not etag.startswith("W/") else None
         again, left = hashlib.sha256(), self._position

@@ -112,6 +112,7 @@ def whole(
     etag: str | None = None,
     length: int | None = -1,
     ranges: bool = False,
+    offer: bool = False,
     reset: bool = False,
     shift: int = 0,
 ) -> Behaviour:
@@ -121,12 +122,15 @@ def whole(
     :param etag: sent when given.
     :param length: Content-Length; -1 for the true one, None for none.
     :param ranges: answer a Range with 206 where If-Range allows.
+    :param offer: say that ranges can be had.
     :param reset: cut with a TCP reset.
     :param shift: the 206 begins so many bytes too late.
     """
 
     def answer(request: Connection) -> None:
         fields: dict[str, object] = {} if etag is None else {"ETag": etag}
+        if offer:
+            fields["Accept_Ranges"] = "bytes"
         body, status = dump, 200
         start = request.range_start
         if ranges and start is not None and request.headers.get("if-range") in (None, etag):

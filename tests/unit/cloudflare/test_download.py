@@ -12,7 +12,7 @@ import pytest
 from d1_fakes import FakeClock
 from http_fakes import DUMP, Connection, Server, chunked, redirect, refusal, self_signed, silence, whole
 
-from airflow_provider_d1.cloudflare.download import ATTEMPTS, Download
+from airflow_provider_d1.cloudflare.download import ATTEMPTS, OVERLAP, Download
 from airflow_provider_d1.cloudflare.signed_url import check_url, redirected
 from airflow_provider_d1.exceptions import D1DownloadError, D1SignedUrlExpiredError
 
@@ -142,6 +142,35 @@ def test_many_cuts_are_no_failure_as_long_as_bytes_come() -> None:
     assert server.ranges()[1:] == list(range(40_000, len(DUMP), 40_000))
 
 
+@pytest.mark.parametrize("etag", [None, 'W/"weak"'])
+@pytest.mark.parametrize("place", [OVERLAP + 1, 500_000, len(DUMP) - 1])
+def test_without_a_strong_etag_the_last_bytes_are_asked_for_again(place: int, etag: str | None) -> None:
+    cut = whole(cut_at=place, etag=etag, ranges=True, offer=True)
+    with Server([cut, whole(etag=etag, ranges=True, offer=True)]) as server:
+        assert fetch(server, step=8192) == DUMP
+    assert server.ranges() == [None, place - OVERLAP]
+    assert "if-range" not in server.requests[1].headers
+
+
+@pytest.mark.parametrize("change", [b"x", b""], ids=["other bytes", "another length"])
+def test_and_if_they_or_the_length_differ_it_is_another_dump(change: bytes) -> None:
+    other = DUMP[:499_000] + change + DUMP[499_001:]
+    cut = whole(cut_at=500_000, ranges=True, offer=True)
+    with (
+        Server([cut, whole(other, ranges=True, offer=True)]) as server,
+        pytest.raises(D1DownloadError, match="changed"),
+    ):
+        fetch(server)
+    assert server.ranges() == [None, 500_000 - OVERLAP, None]
+
+
+def test_of_the_first_few_bytes_no_range_is_worth_the_while() -> None:
+    cut = whole(cut_at=OVERLAP, ranges=True, offer=True)
+    with Server([cut, whole(ranges=True, offer=True)]) as server:
+        assert fetch(server) == DUMP
+    assert server.ranges() == [None, None]
+
+
 # --- it cannot
 
 
@@ -154,7 +183,7 @@ def test_a_server_that_ignores_ranges_is_read_from_the_start(place: int, etag: s
 
 
 @pytest.mark.parametrize("etag", [None, 'W/"weak"'])
-def test_without_a_strong_etag_no_range_is_asked_for(etag: str | None) -> None:
+def test_without_a_strong_etag_or_an_offer_no_range_is_asked_for(etag: str | None) -> None:
     with Server([whole(cut_at=500_000, etag=etag, ranges=True), whole(etag=etag, ranges=True)]) as server:
         assert fetch(server) == DUMP
     assert server.ranges() == [None, None]
