@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(str(error), code=1)
     except MemoryError:
         return _failed("out of memory", code=1)
-    print(manifest)  # noqa: T201 # the command's result
+    _say(manifest)
     return 0
 
 
@@ -62,6 +62,17 @@ class _Terminated(BaseException):
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
     raise _Terminated
+
+
+def _say(result: Path) -> None:
+    """Print the command's result; a path may hold bytes of any kind, and that nobody reads it is no failure."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
+    try:
+        print(result, flush=True)  # noqa: T201 # see above
+    except BrokenPipeError:
+        # the interpreter flushes once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _failed(message: str, *, code: int) -> int:
@@ -95,7 +106,7 @@ def _stage(options: argparse.Namespace, *, on_terminal: bool) -> Path:
                 dump,
                 sink,
                 staging,
-                Source(filename=None if from_pipe else Path(options.dump).name),
+                Source(filename=None if from_pipe else _file_name(options.dump)),
                 temp_dir=temp_dir,
                 parse_threads=options.threads,
                 on_progress=bar,
@@ -107,7 +118,12 @@ def _stage(options: argparse.Namespace, *, on_terminal: bool) -> Path:
 
 
 def _opened(dump: str) -> io.BufferedReader:
-    return os.fdopen(sys.stdin.fileno(), "rb", closefd=False) if dump == "-" else Path(dump).open("rb")
+    return os.fdopen(0, "rb", closefd=False) if dump == "-" else Path(dump).open("rb")
+
+
+def _file_name(dump: str) -> str:
+    """Last part of a path, as a text that every format can hold; a path may have bytes that are no UTF-8."""
+    return os.fsencode(Path(dump).name).decode("utf-8", "replace")
 
 
 class _Bar:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class ParquetFormat:
 
     def read(self, path: Path, schema: pa.Schema) -> Iterator[pa.Table]:  # noqa: ARG002 # the file knows its own
         """Read a row group at a time."""
-        with pq.ParquetFile(path) as file:
+        with pa.OSFile(os.fsencode(path), "rb") as source, pq.ParquetFile(source) as file:
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group, use_threads=False)
 
@@ -44,7 +45,7 @@ class ParquetPart:
 
     def __init__(self, path: Path, schema: pa.Schema, codec: str | None, dictionary: list[str]) -> None:
         self._schema = schema
-        self._file = pa.OSFile(str(path), "wb")
+        self._file = pa.OSFile(os.fsencode(path), "wb")  # of a str Arrow wants UTF-8
         self._groups = 0
         # what the footer holds of the schema and its metadata, once as Parquet's own and once as Arrow's in base64
         self._footer = _FOOTER_OVERHEAD + 3 * schema.serialize().size

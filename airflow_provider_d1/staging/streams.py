@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 CHUNK = 1 << 20
+
+#: what ``pzstd`` begins a file with
+_SKIPPABLE_ZSTD_FRAME = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
 
 #: compression → what a file's name ends with
 SUFFIXES = {None: "", "gzip": ".gz", "zstd": ".zst"}
@@ -212,7 +216,7 @@ def _unpacking(file: io.BufferedReader) -> Readable:
 
         unpacked: Readable = igzip.IGzipFile(fileobj=file, mode="rb")  # type: ignore[no-untyped-call] # isal has none
         return unpacked
-    if magic == b"\x28\xb5\x2f\xfd":
+    if magic == b"\x28\xb5\x2f\xfd" or _SKIPPABLE_ZSTD_FRAME.fullmatch(magic):
         import pyarrow as pa
 
         # unlike zstandard's reader, Arrow's says so when the stream ends too early

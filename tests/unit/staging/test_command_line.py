@@ -165,6 +165,41 @@ def test_a_bomb_is_cut_off_before_it_fills_the_memory(pack, tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
+def test_nobody_reads_the_path(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "airflow_provider_d1.staging", "-", str(tmp_path / "out")]
+    done = subprocess.run(command, input=SMALL, stdout=write, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(write)
+    assert b"Traceback" not in done.stderr
+    assert b"BrokenPipe" not in done.stderr
+    assert done.returncode == 0
+    assert_true_to(SMALL, load((tmp_path / "out" / "_manifest.json").read_bytes()), tmp_path / "out")
+
+
+def test_no_standard_input(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "airflow_provider_d1.staging", "-", str(tmp_path / "out")]
+    done = subprocess.run(["sh", "-c", '"$@" <&-', "sh", *command], capture_output=True, timeout=60, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("error: ")
+
+
+@pytest.mark.parametrize("options", [["--max-part-bytes", "8000"], ["--keep-dump"], ["--format", "csv"]])
+def test_names_that_are_no_utf8(options: list[str], tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path)
+    dump, out = folder + b"/d\xff.sql", folder + b"/out \xff"
+    numbers = b"".join(b"INSERT INTO u(a) VALUES(%d);" % n for n in range(1000))
+    late_text = b"CREATE TABLE u(a INTEGER);" + numbers + b"INSERT INTO u VALUES('a text');"
+    Path(os.fsdecode(dump)).write_bytes(SMALL + late_text)
+    command = [sys.executable, "-m", "airflow_provider_d1.staging", dump, out, *options]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == out + b"/_manifest.json"
+    manifest = load(Path(os.fsdecode(done.stdout.splitlines()[-1])).read_bytes())
+    assert manifest.source.filename == "d\ufffd.sql"
+
+
 def test_it_needs_no_airflow_and_no_boto3(tmp_path: Path) -> None:
     (tmp_path / "dump.sql").write_bytes(SMALL)
     code = (

@@ -79,6 +79,7 @@ PACKINGS = {
     "gzip": lambda data: gzip.compress(data, 1),
     "zstd": zstandard.compress,
     "two gzip members": lambda data: gzip.compress(data[:1000], 1) + gzip.compress(data[1000:], 1),
+    "skippable zstd frame": lambda data: b"\x50\x2a\x4d\x18\x04\0\0\0abcd" + zstandard.compress(data),
     "two zstd frames": lambda data: zstandard.compress(data[:1000]) + zstandard.compress(data[1000:]),
 }
 
