@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 WAREHOUSE ?= duckdb
 
-.PHONY: demo test lint types unit integration test-system mutation audit pins clean
+.PHONY: demo test lint types unit integration test-system test-airflow2 mutation audit pins clean
 
 $(VENV)/.ready: requirements/dev.txt requirements/bootstrap.txt pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -42,6 +42,17 @@ integration: $(VENV)/.ready
 test-system: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest tests/system
 
+# the oldest Airflow that is supported, in an environment of its own; needs Python 3.11 or 3.12
+test-airflow2: .venv-airflow2/.ready
+	.venv-airflow2/bin/python -m pytest tests/airflow2
+
+.venv-airflow2/.ready: requirements/airflow2.txt requirements/bootstrap.txt pyproject.toml
+	test -x .venv-airflow2/bin/python || $(PYTHON) -m venv .venv-airflow2
+	.venv-airflow2/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/bootstrap.txt
+	.venv-airflow2/bin/uv pip install --quiet --python .venv-airflow2/bin/python -r requirements/airflow2.txt
+	.venv-airflow2/bin/uv pip install --quiet --python .venv-airflow2/bin/python --no-deps -e .
+	touch $@
+
 # switches off one protection after the other and shows that a test fails for each
 mutation: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.mutation.run
@@ -53,6 +64,8 @@ audit: $(VENV)/.ready
 pins: $(VENV)/.ready
 	for extra in demo dev; do $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --extra $$extra \
 	  --no-header --no-annotate --no-emit-package airflow-provider-d1 -o requirements/$$extra.txt pyproject.toml; done
+	$(VENV)/bin/uv pip compile --quiet --python-version 3.11 --extra emulator --no-header --no-annotate \
+	  --no-emit-package airflow-provider-d1 -o requirements/airflow2.txt pyproject.toml requirements/airflow2.in
 
 clean:
-	rm -rf $(VENV) .venv-demo .cache
+	rm -rf $(VENV) .venv-demo .venv-airflow2 .cache
