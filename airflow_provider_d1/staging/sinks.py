@@ -134,7 +134,8 @@ class FolderSink:
         folders: set[Path] = set()
         for key in keys:
             target = self._target(key)
-            target.unlink(missing_ok=True)
+            if os.path.lexists(target):  # on a read-only file system it is an error even to remove nothing
+                target.unlink(missing_ok=True)
             folders.add(target.parent)
         for folder in folders:
             self._prune(folder)
@@ -177,7 +178,8 @@ class FolderSink:
                 length = os.fstat(file.fileno()).st_size
             unfinished.replace(target)
         except BaseException:
-            unfinished.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
             self._prune(target.parent)
             raise
         _sync_folder(target.parent)

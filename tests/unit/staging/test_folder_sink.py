@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from pathlib import Path
 
 import pytest
 
 from airflow_provider_d1.exceptions import D1StagingError
+from airflow_provider_d1.staging.run import StagingRun
 from airflow_provider_d1.staging.sinks import FolderSink
 
 
@@ -130,3 +132,18 @@ def test_a_cancelled_sink_takes_nothing_more(tmp_path: Path) -> None:
     with pytest.raises(D1StagingError, match="stopped"):
         sink.put_bytes("k", b"x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_removed_from_a_folder_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    monkeypatch.setattr(Path, "open", read_only)
+    run = StagingRun(FolderSink(tmp_path), replace=True)
+    with pytest.raises(OSError, match="Read-only"):
+        run.begin()
+    run.rollback()
+    assert caplog.records == []
