@@ -16,6 +16,7 @@ import pyarrow as pa
 from airflow_provider_d1.dump.columns import ParsedColumn, cast, from_values, part_type
 from airflow_provider_d1.dump.fields import Fields, find_fields
 from airflow_provider_d1.dump.kinds import OddRows
+from airflow_provider_d1.dump.literals import MAX_TEXT
 from airflow_provider_d1.dump.rows import ExactColumn, read_row, read_rows
 from airflow_provider_d1.dump.vectors import read_columns
 from airflow_provider_d1.exceptions import D1DumpError
@@ -182,6 +183,8 @@ def _complete(
         left_out = ExactColumn(schema.columns[index].affinity)
         for _ in range(rows):
             left_out.append(default)
+        if left_out.length > MAX_TEXT:
+            raise D1DumpError("a DEFAULT that is too long for so many rows", offset=block.offset, table=schema.name)
         by_index[index] = _from_exact([left_out], temporal=block.temporal)[0]
     for index, column in enumerate(schema.columns):
         if column.rowid_alias and by_index[index].evidence.null:

@@ -31,7 +31,8 @@ AMBIGUOUS_NEWLINE = 4
 
 _FIRST_UNSAFE_INTEGER = 2**53
 _MAX_DEPTH = 50
-_MAX_TEXT = 1 << 28  # bytes; D1's own limit is 2 MB, SQLite's default 1 GB
+#: most characters that ``replace()`` may make a text of, or all texts of a block together; D1's own limit is 2 MB a row
+MAX_TEXT = 128 << 20
 
 _SPACE = re.compile(SPACE)
 _VALUE = re.compile(
@@ -264,7 +265,7 @@ class LiteralReader:
         flags = subject.flags & AMBIGUOUS_NEWLINE
         if old in ("\\n", "\\r") and subject.written is not None and subject.written.count(old) > 1:
             flags |= AMBIGUOUS_NEWLINE
-        if len(text) + text.count(old) * (len(new) - len(old)) > _MAX_TEXT:
+        if len(text) + text.count(old) * (len(new) - len(old)) > MAX_TEXT:
             self.fail("replace() makes a text that is too long")
         return Literal(text.replace(old, new), flags, subject.written)
 

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from airflow_provider_d1.dump.affinity import Affinity, Value, apply_affinity
-from airflow_provider_d1.dump.literals import AMBIGUOUS_NEWLINE, INFINITE, UNSAFE_INTEGER, Literal, LiteralReader
+from airflow_provider_d1.dump.literals import (
+    AMBIGUOUS_NEWLINE,
+    INFINITE,
+    MAX_TEXT,
+    UNSAFE_INTEGER,
+    Literal,
+    LiteralReader,
+)
 
 
 @dataclass
@@ -15,6 +22,7 @@ class ExactColumn:
 
     affinity: Affinity
     values: list[Value] = field(default_factory=list)
+    length: int = 0
     unsafe: int = 0
     infinite: int = 0
     ambiguous: int = 0
@@ -23,6 +31,8 @@ class ExactColumn:
         """Store a literal as the column does."""
         value = apply_affinity(literal.value, self.affinity)
         self.values.append(value)
+        if isinstance(value, str | bytes):
+            self.length += len(value)
         if literal.flags:
             self.unsafe += bool(literal.flags & UNSAFE_INTEGER)
             self.infinite += bool(literal.flags & INFINITE) and not isinstance(value, float)
@@ -49,6 +59,8 @@ def _append(reader: LiteralReader, columns: Sequence[ExactColumn]) -> None:
         reader.fail(f"a row with {len(literals)} values for {len(columns)} columns ends")
     for column, literal in zip(columns, literals, strict=True):
         column.append(literal)
+    if sum(column.length for column in columns) > MAX_TEXT:
+        reader.fail("rows that replace() makes too long end")
 
 
 def read_rows(

@@ -13,6 +13,7 @@ from dump_oracle import assert_same
 from airflow_provider_d1.dump import blocks
 from airflow_provider_d1.dump.blocks import Block, parse_block
 from airflow_provider_d1.dump.reader import DumpReader
+from airflow_provider_d1.exceptions import D1DumpError
 
 
 def blocks_of(dump: bytes, **options: int) -> list[Block]:
@@ -176,3 +177,24 @@ for item in [*reader.feed({dump!r}), *reader.finish()]:
 assert "pandas" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    "insert",
+    [
+        "INSERT INTO t VALUES(replace(replace('xxxxxxxxxx','x','yyyyyyyyyy'),'y','zzzzzzzzzz'),1);",
+        "INSERT INTO t(b) VALUES(2);",
+    ],
+)
+def test_a_bomb_of_many_texts_is_refused(insert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("rows", "blocks"):
+        monkeypatch.setattr(f"airflow_provider_d1.dump.{module}.MAX_TEXT", 50_000)
+    dump = f"CREATE TABLE t(a TEXT DEFAULT '{'x' * 1000}', b);\n" + (insert + "\n") * 40
+    (block,) = blocks_of(dump.encode())
+    assert parse_block(block).rows == 40
+    (block,) = blocks_of((dump + (insert + "\n") * 40).encode())
+    with pytest.raises(D1DumpError, match="too long") as caught:
+        parse_block(block)
+    assert caught.value.table == "t"
+    assert caught.value.offset is not None
+    assert dump.index("(", dump.index("INSERT")) < caught.value.offset < len(dump) * 2
