@@ -43,7 +43,7 @@ class D1ConfigurationError(D1Error):
 class D1ApiError(D1Error):
     """The D1 API refused or failed a request.
 
-    :param message: what happened, with the remedy where there is one.
+    :param message: what happened, with the remedy where there is one; also the error's text.
     :param status: HTTP status, None when no answer arrived.
     :param code: Cloudflare's own code (7400, 7500, 10000, …), None when the body had none.
     :param retryable: whether sending the request again may help.
@@ -60,6 +60,7 @@ class D1ApiError(D1Error):
         retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
+        self.message = message
         self.status = status
         self.code = code
         self.retry_after = retry_after

@@ -20,7 +20,7 @@ from airflow_provider_d1.cloudflare.export_protocol import Complete, ExportAnswe
 from airflow_provider_d1.cloudflare.export_steps import BUSY_GAP, Rules, Send, Sent, State, first_step, step
 from airflow_provider_d1.cloudflare.messages import MAX_ANSWER_BYTES
 from airflow_provider_d1.cloudflare.models import D1Export, Database, ExportOptions, OnVirtualTable
-from airflow_provider_d1.cloudflare.seal import seal, url_expiry
+from airflow_provider_d1.cloudflare.seal import URL_LIFETIME, seal, url_expiry
 from airflow_provider_d1.exceptions import (
     D1ApiError,
     D1ConfigurationError,
@@ -256,6 +256,8 @@ class _Run:
         completed_at = datetime.fromtimestamp(self.client.clock.time(), UTC)
         # The URL speaks in Cloudflare's time, and will be held against ours.
         expires_at = url_expiry(end.url, completed_at + skew) - skew
+        if expires_at <= completed_at:  # nobody hands out a dead URL: it was signed by a clock that we cannot see
+            expires_at = completed_at + URL_LIFETIME
         return D1Export(
             database_id=self.database.uuid,
             database_name=self.database.name,

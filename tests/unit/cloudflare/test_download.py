@@ -144,7 +144,9 @@ def test_many_cuts_are_no_failure_as_long_as_bytes_come() -> None:
 
 @pytest.mark.parametrize("etag", [None, 'W/"weak"'])
 @pytest.mark.parametrize("place", [OVERLAP + 1, 500_000, len(DUMP) - 1])
-def test_the_last_bytes_are_asked_for_again_where_no_tag_tells_one_dump_from_another(place: int, etag: str | None) -> None:
+def test_the_last_bytes_are_asked_for_again_where_no_tag_tells_one_dump_from_another(
+    place: int, etag: str | None
+) -> None:
     cut = whole(cut_at=place, etag=etag, ranges=True, offer=True)
     with Server([cut, whole(etag=etag, ranges=True, offer=True)]) as server:
         assert fetch(server, step=8192) == DUMP

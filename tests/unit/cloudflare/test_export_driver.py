@@ -153,6 +153,12 @@ def test_the_expiry_is_read_from_the_url_in_cloudflares_time() -> None:
     assert abs((result.expires_at - result.completed_at).total_seconds() - 600) < 2
 
 
+def test_a_url_that_was_just_handed_out_is_never_taken_for_dead() -> None:
+    url = "https://r2.example/x.sql?X-Amz-Date=20200101T000000Z&X-Amz-Expires=3600&X-Amz-Signature=1"
+    result = export(FakeD1([complete(url=url)]))
+    assert result.expires_at == result.completed_at + timedelta(hours=1)
+
+
 # --- gaps
 
 
@@ -524,5 +530,6 @@ def test_a_cancelled_export_gives_its_place_back() -> None:
 
 
 def test_errors_of_the_api_say_what_happened() -> None:
-    with pytest.raises(D1ApiError, match="7400"):
+    with pytest.raises(D1ApiError, match="7400") as caught:
         export(FakeD1([Reply(error(7400, "bad body"), status=400)]))
+    assert (caught.value.status, caught.value.code, caught.value.message) == (400, 7400, str(caught.value))
