@@ -219,7 +219,8 @@ def airflow_deployment(
             deployment.processes[name] = stack.enter_context(_whole_tree(context))
         deployment.start_triggerer("triggerer")
         wait_until(lambda: _healthy(deployment), "all four components are healthy", 300)
-        yield deployment
+        with _ended_together(deployment.processes):
+            yield deployment
 
 
 def airflow() -> Path:
@@ -308,6 +309,28 @@ def _call(method: str, url: str, body: object, token: str | None) -> Any:  # noq
     with opener.open(request, timeout=180) as answer:
         raw = answer.read()
     return json.loads(raw) if raw else None
+
+
+@contextmanager
+def _ended_together(components: Mapping[str, subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Ask all components to end at once, since each takes seconds for it, and see that no child outlives them."""
+    try:
+        yield
+    finally:
+        children = [child for process in components.values() for child in _children(process)]
+        for each in [*(process.pid for process in components.values()), *(child.pid for child in children)]:
+            _continue(each)  # a stopped process hears no SIGTERM
+        for process in components.values():
+            process.terminate()
+        for process in components.values():
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for child in children:
+            if child.is_running():
+                child.kill()
 
 
 @contextmanager

@@ -90,8 +90,11 @@ class Bed:
         return log
 
     def deferred(self, run_id: str, task_id: str = "stage") -> None:
-        """Wait until the task is deferred and its export is being polled."""
+        """Wait until the task is deferred, the scheduler has heard of it, and the export is being polled."""
         self.airflow.wait_for_task(self.name, run_id, task_id, "deferred", PATIENCE)
+        log = self.airflow.folder / "scheduler.log"  # nothing else tells; see EXPORT_SECONDS
+        heard = f"Received executor event with state success for task instance TaskInstanceKey(dag_id='{self.name}'"
+        wait_until(lambda: heard in log.read_text(errors="replace"), "the worker has let go of the task", PATIENCE)
         wait_until(lambda: len(self.calls("export_poll")) >= 2, "the export is polled", PATIENCE, every=0.1)
 
     def calls(self, *kinds: str) -> list[Any]:
