@@ -189,6 +189,7 @@ class DumpReader:
         """Look up what an INSERT's first words say."""
         offset = self._offset + match.start()
         prefix = bytes(match.group())
+        _refuse_nul(prefix, offset)
         name = self._name(match["table"], offset)
         if is_internal(name):
             return _Insert(prefix, None)
@@ -332,6 +333,7 @@ class DumpReader:
             statement.decode()
         except UnicodeDecodeError as error:
             raise D1DumpError("invalid UTF-8", offset=offset + error.start) from None
+        _refuse_nul(statement, offset)
         words = _first_words(statement)
         match words:
             case ["CREATE", "TABLE", *_]:
@@ -381,6 +383,13 @@ def is_internal(name: str) -> bool:
     """Tell whether a table is SQLite's or Cloudflare's own, which is neither staged nor listed."""
     folded = fold(name)
     return folded == "sqlite_sequence" or folded.startswith(("sqlite_stat", "_cf_"))
+
+
+def _refuse_nul(words: bytes, offset: int) -> None:
+    """Refuse a NUL outside of values: SQLite stops reading there, and no name can hold one."""
+    at = words.find(b"\0")
+    if at >= 0:
+        raise D1DumpError("a NUL outside of values", offset=offset + at)
 
 
 def _first_words(statement: bytes) -> list[str]:

@@ -53,7 +53,7 @@ def read_with_sqlite(dump: bytes) -> dict[str, SqliteTable]:
             inserted.setdefault(table, []).append(rowid)
 
     connection.set_update_hook(note)
-    connection.execute(dump.decode())
+    connection.execute(dump.decode()).fetchall()  # it would stop at the first statement that gives a row
     connection.set_update_hook(None)
     tables = {}
     listed = connection.execute("PRAGMA table_list").fetchall()

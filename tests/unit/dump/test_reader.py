@@ -226,6 +226,21 @@ def test_invalid_utf8_anywhere() -> None:
         assert caught.value.offset == dump.index(b"\xc3")
 
 
+def test_a_nul_outside_texts_is_where_sqlite_would_stop() -> None:
+    for place in (b'CREATE TABLE "u%s"(a);', b'CREATE TABLE u("a%s");', b"CREATE VIEW v AS SELECT 1 /* %s */;"):
+        dump = TABLE + b"INSERT INTO t VALUES(1,'a\0b');\n" + place % b"\0"
+        with pytest.raises(D1DumpError, match="NUL") as caught:
+            read_with_ours(dump)
+        assert caught.value.offset == dump.rindex(b"\0")
+    for insert in (
+        b'INSERT INTO "t\0" VALUES(1,2);',
+        b"INSERT INTO t /*\0*/ VALUES(1,2);",
+        b"INSERT INTO t VALUES(1,\0);",
+    ):
+        with pytest.raises(D1DumpError):
+            read_with_ours(TABLE + insert)
+
+
 @pytest.mark.parametrize("dump", [b"", b" \n", b"\n\n"])
 def test_an_empty_dump_is_refused(dump: bytes) -> None:
     with pytest.raises(D1DumpError, match="empty"):
