@@ -49,9 +49,7 @@ class StagingRun:
         self._sent: bytes | None = None
         before = sink.list()
         if not replace and MANIFEST_KEY in before:
-            error = D1StagingError(f"{sink.uri(MANIFEST_KEY)} already stands, and replace is False")
-            error.retryable = False
-            raise error
+            raise already_stands(sink)
         self._before = frozenset(before)
         # plain names for the first run, which nothing can collide with; a short token for all others
         self._token = f"-d1x{secrets.token_hex(4)}" if before else ""
@@ -173,3 +171,10 @@ def _files_of(mark: bytes | None) -> list[str]:
         return [str(key) for key in json.loads(mark or b"{}").get("files", ())]
     except (ValueError, AttributeError, TypeError):
         return []
+
+
+def already_stands(sink: Sink) -> D1StagingError:
+    """What to raise for a manifest that may not be replaced."""
+    error = D1StagingError(f"{sink.uri(MANIFEST_KEY)} already stands, and replace is False")
+    error.retryable = False
+    return error

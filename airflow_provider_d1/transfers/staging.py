@@ -105,6 +105,8 @@ class D1ToStagingOperator(D1ExportOperator):
             if earlier is not None:
                 self.log.info("An earlier try has exported the database: no new export.")
                 return self.finish(context, earlier)
+            if not self.replace:
+                self._refuse_what_stands()
         return super().execute(context)
 
     def finish(self, context: Context, export: D1Export) -> dict[str, Any]:
@@ -120,6 +122,15 @@ class D1ToStagingOperator(D1ExportOperator):
             raise
         finished.forget()
         return result
+
+    def _refuse_what_stands(self) -> None:
+        """Before the export: it would block the database in vain."""
+        from airflow_provider_d1.staging.manifest import MANIFEST_KEY
+        from airflow_provider_d1.staging.run import already_stands
+
+        sink = self.sink()
+        if sink.read_bytes(MANIFEST_KEY) is not None:
+            raise already_stands(sink)
 
     def _stage_given(self) -> dict[str, Any]:
         """Stage what another task exported."""

@@ -119,6 +119,17 @@ def test_without_deferral_it_does_all_in_the_worker(emulator: Emulator, tmp_path
     assert operator.execute(context())["rows"] == 3
 
 
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_what_may_not_be_replaced_is_refused_before_an_export(
+    emulator: Emulator, export: D1Export, tmp_path: Path, deferrable: bool
+) -> None:
+    to_folder(tmp_path, export=export).execute(context())
+    emulator.reset()
+    with pytest.raises(AirflowFailException, match="already stands"):
+        to_folder(tmp_path, database="shop", replace=False, deferrable=deferrable).execute(context())
+    assert not emulator.calls
+
+
 def test_the_dump_as_it_came(export: D1Export, tmp_path: Path) -> None:
     result = to_folder(tmp_path, export=export, file_format="sql").execute(context())
     assert (result["tables"], result["rows"]) == ({}, 0)
