@@ -179,7 +179,7 @@ def strictly(declared: str, chance: Random) -> object:
     return anything(chance)
 
 
-def made_table(chance: Random, name: str, style: str) -> tuple[MadeTable, str]:
+def made_table(chance: Random, name: str, style: str) -> tuple[MadeTable, list[str]]:
     """Draw a table; return it and its part of a dump."""
     strict = chance.random() < 0.15
     count = chance.randrange(1, 6)
@@ -221,7 +221,20 @@ def made_table(chance: Random, name: str, style: str) -> tuple[MadeTable, str]:
     if style == "sqlite" and chance.random() < 0.1 and len(rows) > 1:
         values = "),\n(".join(",".join(literal(row[i], style, chance) for i in order) for row in rows)
         lines = [insert + values + ");"]
-    return MadeTable(name, ddl, rows), "\n".join([ddl + ";", *lines])
+    return MadeTable(name, ddl, rows), [ddl + ";", *lines]
+
+
+def in_turns(chance: Random, tables: list[list[str]]) -> list[str]:
+    """Let tables give a few of their lines in turn, as a dump that somebody has put together."""
+    merged: list[str] = []
+    left = list(tables)
+    while left:
+        lines = chance.choice(left)
+        few = chance.choice([1, 2, 2, 3, 8])
+        merged += lines[:few]
+        del lines[:few]
+        left = [lines for lines in left if lines]
+    return merged
 
 
 def made_dump(chance: Random) -> bytes:
@@ -232,7 +245,8 @@ def made_dump(chance: Random) -> bytes:
         name = chance.choice(NAMES)
         if name.lower() not in [n.lower() for n in names]:
             names.append(name)
-    parts = [made_table(chance, name, style)[1] for name in names]
+    tables = [made_table(chance, name, style)[1] for name in names]
+    parts = in_turns(chance, tables) if chance.random() < 0.2 else [line for lines in tables for line in lines]
     if style == "sqlite":
         parts = ["PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;", *parts, "COMMIT;"]
     else:
