@@ -32,13 +32,15 @@ if TYPE_CHECKING:
 ATTEMPTS = 8
 #: longest pause between two of them, in seconds
 MAX_PAUSE = 15.0
+#: a longer wait than this that the server asks for, in seconds, is not worth a worker
+LONGEST_WAIT = 600.0
 MAX_REDIRECTS = 5
 #: bytes that are asked for a second time where no ETag tells one dump from another
 OVERLAP = 4096
 #: an error's body is read only so far
 _ERROR_BYTES = 16 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)$")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d+/(\d+|\*)$")
 _EXPIRED = re.compile(
     rb"<Code>\s*(ExpiredRequest|RequestExpired|ExpiredToken|AccessDenied)\s*</Code>|has expired", re.IGNORECASE
 )
@@ -222,7 +224,7 @@ class Download(io.RawIOBase):
         """True when a 200 repeats what was delivered and so can go on behind it; False when it was cut before that."""
         _check_plain(response)
         length = response.headers.get("content-length", "")
-        announced = int(length) if length.isdecimal() else None
+        announced = int(length) if re.fullmatch(r"\d{1,18}", length) else None
         if self._position and self.content_length is not None and announced not in (None, self.content_length):
             raise _changed()
         self.content_length = announced if announced is not None else self.content_length
@@ -253,7 +255,10 @@ class Download(io.RawIOBase):
         if status not in (408, 429) and status < 500:
             raise D1DownloadError(f"the dump's server refused the signed URL with HTTP {status}")
         headers = {name.lower(): value for name, value in response.headers.items()}
-        self._pause(f"HTTP {status}", retry_after(Answer(status, headers, b"")))
+        asked = retry_after(Answer(status, headers, b""))
+        if asked is not None and asked > LONGEST_WAIT:
+            raise D1DownloadError(f"the dump's server answered HTTP {status} and asks to wait for {asked:.0f} s")
+        self._pause(f"HTTP {status}", asked)
 
     def _pause(self, problem: str, seconds: float | None = None) -> None:
         self._drop()

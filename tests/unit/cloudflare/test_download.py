@@ -217,6 +217,7 @@ def _part(**fields: object) -> Any:
         {"Content_Range": f"bytes 500000-{len(DUMP) - 1}/{len(DUMP)}"},
         {"ETag": TAG, "Content_Range": f"bytes 500000-{len(DUMP) - 1}/{len(DUMP) + 1}"},
         {"ETag": TAG, "Content_Range": "bytes */960000"},
+        {"ETag": TAG, "Content_Range": f"bytes {'9' * 5000}-{len(DUMP) - 1}/{len(DUMP)}"},
         {"ETag": TAG},
     ],
 )
@@ -363,6 +364,14 @@ def test_retry_after_is_obeyed() -> None:
     with Server([refusal(503, Retry_After=7), whole()]) as server:
         fetch(server, clock=clock)
     assert clock.slept == [7.0]
+
+
+def test_but_no_worker_waits_for_an_hour() -> None:
+    clock = FakeClock()
+    with Server([refusal(503, Retry_After=3600)]) as server, pytest.raises(D1DownloadError, match="3600 s") as caught:
+        fetch(server, clock=clock)
+    assert caught.value.retryable
+    assert clock.slept == []
 
 
 def test_an_endless_error_page_is_read_only_a_little() -> None:
