@@ -39,8 +39,10 @@ _CALL_RESERVE = 0.05
 _FORGOTTEN = 60.0
 _LONGEST_WAIT = 5.0
 _NEXT_TRY = 0.2
-_POLICY = re.compile(r"\bq=(\d+).*?\bw=(\d+)|^\s*(\d+)\s*;\s*w=(\d+)")
-_STANDING = re.compile(r"\b(?:r|remaining)=(\d+).*?\b(?:t|reset)=(\d+)")
+# a number of thousands of digits is one that Python refuses to read
+_POLICY = re.compile(r"\bq=(\d{1,9})\b.*?\bw=(\d{1,9})\b|^\s*(\d{1,9})\s*;\s*w=(\d{1,9})\b")
+_STANDING = re.compile(r"\b(?:r|remaining)=(\d{1,9})\b.*?\b(?:t|reset)=(\d{1,9})\b")
+_NUMBER = re.compile(r"\d{1,9}")
 
 
 @dataclass(slots=True, eq=False)
@@ -244,7 +246,8 @@ def _told_left(answer: Answer) -> _Limit | None:
         return _Limit(int(found[1]), float(found[2]))
     left, reset = answer.headers.get("x-ratelimit-remaining", ""), answer.headers.get("x-ratelimit-reset", "")
     # Some services put an epoch into this older field; only a span makes sense here.
-    return _Limit(int(left), float(reset)) if left.isdecimal() and reset.isdecimal() and int(reset) <= 86400 else None
+    readable = _NUMBER.fullmatch(left) and _NUMBER.fullmatch(reset)
+    return _Limit(int(left), float(reset)) if readable and int(reset) <= 86400 else None
 
 
 _budgets: dict[tuple[str, int], RequestBudget] = {}

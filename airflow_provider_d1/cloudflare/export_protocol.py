@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.models import ExportOptions
 
 NOT_EXPORTING = "Not currently exporting anything"
-_PART = re.compile(r"Uploaded part (\d+)")
+_PART = re.compile(r"Uploaded part (\d{1,9})")
 
 
 @dataclass(frozen=True, slots=True)

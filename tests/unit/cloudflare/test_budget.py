@@ -100,7 +100,19 @@ def test_a_smaller_limit_of_the_server_counts_over_its_own_window(policy: str) -
     assert budget.take() == 0.0
 
 
-@pytest.mark.parametrize("value", ["", "nonsense", '"default"', '"default";r=x;t=y', '"default";q=0;w=0'])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "nonsense",
+        '"default"',
+        '"default";r=x;t=y',
+        '"default";q=0;w=0',
+        "9" * 5000,
+        f'"default";r={"9" * 5000};t=9;q={"9" * 5000};w=9',
+    ],
+    ids=lambda value: value[:30],
+)
 def test_header_fields_of_another_form_do_no_harm(value: str) -> None:
     budget = RequestBudget(1000, FakeClock())
     budget.learn(answer(ratelimit=value, ratelimit_policy=value, x_ratelimit_remaining=value, x_ratelimit_reset=value))

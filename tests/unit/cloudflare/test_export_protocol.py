@@ -79,6 +79,14 @@ def test_active_comes_with_202_and_parts_out_of_order() -> None:
     assert read(ACTIVE, 202) == Running("…", frozenset({1, 2}))
 
 
+def test_a_part_of_a_number_that_nobody_can_read_is_none() -> None:
+    body = {
+        "success": True,
+        "result": {"success": True, "at_bookmark": "b", "messages": [f"Uploaded part {'9' * 5000}"]},
+    }
+    assert isinstance(read(json.dumps(body), 202), Running)
+
+
 def test_active_with_200_is_running_too() -> None:
     assert read(ACTIVE, 200) == Running("…", frozenset({1, 2}))
 
