@@ -58,6 +58,7 @@ DIALECT = Dialect(
 )
 
 _NOW = "CURRENT_TIMESTAMP()"
+_CONNECT_TIMEOUT = 30
 
 
 # statements and job configurations: pure functions of the plan
@@ -188,13 +189,19 @@ def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | No
     try:
         from airflow.providers.google.cloud.hooks.bigquery import BigQueryHook
         from google.api_core.exceptions import GoogleAPIError
+        from google.auth.exceptions import GoogleAuthError
     except ImportError as error:
         raise D1ConfigurationError(
             f"Loading into BigQuery needs its provider: pip install 'airflow-provider-d1[bigquery]' ({error})"
         ) from error
     hook = BigQueryHook(gcp_conn_id=conn_id, use_legacy_sql=False)
     with closing(hook.get_client(project_id=hook.project_id, location=hook.location)) as client:
-        session = _Session(client)
+        try:
+            session = _Session(client)
+        except (GoogleAPIError, GoogleAuthError) as error:
+            failed = D1WarehouseError(f"No connection to BigQuery through {conn_id!r}: {error}")
+            failed.retryable = True
+            raise failed from error
         try:
             return run_load(plan, session, _STEPS(fill=partial(_fill, client, files)))
         except GoogleAPIError as error:
@@ -228,19 +235,18 @@ class _Session:
     """A BigQuery client as a session; one BigQuery session, so that a transaction can span several statements."""
 
     def __init__(self, client: Any) -> None:
+        from google.cloud.bigquery import ConnectionProperty, QueryJobConfig
+        from google.cloud.bigquery.retry import DEFAULT_RETRY
+
         self._client = client
-        self._session_id: str | None = None
+        # the client's own patience is ten minutes and more, also with a server that is not there
+        patience = {"retry": DEFAULT_RETRY.with_timeout(_CONNECT_TIMEOUT), "job_retry": None, "timeout": 20}
+        opened = client.query("SELECT 1", job_config=QueryJobConfig(create_session=True), **patience)
+        opened.result()
+        properties = [ConnectionProperty("session_id", opened.session_info.session_id)]
+        self._configuration = QueryJobConfig(connection_properties=properties)
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
         """Run a statement and return its rows."""
-        from google.cloud.bigquery import ConnectionProperty, QueryJobConfig
-
-        if self._session_id is None:
-            configuration = QueryJobConfig(create_session=True)
-        else:
-            configuration = QueryJobConfig(connection_properties=[ConnectionProperty("session_id", self._session_id)])
-        job = self._client.query(statement, job_config=configuration)
-        rows = [tuple(row.values()) for row in job.result()]
-        if self._session_id is None and job.session_info is not None:
-            self._session_id = job.session_info.session_id
-        return rows
+        job = self._client.query(statement, job_config=self._configuration)
+        return [tuple(row.values()) for row in job.result()]

@@ -168,15 +168,26 @@ def _names(plan: LoadPlan, columns: Sequence[Column]) -> str:
 
 
 def _widened(plan: LoadPlan, name: str, old: str, new: str) -> str:
+    literal = plan.dialect.literal
     if (old, new) == ("float64", "string"):
-        # 1 → 1.0, 1e21 → 1.0e+21, inf → Inf
+        # 1e21 → 1.0e+21, 1e-7 → 1.0e-07, inf → Inf
         text = f"toString({name})"
-        for pattern, by in (("^(-?[0-9]+)(e.*)?$", "\\1.0\\2"), ("e([0-9])", "e+\\1"), ("inf", "Inf")):
-            text = f"replaceRegexpOne({text}, {plan.dialect.literal(pattern)}, {plan.dialect.literal(by)})"
-        return text
+        steps = (
+            ("^(-?[0-9]+)(e.*)?$", r"\1.0\2"),
+            ("e([0-9])", r"e+\1"),
+            ("e([+-])([0-9])$", r"e\10\2"),
+            ("inf", "Inf"),
+        )
+        for pattern, by in steps:
+            text = f"replaceRegexpOne({text}, {literal(pattern)}, {literal(by)})"
+        whole = f"concat(toString(toInt64({name})), '.0')"
+        return f"if({name} = trunc({name}) AND abs({name}) < 1e17, {whole}, {text})"
+    if (old, new) == ("timestamp[us]", "string"):
+        text = f"replaceRegexpOne(toString({name}), '0{{1,6}}$', '')"
+        return f"replaceRegexpOne({text}, '[.]$', '')"
     if (old, new) == ("binary", "string"):
         return f"hex({name})"
-    return f"CAST({name}, {plan.dialect.literal(plan.dialect.types[new])})"
+    return f"CAST({name}, {literal(plan.dialect.types[new])})"
 
 
 # the load itself
@@ -222,6 +233,7 @@ class _Load:
     def run(self) -> list[LoadedTable]:
         plan = self.plan
         self._prepare()
+        self._refuse_views()
         append = plan.options.mode == "append"
         loaded = loads.already_loaded(self._rows(loads.history_query(plan))) if append else {}
         results = []
@@ -256,6 +268,15 @@ class _Load:
         if not self._rows(f"SELECT 1 FROM system.databases WHERE name = {schema}"):
             self._run(create_database(self.plan))
         self._run(create_loads(self.plan))
+
+    def _refuse_views(self) -> None:
+        """EXCHANGE TABLES would take a view for a table, and the helper's end would be the view's."""
+        schema = self.plan.dialect.literal(self.plan.options.schema)
+        query = f"SELECT name FROM system.tables WHERE database = {schema} AND engine LIKE '%View'"
+        views = {name for (name,) in self._rows(query)}
+        for table in self.plan.tables:
+            if table.name in views:
+                raise D1WarehouseError(f"{self.plan.path(table.name)} is a view; it is left as it is")
 
     def _new(self, table: Table, existing: Mapping[str, str]) -> list[str]:
         self._run(drop_helper(self.plan, table))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from decimal import Decimal
 from typing import TYPE_CHECKING
+
+from airflow_provider_d1.dump.text_form import real_to_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,7 +27,7 @@ def widened(column: pa.Array, staged: str, wanted: str) -> pa.Array:
     if wanted != "string":
         return pc.cast(column, {"float64": pa.float64(), "timestamp[us]": pa.timestamp("us")}[wanted])
     if staged == "float64":
-        return pa.array([None if x is None else sqlite_real(x) for x in column.to_pylist()], pa.string())
+        return pa.array([None if x is None else real_to_text(x) for x in column.to_pylist()], pa.string())
     if staged == "binary":
         return pa.array([None if x is None else x.hex().upper() for x in column.to_pylist()], pa.string())
     text = pc.cast(column, pa.string())
@@ -35,27 +35,6 @@ def widened(column: pa.Array, staged: str, wanted: str) -> pa.Array:
         text = pc.replace_substring_regex(text, r"(\.\d*?)0+$", r"\1")
         text = pc.replace_substring_regex(text, r"\.$", "")
     return text
-
-
-def sqlite_real(value: float) -> str:
-    """A REAL as text in SQLite's layout (always with a point), with the fewest digits that give the same double back.
-
-    SQLite itself writes up to two digits more for some values; they say nothing about the number.
-    """
-    if math.isinf(value):
-        return "Inf" if value > 0 else "-Inf"
-    if value == 0:
-        return "0.0"
-    negative, figures, tail = Decimal(repr(value)).as_tuple()
-    power = len(figures) - 1 + int(tail)  # of ten, of the first digit
-    digits = "".join(map(str, figures)).rstrip("0")
-    sign = "-" if negative else ""
-    if power < -4 or power > 16:
-        return f"{sign}{digits[0]}.{digits[1:] or '0'}e{power:+03d}"
-    if power < 0:
-        return f"{sign}0.{'0' * (-power - 1)}{digits}"
-    whole = digits[: power + 1].ljust(power + 1, "0")
-    return f"{sign}{whole}.{digits[power + 1 :] or '0'}"
 
 
 def nul_count(column: pa.StringArray) -> int:

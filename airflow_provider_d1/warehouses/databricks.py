@@ -187,7 +187,7 @@ def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | No
             f"Loading into Databricks needs its provider: pip install 'airflow-provider-d1[databricks]' ({error})"
         ) from error
     # the driver would go on trying for a quarter of an hour
-    hook = DatabricksSqlHook(databricks_conn_id=conn_id, _retry_stop_after_attempts_duration=45)
+    hook = DatabricksSqlHook(databricks_conn_id=conn_id, _retry_stop_after_attempts_duration=30)
     try:
         connection = hook.get_conn()
     except Error as error:

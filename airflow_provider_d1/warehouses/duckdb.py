@@ -97,7 +97,8 @@ def alter_column(plan: LoadPlan, table: str, column: str, old: str, new: str) ->
         (
             "float64",
             "string",
-        ): f"replace(regexp_replace({name}::VARCHAR, '^(-?[0-9]+)(e.*)$', '\\1.0\\2'), 'inf', 'Inf')",
+        ): f"CASE WHEN {name} = trunc({name}) AND abs({name}) < 1e17 THEN {name}::BIGINT::VARCHAR || '.0' "
+        f"ELSE replace(regexp_replace({name}::VARCHAR, '^(-?[0-9]+)(e.*)$', '\\1.0\\2'), 'inf', 'Inf') END",
         ("binary", "string"): f"hex({name})",
     }.get((old, new), f"{name}::{type_name}")
     return f"ALTER TABLE {plan.path(table)} ALTER COLUMN {name} TYPE {type_name} USING {using}"
@@ -209,6 +210,7 @@ class _Transaction:
         append = plan.options.mode == "append"
         loaded = loads.already_loaded(self._rows(loads.history_query(plan))) if append else {}
         results = []
+        self._refuse_twins()
         for table in plan.tables:
             columns = self._columns(table.name) if append else {}
             if columns and loaded.get(table.name):
@@ -220,6 +222,24 @@ class _Transaction:
         if done:
             self._run(loads.insert_statement(plan, [table for table in plan.tables if table.name in done], _NOW))
         return results
+
+    def _refuse_twins(self) -> None:
+        """Another table, whose name DuckDB takes for the same one, is neither replaced nor appended to."""
+        schema = self.plan.dialect.literal(ascii_lower(self.plan.options.schema))
+        standing = {
+            ascii_lower(name): name
+            for (name,) in self._rows(
+                "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() "
+                f"AND lower(schema_name) = {schema}"
+            )
+        }
+        for table in self.plan.tables:
+            twin = standing.get(ascii_lower(table.name), table.name)
+            if twin != table.name:
+                raise D1WarehouseError(
+                    f"table {table.name!r} can't stand beside {twin!r} in schema {self.plan.options.schema!r}: DuckDB "
+                    "takes the two for one name"
+                )
 
     def _load_table(self, table: Table, existing: dict[str, str], *, reads_s3: bool) -> LoadedTable:
         plan = self.plan

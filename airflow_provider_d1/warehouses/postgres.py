@@ -103,7 +103,8 @@ def alter_column(plan: LoadPlan, table: str, column: str, old: str, new: str) ->
         (
             "float64",
             "string",
-        ): f"replace(regexp_replace({name}::text, '^(-?[0-9]+)(e.*)?$', '\\1.0\\2'), 'Infinity', 'Inf')",
+        ): f"CASE WHEN {name} = trunc({name}) AND abs({name}) < 1e17 THEN {name}::bigint::text || '.0' "
+        f"ELSE replace(regexp_replace({name}::text, '^(-?[0-9]+)(e.*)$', '\\1.0\\2'), 'Infinity', 'Inf') END",
         ("binary", "string"): f"upper(encode({name}, 'hex'))",
     }.get((old, new), f"{name}::{plan.dialect.types[new]}")
     return f"ALTER TABLE {plan.path(table)} ALTER COLUMN {name} TYPE {plan.dialect.types[new]} USING {using}"

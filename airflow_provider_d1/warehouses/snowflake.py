@@ -237,8 +237,8 @@ def _fill(session: _Cursor, files: StagedFiles, plan: LoadPlan, table: Table) ->
     if plan.options.stage is None:
         session.rows(create_stage(plan, table))
         with tempfile.TemporaryDirectory(prefix="d1-load-") as folder:
-            for number, (part, path) in enumerate(files.opened(table)):
-                _check(table, part, path)
+            for number, (opened, path) in enumerate(files.opened(table)):
+                _check(table, opened, path)
                 # PUT takes the name in the stage from the path, and patterns for names
                 link = Path(folder) / staged_name(number)
                 link.symlink_to(path)
@@ -247,15 +247,13 @@ def _fill(session: _Cursor, files: StagedFiles, plan: LoadPlan, table: Table) ->
                 session.rows(statement)
     else:
         files.check_contents(table)
-    expected = {
-        staged_name(number) if plan.options.stage is None else split_s3(part.uri)[1]: part
-        for number, part in enumerate(table.parts)
-    }
+    internal = plan.options.stage is None
+    names = [staged_name(n) if internal else split_s3(part.uri)[1] for n, part in enumerate(table.parts)]
     rows = 0
     for statement in copies(plan, table):
         log.info("%s", statement)
         for file, _status, _parsed, loaded, *_ in (row for row in session.rows(statement) if len(row) > 3):
-            part = next((part for name, part in expected.items() if str(file).endswith(name)), None)
+            part = next((p for p, name in zip(table.parts, names, strict=True) if str(file).endswith(name)), None)
             if part is None:
                 raise D1WarehouseError(f"table {table.name!r}: Snowflake loaded {file}, which is none of its parts")
             if int(loaded) != part.rows:

@@ -22,7 +22,7 @@ ALLOWED = {
     "triggers": {"hooks", "cloudflare", "exceptions"},
     "links": {"exceptions"},
     "operators": {"hooks", "triggers", "links", "cloudflare", "exceptions"},
-    "warehouses": {"staging", "exceptions"},
+    "warehouses": {"staging", "dump", "exceptions"},
     "transfers": {
         "operators",
         "hooks",
