@@ -18,6 +18,8 @@ _SAMPLE_ROWS = 4096
 #: what a column chunk can add beyond its values: page headers, statistics, its entry in the footer
 _COLUMN_OVERHEAD = 600
 _FOOTER_OVERHEAD = 2048
+#: of a value that stands in a dictionary (of a mebibyte at most) and gets a number of 18 bits besides
+_INDEX_BYTES = 2.5
 
 
 class ParquetFormat:
@@ -47,6 +49,7 @@ class ParquetPart:
         self._schema = schema
         self._file = pa.OSFile(os.fsencode(path), "wb")  # of a str Arrow wants UTF-8
         self._groups = 0
+        self._dictionaries = len(dictionary)
         # what the footer holds of the schema and its metadata, once as Parquet's own and once as Arrow's in base64
         self._footer = _FOOTER_OVERHEAD + 3 * schema.serialize().size
         self._writer = pq.ParquetWriter(
@@ -58,10 +61,11 @@ class ParquetPart:
         )
 
     def add(self, rows: pa.Table, limit: int | None) -> bool:
-        """Write a row group; before compression it is at least as large as after."""
+        """Write a row group; before compression it is at least as large as after, but for dictionaries in vain."""
         if limit is not None:
             overhead = (self._groups + 1) * len(self._schema) * _COLUMN_OVERHEAD + self._footer
-            if self._file.tell() + rows.nbytes + overhead > limit:
+            indices = self._dictionaries * rows.num_rows * _INDEX_BYTES
+            if self._file.tell() + rows.nbytes + indices + overhead > limit:
                 return False
         self._writer.write_table(rows, row_group_size=max(1, rows.num_rows))
         self._groups += 1

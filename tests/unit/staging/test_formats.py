@@ -7,6 +7,9 @@ import gzip
 import io
 import json
 import math
+import random
+import string
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +198,34 @@ def test_a_part_never_outgrows_its_limit(form: TableFormat, tmp_path: Path) -> N
     part.close()
     assert (tmp_path / "part").stat().st_size <= limit
     assert same(read_back(form, tmp_path / "part", table.schema), table.slice(0, added))
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.float64(), pa.string(), pa.binary()], ids=str)
+@pytest.mark.parametrize("rows", [20_000, 100_000])
+def test_a_dictionary_that_does_not_pay_after_all_is_reckoned_with(
+    kind: pa.DataType, rows: int, tmp_path: Path
+) -> None:
+    """The first rows repeat, the others do not: then the dictionary only adds to them."""
+    chance = random.Random(7)
+    make: Callable[[], object] = {
+        pa.int64(): lambda: chance.getrandbits(63),
+        pa.float64(): lambda: chance.uniform(-1e300, 1e300),
+        pa.string(): lambda: chance.choice(string.printable) * chance.randrange(2),
+        pa.binary(): lambda: chance.randbytes(3),
+    }[kind]
+    first = make()
+    values = pa.array([first] * 4500 + [make() for _ in range(rows)], kind)
+    table = pa.table({"a": values, "b": values})
+    form = ParquetFormat("zstd")
+    limit = 20_000
+    while True:  # the smallest limit that lets it pass, to a percent
+        part = form.open(tmp_path / "part", table.schema, table)
+        fits = part.add(table, limit)
+        part.close()
+        if fits:
+            break
+        limit += limit // 100
+    assert (tmp_path / "part").stat().st_size <= limit
 
 
 def test_a_row_longer_than_the_readers_block_comes_back(tmp_path: Path) -> None:
