@@ -31,14 +31,15 @@ class Access:
     :param token: as ``Authorization: Bearer``, or as ``X-Auth-Key`` beside ``X-Auth-Email``.
     :param account_id: the account.
     :param email: the Global API Key's address.
-    :param account_owned: the token belongs to the account, not to a user: each kind has a verify call of its own.
+    :param account_owned: whether the token belongs to the account, not to a user: each kind has a verify call of its
+        own. With None both accept it.
     :param faults: may revoke the token, or leave it without a right to D1.
     """
 
     token: str = field(repr=False)
     account_id: str
     email: str
-    account_owned: bool
+    account_owned: bool | None
     faults: Faults = field(repr=False)
 
     def authenticate(self, headers: Mapping[str, str]) -> None:
@@ -81,7 +82,8 @@ class Access:
         :param account_id: the one in the path, None for ``/user/tokens/verify``.
         :raises ApiError: it is a token of the other kind.
         """
-        if (account_id is not None) != self.account_owned or account_id not in (None, self.account_id):
+        wrong_kind = self.account_owned not in (None, account_id is not None)
+        if wrong_kind or account_id not in (None, self.account_id):
             raise ApiError(401, INVALID_TOKEN, "Invalid API Token")
         return {"id": "ed17574386854bf78a67040be0a770b0", "status": "active"}
 

@@ -46,7 +46,8 @@ class Emulator:
     :param dumps: name → a ready ``.sql`` file of any size that every export of that database hands out as it is.
     :param faults: name → value, see :class:`~airflow_provider_d1.emulator.faults.Faults`.
     :param email: the Global API Key's address.
-    :param account_owned_token: the token is verified at ``/accounts/{id}/tokens/verify`` and not at ``/user/…``.
+    :param account_owned_token: True for a token that is verified at ``/accounts/{id}/tokens/verify`` only, False for one
+        at ``/user/tokens/verify`` only, None for either.
     :param host: where to listen.
     :param port: 0 takes a free one.
     :param speed: emulator seconds in one real second: with 100 the five-minute block takes three seconds.
@@ -64,7 +65,7 @@ class Emulator:
         dumps: Mapping[str, Path] | None = None,
         faults: Mapping[str, Any] | None = None,
         email: str = "user@example.com",
-        account_owned_token: bool = False,
+        account_owned_token: bool | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         speed: float = 1.0,

@@ -204,8 +204,15 @@ def test_verify(api) -> None:
     answer = api.call("GET", "/user/tokens/verify").json()
     assert (answer["success"], answer["result"]["status"]) == (True, "active")
     assert answer["messages"][0]["message"] == "This API Token is valid and active"
-    owned = api.call("GET", f"/accounts/{api.emulator.account_id}/tokens/verify")
-    assert error(owned) == (401, 1000, "Invalid API Token")
+    assert api.call("GET", f"/accounts/{api.emulator.account_id}/tokens/verify").json() == answer
+
+
+def test_a_token_that_a_user_owns() -> None:
+    with Emulator(account_owned_token=False) as emulator:
+        headers = {"Authorization": f"Bearer {emulator.token}"}
+        assert httpx.get(f"{emulator.url}/user/tokens/verify", headers=headers).status_code == 200
+        owned = httpx.get(f"{emulator.url}/accounts/{emulator.account_id}/tokens/verify", headers=headers)
+        assert error(owned) == (401, 1000, "Invalid API Token")
 
 
 def test_a_token_that_the_account_owns() -> None:
