@@ -275,14 +275,22 @@ class DumpReader:
             return -1
         buffer = self._buffer
         region = np.frombuffer(buffer, np.uint8, count=end - first, offset=first)
-        semicolons = int(np.count_nonzero(region == 59))
-        if semicolons == buffer.count(separator, first, end) * separator.count(b";"):
-            return -1  # the separators have them all
+        separators = buffer.count(separator, first, end)
+        if int(np.count_nonzero(region == 59)) == separators * separator.count(b";"):
+            return -1  # they have all semicolons
         ends = np.flatnonzero((region[:-1] == 41) & (region[1:] == 59))  # );
+        if len(ends) == separators * separator.count(b");"):
+            return -1
+        in_prefix = separator.count(b"'")
         before = np.searchsorted(np.flatnonzero(region == 39), ends)
         del region
+        if not in_prefix:
+            inside = before % 2 == 1  # a text
+            quoted = sum(buffer.startswith(separator, place) for place in (ends[inside] + first).tolist())
+            ends, before = ends[~inside], before[~inside]
+            if len(ends) == (separators - quoted) * separator.count(b");"):
+                return -1
         at = seen = 0
-        in_prefix = separator.count(b"'")
         for place, quotes in zip((ends + first).tolist(), before.tolist(), strict=True):
             if place < at or (quotes - seen * in_prefix) % 2:
                 continue  # inside the separator or a text

@@ -92,6 +92,13 @@ def test_other_statements_in_the_middle_of_a_run(between: str, text: str, own: s
     assert_same(dump.replace(";\nINS", "; \n\nINS").encode())
 
 
+def test_a_quoted_separator_does_not_make_up_for_a_missing_one() -> None:
+    quoted = "INSERT INTO t VALUES(1,');\nINSERT INTO t VALUES(');\n"
+    plain = "INSERT INTO t VALUES(2,'x;');\n"
+    dump = TABLE.decode() + "CREATE TABLE u(x);\n" + plain + quoted + plain + "INSERT INTO u VALUES(3);\n" + plain * 2
+    assert_same(dump.encode())
+
+
 def test_internal_tables_are_read_over() -> None:
     dump = (
         HEAD + b"CREATE TABLE _cf_KV (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;\n"
