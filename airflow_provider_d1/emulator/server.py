@@ -46,7 +46,7 @@ class Emulator:
     :param dumps: name → a ready ``.sql`` file of any size that every export of that database hands out as it is.
     :param faults: name → value, see :class:`~airflow_provider_d1.emulator.faults.Faults`.
     :param email: the Global API Key's address.
-    :param account_owned_token: True for a token that verifies at ``/accounts/{id}/tokens/verify`` only, False for one at
+    :param account_owned_token: True for a token that verifies at ``/accounts/{id}/tokens/verify`` only, False for
         ``/user/tokens/verify`` only, None for either.
     :param host: where to listen.
     :param port: 0 takes a free one.
