@@ -58,6 +58,12 @@ _INSERT = re.compile(
     re.IGNORECASE,
 )  # fmt: skip
 _NAME = re.compile(NAME)
+#: the table's name may be cut off where the dump ends; then nobody knows what it is
+_SUBJECT = re.compile(
+    rb"(?:INSERT(?=\W)" + SPACE + rb"INTO|CREATE(?=\W)" + SPACE + rb"TABLE(?:(?=\W)" + SPACE + rb"IF(?=\W)" + SPACE
+    + rb"NOT(?=\W)" + SPACE + rb"EXISTS)?)(?=\W)" + SPACE + rb"(?P<table>" + NAME + rb")(?=.)",
+    re.IGNORECASE | re.DOTALL,
+)  # fmt: skip
 _BETWEEN_ROWS = re.compile(rb"[ \t\r\n\f]*+")
 
 
@@ -155,15 +161,17 @@ class DumpReader:
             if end < 0:
                 if final:
                     raise D1DumpError(
-                        "the dump ends inside a statement", offset=self._offset + start, table=self._near()
+                        "the dump ends inside a statement", offset=self._offset + start, table=self._subject(start)
                     )
                 break
             at = end
         del self._buffer[:at]
         self._offset += at
 
-    def _near(self) -> str | None:
-        return self._insert.schema.name if self._insert and self._insert.schema else None
+    def _subject(self, start: int) -> str | None:
+        """Return the table that an INSERT or a CREATE TABLE is about, as far as it can be told."""
+        match = _SUBJECT.match(self._buffer, start)
+        return None if match is None else unquote(bytes(match["table"])).decode("utf-8", "replace")
 
     def _statement(self, start: int, items: list[TableStarted | Block], *, final: bool) -> int:
         """Handle the statement (or the run of INSERTs) at ``start``; return where it ends, -1 for "not all there"."""
@@ -175,7 +183,9 @@ class DumpReader:
                 if find_statement_end(self._buffer, start, final=final) < 0:
                     return -1
                 raise D1DumpError(
-                    "an INSERT that is not of the form INSERT INTO … VALUES (…)", offset=self._offset + start
+                    "an INSERT that is not of the form INSERT INTO … VALUES (…)",
+                    offset=self._offset + start,
+                    table=self._subject(start),
                 )
             self._insert = self._known_insert(match)
             return self._rows(self._insert, start, items, final=final)

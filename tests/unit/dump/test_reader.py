@@ -267,6 +267,25 @@ def test_an_end_inside_a_statement(end: bytes) -> None:
     assert caught.value.offset == len(TABLE)
 
 
+@pytest.mark.parametrize(
+    ("end", "table"),
+    [
+        ("INSERT INTO \"u\" VALUES(1,'x", "u"),
+        ('INSERT INTO t("a', "t"),
+        ('INSERT INTO "it', None),
+        ("INSERT INTO t SELECT 1;", "t"),
+        ("CREATE TABLE IF NOT EXISTS [new one](a", "new one"),
+        ("CREATE TABLE x", None),
+        ("CREATE INDEX i ON t(a", None),
+        ("INSER", None),
+    ],
+)
+def test_an_end_inside_a_statement_names_the_table_of_that_statement(end: str, table: str | None) -> None:
+    with pytest.raises(D1DumpError) as caught:
+        read_with_ours(TABLE + b"CREATE TABLE u(a, b);\nINSERT INTO t VALUES(1,'x');\n" + end.encode())
+    assert caught.value.table == table
+
+
 def test_a_null_that_sqlite_would_number_is_refused() -> None:
     dump = b"CREATE TABLE t(id INTEGER PRIMARY KEY, b);\nINSERT INTO t VALUES(1,2);\nINSERT INTO t VALUES(%s);\n"
     for values in (b"NULL,3", b"NULL,unistr('x')"):
