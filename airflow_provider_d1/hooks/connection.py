@@ -90,8 +90,13 @@ async def fetch_settings(conn_id: str, database: str | None = None) -> Settings:
     try:
         connection = await get_async_connection(conn_id)
     except AirflowNotFoundException:
-        raise D1ConfigurationError(f"There is no connection {conn_id!r}; create one of type 'd1'.") from None
+        raise no_connection(conn_id) from None
     return read_settings(connection, await get_async_extra_dejson(connection), database)
+
+
+def no_connection(conn_id: str) -> D1ConfigurationError:
+    """What to raise for a connection that is nowhere defined."""
+    return D1ConfigurationError(f"There is no connection {conn_id!r}; create one of type 'd1'.")
 
 
 def _number(value: object) -> float | None:

@@ -10,7 +10,7 @@ from airflow.providers.common.sql.hooks.sql import DbApiHook
 
 from airflow_provider_d1.cloudflare.models import D1Export, Database, OnVirtualTable
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error
-from airflow_provider_d1.hooks.connection import Settings, fetch_settings, read_settings
+from airflow_provider_d1.hooks.connection import Settings, fetch_settings, no_connection, read_settings
 from airflow_provider_d1.hooks.dbapi import D1Connection, insert_statements
 from airflow_provider_d1.hooks.masking import mask, mask_signed_url
 from airflow_provider_d1.hooks.threads import run_coroutine
@@ -59,10 +59,16 @@ class D1Hook(DbApiHook):
     def get_settings(self) -> Settings:
         """Read the connection, once, and mask its token in the logs.
 
-        :raises D1ConfigurationError: names the field that is missing or wrong.
+        :raises D1ConfigurationError: names the field that is missing or wrong, or the connection when there is none.
         """
+        from airflow.providers.common.compat.sdk import AirflowNotFoundException
+
         if self._settings is None:
-            self._settings = read_settings(self.connection, self.connection_extra)
+            try:
+                connection = self.connection
+            except AirflowNotFoundException:
+                raise no_connection(self.get_conn_id()) from None
+            self._settings = read_settings(connection, self.connection_extra)
             mask(self._settings.credentials.token)
         return self._settings
 

@@ -191,6 +191,13 @@ def test_test_connection_tells_the_reasons_apart(
     assert emulator.token not in message
 
 
+def test_a_connection_that_is_nowhere_is_named() -> None:
+    hook = D1Hook("d1_nowhere")
+    with pytest.raises(D1ConfigurationError, match="no connection 'd1_nowhere'"):
+        hook.query("SELECT 1")
+    assert hook.test_connection() == (False, "There is no connection 'd1_nowhere'; create one of type 'd1'.")
+
+
 async def test_the_async_client(emulator: Emulator) -> None:
     async with await D1Hook().get_async_client() as client:
         assert (await client.get_database("shop")).uuid == emulator.database_id("shop")
