@@ -146,6 +146,8 @@ class DumpReader:
         while True:
             space = _SPACE.match(self._buffer, at)
             start = space.end() if space else at
+            if start - at > 2 and (final or start < limit):  # more than the end of a line, and all of it
+                _check_words(bytes(self._buffer[at:start]), self._offset + at)
             if start == limit:
                 if final:
                     at = start
@@ -194,7 +196,7 @@ class DumpReader:
         """Look up what an INSERT's first words say."""
         offset = self._offset + match.start()
         prefix = bytes(match.group())
-        _refuse_nul(prefix, offset)
+        _check_words(prefix, offset)
         name = self._name(match["table"], offset)
         if is_internal(name):
             return _Insert(prefix, None)
@@ -237,11 +239,7 @@ class DumpReader:
 
     def _other(self, statement: bytes, offset: int, items: list[TableStarted | Block]) -> None:
         """Handle a complete statement that is no INSERT."""
-        try:
-            statement.decode()
-        except UnicodeDecodeError as error:
-            raise D1DumpError("invalid UTF-8", offset=offset + error.start) from None
-        _refuse_nul(statement, offset)
+        _check_words(statement, offset)
         words = _first_words(statement)
         match words:
             case ["CREATE", "TABLE", *_]:
@@ -293,8 +291,12 @@ def is_internal(name: str) -> bool:
     return folded == "sqlite_sequence" or folded.startswith(("sqlite_stat", "_cf_"))
 
 
-def _refuse_nul(words: bytes, offset: int) -> None:
-    """Refuse a NUL outside of values: SQLite stops reading there, and no name can hold one."""
+def _check_words(words: bytes, offset: int) -> None:
+    """Refuse what is no text outside of values: invalid UTF-8, and a NUL, where SQLite would stop reading."""
+    try:
+        words.decode()
+    except UnicodeDecodeError as error:
+        raise D1DumpError("invalid UTF-8", offset=offset + error.start) from None
     at = words.find(b"\0")
     if at >= 0:
         raise D1DumpError("a NUL outside of values", offset=offset + at)

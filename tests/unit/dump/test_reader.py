@@ -248,6 +248,18 @@ def test_a_nul_outside_texts_is_where_sqlite_would_stop() -> None:
             read_with_ours(TABLE + insert)
 
 
+@pytest.mark.parametrize("place", [b"-- %s\n", b"/* %s */", b"INSERT INTO t /* %s */ VALUES(1,'x');", b"\n-- %s"])
+@pytest.mark.parametrize("wrong", [b"\xff", b"\xc3", b"\0"])
+def test_comments_are_text_too(place: bytes, wrong: bytes) -> None:
+    before = TABLE + b"INSERT INTO t VALUES(1,'x');\n"
+    for block_size in (1, 1 << 20):
+        assert rows(before + place % "é".encode(), block_size=block_size, sizes=repeat(1))[0] == (1, "x")
+    for size in (1, 1 << 20):
+        with pytest.raises(D1DumpError, match=r"UTF-8|NUL") as caught:
+            read_with_ours(before + place % wrong, block_size=size)
+        assert caught.value.offset == (before + place).index(b"%s")
+
+
 @pytest.mark.parametrize("dump", [b"", b" \n", b"\n\n"])
 def test_an_empty_dump_is_refused(dump: bytes) -> None:
     with pytest.raises(D1DumpError, match="empty"):
@@ -270,7 +282,7 @@ def test_an_end_inside_a_statement(end: bytes) -> None:
 @pytest.mark.parametrize(
     ("end", "table"),
     [
-        ("INSERT INTO \"u\" VALUES(1,'x", "u"),
+        ('INSERT INTO "u" VALUES(1,\'x', "u"),
         ('INSERT INTO t("a', "t"),
         ('INSERT INTO "it', None),
         ("INSERT INTO t SELECT 1;", "t"),
