@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import logging
 import os
 import random
 import statistics
@@ -49,10 +48,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--only", choices=["postgres", "duckdb"])
     given = parser.parse_args()
-    logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="d1-benchmark-") as name:
         folder = Path(name)
-        os.environ["AIRFLOW_HOME"] = str(folder / "airflow")
+        os.environ |= {"AIRFLOW_HOME": str(folder / "airflow"), "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR"}
         table = orders(given.rows)
         plain = folder / "orders.csv"
         pacsv.write_csv(table, plain)
