@@ -102,7 +102,7 @@ def command(way: str, path: Path) -> list[str]:
     match way:
         case "ours" | "single" | "odd":
             staging = [sys.executable, "-m", "airflow_provider_d1.staging", str(path), "{out}/staged"]
-            return [*staging, "--threads", "0" if way == "single" else "2"]
+            return [*staging, "--threads", "0"] if way == "single" else staging
         case "sqlite3":
             load = 'set -o pipefail; (echo "$2 BEGIN;"; cat "$0"; echo "; COMMIT;") | sqlite3 "$1/fresh.db" >/dev/null'
             return ["bash", "-c", load, str(path), "{out}", NO_JOURNAL]
@@ -206,7 +206,7 @@ def shares(path: Path, out: Path) -> None:
     from airflow_provider_d1.staging.sinks import FolderSink
 
     seconds["start of Python, imports"] = time.process_time()
-    clocked(tables, "parse_block", "parse (two threads)")
+    clocked(tables, "parse_block", "parse (threads of its own)")
     clocked(parquet.ParquetPart, "add", "write Parquet")
     clocked(tables.DumpReader, "feed", "cut")
     clocked(streams.MeteredReader, "read", "read, SHA-256 of the dump")

@@ -42,7 +42,7 @@ from airflow_provider_d1.dump.statements import (
 )
 from airflow_provider_d1.exceptions import D1DumpError
 
-BLOCK_SIZE = 3 << 20
+BLOCK_SIZE = 8 << 20
 #: no statement of a dump is longer; D1's rows end at 2 MB, as hex at 4
 MAX_STATEMENT = 128 << 20
 
