@@ -82,28 +82,26 @@ def put(plan: LoadPlan, table: Table, file_uri: str) -> str:
 
 
 def copies(plan: LoadPlan, table: Table) -> list[str]:
-    """Load exactly the table's files, columns by name; any error fails the whole statement.
-
-    An external stage holds other things too, so the files are listed. The internal one holds the parts, nothing else.
-    """
-    if plan.options.stage is None:
-        return [_copy(plan, table, f"@{_internal_stage(plan, table)}", "")]
-    names = [plan.dialect.literal(split_s3(part.uri)[1]) for part in table.parts]
+    """Load exactly the listed files, columns by name; any error fails the whole statement."""
+    source, literal = _stage(plan, table), plan.dialect.literal
+    names = _names_in_stage(plan, table)
     return [
-        _copy(plan, table, f"@{plan.options.stage}", f"FILES = ({', '.join(names[start : start + _MAX_FILES])}) ")
+        f"COPY INTO {plan.path(table.helper)} FROM @{source} "
+        f"FILES = ({', '.join(literal(name) for name in names[start : start + _MAX_FILES])}) "
+        "FILE_FORMAT = (TYPE = PARQUET BINARY_AS_TEXT = FALSE USE_LOGICAL_TYPE = TRUE) "
+        "MATCH_BY_COLUMN_NAME = CASE_SENSITIVE ON_ERROR = ABORT_STATEMENT FORCE = TRUE"
         for start in range(0, len(names), _MAX_FILES)
     ]
 
 
-def _copy(plan: LoadPlan, table: Table, source: str, files: str) -> str:
-    # fakesnow knows no exact names, so they are asked for only where a table needs them
-    one_in_any_case = len({column.name.upper() for column in table.columns}) == len(table.columns)
-    match = "CASE_INSENSITIVE" if one_in_any_case else "CASE_SENSITIVE"
-    return (
-        f"COPY INTO {plan.path(table.helper)} FROM {source} {files}"
-        "FILE_FORMAT = (TYPE = PARQUET BINARY_AS_TEXT = FALSE USE_LOGICAL_TYPE = TRUE) "
-        f"MATCH_BY_COLUMN_NAME = {match} ON_ERROR = ABORT_STATEMENT FORCE = TRUE"
-    )
+def _stage(plan: LoadPlan, table: Table) -> str:
+    return _internal_stage(plan, table) if plan.options.stage is None else plan.options.stage
+
+
+def _names_in_stage(plan: LoadPlan, table: Table) -> list[str]:
+    if plan.options.stage is None:
+        return [staged_name(number) for number in range(len(table.parts))]
+    return [split_s3(part.uri)[1] for part in table.parts]
 
 
 def staged_name(number: int) -> str:
@@ -247,8 +245,7 @@ def _fill(session: _Cursor, files: StagedFiles, plan: LoadPlan, table: Table) ->
                 session.rows(statement)
     else:
         files.check_contents(table)
-    internal = plan.options.stage is None
-    names = [staged_name(n) if internal else split_s3(part.uri)[1] for n, part in enumerate(table.parts)]
+    names = _names_in_stage(plan, table)
     rows = 0
     for statement in copies(plan, table):
         log.info("%s", statement)

@@ -1,9 +1,10 @@
 """Snowflake as far as fakesnow goes: PUT, COPY of Parquet by column names, rename, replace, append, drift.
 
-fakesnow (0.11) is Snowflake's Python connector with DuckDB behind it. It does not do, and these tests don't show:
+fakesnow (0.11) is Snowflake's Python connector with DuckDB behind it. Two gaps of its ``COPY INTO`` are filled here:
+``FILES`` of an internal stage, and ``MATCH_BY_COLUMN_NAME = CASE_SENSITIVE`` for columns that are not upper-case. It
+does not do, and these tests don't show:
 
-- ``FILES`` or ``MATCH_BY_COLUMN_NAME = CASE_SENSITIVE`` (it makes columns upper-case), so not an external stage, and no
-  columns that differ in nothing but case;
+- an external stage, columns that differ in nothing but case;
 - a schema whose name has a space or a quote (its own stage folders), an apostrophe in any name (its SQL);
 - ``COPY GRANTS`` (read, and left out), transactions that span connections, and Snowflake's own types of errors;
 - an upload: ``PUT`` copies a file on this machine.
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fakesnow
+import fakesnow.copy_into
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -36,10 +38,21 @@ MORE = pa.table({"id": [4], "name": ["Grace"], "email": ["grace@example.com"]})
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Snowflake]:
-    with fakesnow.patch():
+def engine() -> Iterator[Snowflake]:
+    urls_of = fakesnow.copy_into._source_urls
+
+    def urls(source: str, files: list[str]) -> list[str]:
+        internal = fakesnow.copy_into.stage.is_internal(source)
+        return urls_of(f"{Path(source).as_uri()}/" if internal else source, files)
+
+    def exact_names(*table: Any) -> list[str]:
+        return [name for name, _ in fakesnow.copy_into._describe_table(*table)]
+
+    with pytest.MonkeyPatch.context() as patch, fakesnow.patch():
+        patch.setattr(fakesnow.copy_into, "_source_urls", urls)
+        patch.setattr(fakesnow.copy_into, "_get_table_columns", exact_names)
         engine = Snowflake()
-        monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", engine.airflow_connection())
+        patch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", engine.airflow_connection())
         yield engine
 
 
@@ -179,7 +192,6 @@ def test_an_error_while_appending_adds_nothing(engine, schema, load_staged, stag
     with pytest.raises(AirflowFailException, match="Snowflake refused"):
         load_staged(uri, mode="append")
     monkeypatch.undo()
-    monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", engine.airflow_connection())
     assert engine.rows(schema, "users") == rows_of(USERS)
     assert load_staged(uri, mode="append")["rows"] == 3
 
