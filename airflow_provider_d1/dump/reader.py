@@ -42,7 +42,7 @@ from airflow_provider_d1.dump.statements import (
 )
 from airflow_provider_d1.exceptions import D1DumpError
 
-BLOCK_SIZE = 8 << 20
+BLOCK_SIZE = 5 << 20
 #: no statement of a dump is longer; D1's rows end at 2 MB, as hex at 4
 MAX_STATEMENT = 128 << 20
 
@@ -95,6 +95,7 @@ class DumpReader:
         self._block_size = block_size
         self._temporal = temporal
         self._buffer = bytearray()
+        self._shown = False  # whether blocks show parts of the buffer
         self._offset = 0  # of the buffer's first byte in the dump
         self._wanted = block_size  # look again when the buffer holds that much
         self._tables: dict[str, TableSchema] = {}
@@ -162,7 +163,10 @@ class DumpReader:
                     )
                 break
             at = end
-        del self._buffer[:at]
+        if self._shown:
+            self._buffer, self._shown = self._buffer[at:], False
+        else:
+            del self._buffer[:at]
         self._offset += at
 
     def _subject(self, start: int) -> str | None:
@@ -225,10 +229,11 @@ class DumpReader:
         if end < 0:
             return -1
         closing = self._buffer.rindex(b";", first, end)
-        with memoryview(self._buffer) as view:
-            body = bytes(view[first:closing]).rstrip(b" \t\r\n\f")
+        while closing > first and self._buffer[closing - 1] in b" \t\r\n\f":
+            closing -= 1
+        body = self._view(first, closing)
         if insert.schema is None:
-            _check_unstaged(body, insert.prefix, self._offset + first)
+            _check_unstaged(bytes(body), insert.prefix, self._offset + first)
         else:
             items.append(
                 Block(
@@ -236,6 +241,13 @@ class DumpReader:
                 )
             )
         return end
+
+    def _view(self, start: int, end: int) -> memoryview:
+        """Return some of the buffer, uncopied where that is much; what has been shown is never touched again."""
+        if end - start >= self._block_size // 2:
+            self._shown = True
+            return memoryview(self._buffer)[start:end]
+        return memoryview(bytes(self._buffer[start:end]))
 
     def _other(self, statement: bytes, offset: int, items: list[TableStarted | Block]) -> None:
         """Handle a complete statement that is no INSERT."""

@@ -178,5 +178,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--column-names", choices=("preserve", "snake_case"), default=_DEFAULTS.column_names)
     parser.add_argument("--no-replace", dest="replace", action="store_false", help="refuse where a manifest stands")
     parser.add_argument("--temp-dir", type=Path, metavar="DIR", help="for unfinished parts; default: OUT_DIR")
-    parser.add_argument("--threads", type=int, choices=(0, 1, 2), help="that parse; default: 1 on two cores, else 2")
+    parser.add_argument("--threads", type=int, choices=(0, 1, 2), default=2, help="that parse; fewer take less memory")
     return parser

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +29,7 @@ def stage(
     source: Source,
     *,
     temp_dir: Path | None = None,
-    parse_threads: int | None = None,
+    parse_threads: int = 2,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Manifest:
     """Turn a dump into staged files and write the manifest last.
@@ -42,8 +41,7 @@ def stage(
     :param options: how.
     :param source: where the dump came from, for the manifest.
     :param temp_dir: where a few unfinished parts may lie for a while; the system's folder for such things by default.
-    :param parse_threads: more than two do not help; one takes less memory and is as fast on two cores; 0 does all
-        in this thread. None takes one core less than there are.
+    :param parse_threads: more than two do not help; one takes less memory, none does everything in this thread.
     :param on_progress: called in this thread after every piece of the dump; must be quick.
     :raises D1DumpError: for what is no dump, with its byte offset.
     :raises D1FidelityError: with ``on_lossy="fail"``, naming the columns.
@@ -63,8 +61,9 @@ def stage(
             from airflow_provider_d1.staging.tables import stage_tables
 
             with work_folder(temp_dir) as work:
-                threads = _fitting_threads() if parse_threads is None else parse_threads
-                staged = stage_tables(metered, run, options, source, work=work, meter=meter, parse_threads=threads)
+                staged = stage_tables(
+                    metered, run, options, source, work=work, meter=meter, parse_threads=parse_threads
+                )
             entry = DumpEntry(metered.length, metered.sha256, staged.kept, KEPT_CODEC if staged.kept else None)
             manifest = _manifest(options, source, entry, tables=staged.tables)
         run.commit(manifest)
@@ -73,12 +72,6 @@ def stage(
         raise
     meter.finish()
     return manifest
-
-
-def _fitting_threads() -> int:
-    """One core is kept busy by cutting, writing and hashing."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(2, max(1, cores - 1))
 
 
 def _manifest(

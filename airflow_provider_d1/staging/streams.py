@@ -188,18 +188,22 @@ class UnpackingReader(io.RawIOBase):
         """Yes."""
         return True
 
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
-        """Unpack at most a buffer's length.
+    def read(self, size: int = -1, /) -> bytes:
+        """Unpack at most so many bytes; nothing is copied on the way.
 
         :raises D1DumpError: when compressed data is cut off or damaged.
         """
-        view = memoryview(buffer).cast("B")
         try:
-            data = self._plain.read(len(view))
+            return self._plain.read(size)
         except (EOFError, ValueError, OSError, RuntimeError) as error:
             if self._plain is self._file:
                 raise
             raise D1DumpError(f"The compressed dump is cut off or damaged ({error})") from error
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        """Unpack at most a buffer's length."""
+        view = memoryview(buffer).cast("B")
+        data = self.read(len(view))
         view[: len(data)] = data
         return len(data)
 

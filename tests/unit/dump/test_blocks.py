@@ -146,9 +146,9 @@ def test_a_broken_row_is_not_believed(end: bytes) -> None:
     from airflow_provider_d1.exceptions import D1DumpError
 
     (block,) = blocks_of(table("a INTEGER, b TEXT", ["1,'x'"] * 20))
-    broken = block.body[: -len(b"1,'x')")] + end + b")"
+    broken = bytes(block.body[: -len(b"1,'x')")]) + end + b")"
     with pytest.raises(D1DumpError):
-        parse_block(Block(block.schema, block.offset, broken, block.separator, block.layout))
+        parse_block(Block(block.schema, block.offset, memoryview(broken), block.separator, block.layout))
 
 
 def test_counts_are_the_same_on_both_paths() -> None:
