@@ -61,7 +61,7 @@ def main() -> None:
 @contextmanager
 def servers(folder: Path, dump: Path) -> Iterator[dict[str, str]]:
     """The S3 server and the emulator, as processes; yields the environment that reaches them."""
-    with s3_server(folder / "s3") as s3:
+    with s3_server(folder / "s3", volumes=200) as s3:
         s3.client().create_bucket(Bucket=BUCKET)
         (port,) = free_ports(1)
         command = [sys.executable, "-m", "airflow_provider_d1.emulator", "--port", str(port), "--token", TOKEN]

@@ -51,8 +51,11 @@ class S3Server:
 
 
 @contextmanager
-def s3_server(folder: Path) -> Iterator[S3Server]:
-    """Run a SeaweedFS S3 server with its data in ``folder`` (created; its files stay until the caller removes them)."""
+def s3_server(folder: Path, *, volumes: int = 20) -> Iterator[S3Server]:
+    """Run a SeaweedFS S3 server with its data in ``folder`` (created; its files stay until the caller removes them).
+
+    :param volumes: of 256 MB each; what is overwritten or deleted keeps its room.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     data = folder / "data"
     data.mkdir(exist_ok=True)
@@ -83,7 +86,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         f"-volume.port.grpc={grpc[2]}",
         f"-filer.port={filer}",
         f"-filer.port.grpc={grpc[3]}",
-        "-volume.max=20",
+        f"-volume.max={volumes}",
         "-volume.preStopSeconds=0",
         "-master.volumeSizeLimitMB=256",
         "-master.telemetry=false",
