@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 WAREHOUSE ?= duckdb
 
-.PHONY: demo test lint types unit integration test-system test-airflow2 mutation audit pins clean
+.PHONY: demo test lint types unit integration test-system test-airflow2 mutation bench audit pins clean
 
 $(VENV)/.ready: requirements/dev.txt requirements/bootstrap.txt pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -56,6 +56,14 @@ test-airflow2: .venv-airflow2/.ready
 # switches off one protection after the other and shows that a test fails for each
 mutation: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.mutation.run
+
+# every figure of benchmarks/README.md; wants a quiet machine, about 20 minutes and 30 GB of disk
+bench: $(VENV)/.ready
+	$(VENV)/bin/python -m benchmarks.dump_to_parquet --size 500M --pairs 5 --formats --memory-size 2G
+	$(VENV)/bin/python -m benchmarks.dump_to_parquet --size 2G --pairs 3
+	$(VENV)/bin/python -m benchmarks.stage_to_s3 --size 2G --pairs 3
+	$(VENV)/bin/python -m benchmarks.warehouse_load --pairs 5
+	$(VENV)/bin/python -m benchmarks.import_time
 
 # the pinned dependencies against PyPI's list of known vulnerabilities; exit code 3 where there is no such list
 audit: $(VENV)/.ready
