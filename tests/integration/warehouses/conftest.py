@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,13 @@ Load = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
-def clickhouse_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The one place in which the embedded ClickHouse of this process can keep its data."""
-    return tmp_path_factory.mktemp("clickhouse") / "data"
+def clickhouse_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The one place in which the embedded ClickHouse of this process can keep its data; always open, as a server is."""
+    import clickhouse_connect
+
+    folder = tmp_path_factory.mktemp("clickhouse") / "data"
+    with closing(clickhouse_connect.get_client(interface="chdb", path=str(folder))):
+        yield folder
 
 
 @pytest.fixture(params=["postgres", "duckdb", "clickhouse"])
