@@ -251,7 +251,8 @@ class LiteralReader:
                 self.fail("invalid escape in unistr()")
             return chr(code)
 
-        return Literal(_UNISTR_ESCAPE.sub(character, self._text(arguments[0].value)))
+        before, nul, behind = self._text(arguments[0].value).partition("\0")  # behind a NUL SQLite looks for no escape
+        return Literal(_UNISTR_ESCAPE.sub(character, before) + nul + behind)
 
     def _replace(self, arguments: list[Literal]) -> Literal:
         if len(arguments) != 3:

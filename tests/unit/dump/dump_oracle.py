@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -30,14 +31,15 @@ class SqliteTable:
     columns: dict[str, list[tuple]]
 
 
+#: outside of texts and quoted names, which are matched to be passed over
+_INFINITY = re.compile(rb"""('[^']*'|"[^"]*"|`[^`]*`)|(?<=[(,])(-?)Infinity""")
+
+
 def for_sqlite(dump: bytes) -> bytes:
     """Say in SQL what SQLite cannot read in D1's dumps: a raw NUL, Infinity, a last comment, a trigger too early."""
     return (
-        dump.replace(b"\0", b"'||char(0)||'")
-        .replace(b"(-Infinity", b"(-9e999")
-        .replace(b",-Infinity", b",-9e999")
-        .replace(b"(Infinity", b"(9e999")
-        .replace(b",Infinity", b",9e999")
+        _INFINITY.sub(lambda found: found[1] or found[2] + b"9e999", dump)
+        .replace(b"\0", b"'||char(0)||'")
         .replace(b"-- trailing comment;", b"-- trailing comment\n;")
         .replace(b"CREATE TRIGGER trg_view INSTEAD OF INSERT ON v_a BEGIN SELECT 1; END;", b"")
     )

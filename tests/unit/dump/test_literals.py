@@ -30,6 +30,7 @@ UNDERSTOOD = [
     "replace('a',NULL,'b')", "replace(12,'1','2')", "replace(X'4142','A','b')", "replace(1.5,'.',',')", "char()",
     "char(65,0x42,128512)",
     "char(-1)", "char(1114112)", "unistr('a\\u000ab\\\\')", "unistr('\\0041\\+01F600\\U0001F600')", "unistr(NULL)",
+    "unistr(CAST(X'5C30303431005C30303432' AS TEXT))",
     "CAST('12x' AS INTEGER)",
     "CAST('1.9e1' AS INTEGER)", "CAST(-1.9 AS INT)", "CAST(1e30 AS INTEGER)", "CAST('1.5x' AS REAL)",
     "CAST('1e2' AS NUMERIC)",
