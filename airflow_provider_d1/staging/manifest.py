@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1ManifestError
+from airflow_provider_d1.staging import manifest_fields as read
 from airflow_provider_d1.staging.options import FILE_FORMATS, FileFormat
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.staging.manifest_fields import Json
 
 VERSION = 1
 MANIFEST_KEY = "_manifest.json"
 
 #: Arrow type names that a staged column can have
 COLUMN_TYPES = ("int64", "float64", "string", "binary", "timestamp[us]", "date32")
-
-Json = Mapping[str, Any]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class StorageCounts:
     @classmethod
     def from_dict(cls, data: Json, where: str = "storage") -> StorageCounts:
         """Read what :meth:`to_dict` wrote."""
-        return cls(**{key: _count(data, key, where) for key in ("integer", "real", "text", "blob", "null")})
+        return cls(**{key: read.count(data, key, where) for key in ("integer", "real", "text", "blob", "null")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class LossyCounts:
     def from_dict(cls, data: Json, where: str = "lossy") -> LossyCounts:
         """Read what :meth:`to_dict` wrote."""
         keys = ("unsafe_integers", "infinities", "ambiguous_newlines", "replacement_characters")
-        return cls(**{key: _count(data, key, where) for key in keys})
+        return cls(**{key: read.count(data, key, where) for key in keys})
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,19 +120,19 @@ class ColumnEntry:
     @classmethod
     def from_dict(cls, data: Json, where: str = "column") -> ColumnEntry:
         """Read what :meth:`to_dict` wrote."""
-        type_name = _text(data, "type", where)
+        type_name = read.text(data, "type", where)
         if type_name not in COLUMN_TYPES:
             raise D1ManifestError(f"Manifest: {where}.type is {type_name!r}, not one of {', '.join(COLUMN_TYPES)}")
         return cls(
-            name=_text(data, "name", where),
-            declared_type=_text(data, "declared_type", where),
+            name=read.text(data, "name", where),
+            declared_type=read.text(data, "declared_type", where),
             type=type_name,
-            nullable=_flag(data, "nullable", where),
-            primary_key=_count(data, "primary_key", where),
-            storage=StorageCounts.from_dict(_object(data, "storage", where), f"{where}.storage"),
-            lossy=LossyCounts.from_dict(_object(data, "lossy", where), f"{where}.lossy"),
-            source_name=_optional(data, "source_name", where, _text),
-            audit=bool(_optional(data, "audit", where, _flag)),
+            nullable=read.flag(data, "nullable", where),
+            primary_key=read.count(data, "primary_key", where),
+            storage=StorageCounts.from_dict(read.mapping(data, "storage", where), f"{where}.storage"),
+            lossy=LossyCounts.from_dict(read.mapping(data, "lossy", where), f"{where}.lossy"),
+            source_name=read.optional(data, "source_name", where, read.text),
+            audit=bool(read.optional(data, "audit", where, read.flag)),
         )
 
 
@@ -153,10 +154,10 @@ class FileEntry:
     def from_dict(cls, data: Json, where: str = "file") -> FileEntry:
         """Read what :meth:`to_dict` wrote."""
         return cls(
-            uri=_text(data, "uri", where),
-            bytes=_count(data, "bytes", where),
-            sha256=_sha256(data, "sha256", where),
-            rows=_optional(data, "rows", where, _count),
+            uri=read.text(data, "uri", where),
+            bytes=read.count(data, "bytes", where),
+            sha256=read.sha256(data, "sha256", where),
+            rows=read.optional(data, "rows", where, read.count),
         )
 
 
@@ -197,12 +198,12 @@ class TableEntry:
     def from_dict(cls, data: Json, where: str = "table") -> TableEntry:
         """Read what :meth:`to_dict` wrote; the rows of the files must add up."""
         table = cls(
-            name=_text(data, "name", where),
-            rows=_count(data, "rows", where),
-            ddl=_text(data, "ddl", where),
-            columns=_each(data, "columns", where, ColumnEntry.from_dict),
-            files=_each(data, "files", where, FileEntry.from_dict),
-            generated=_texts(data, "generated", where) if "generated" in data else (),
+            name=read.text(data, "name", where),
+            rows=read.count(data, "rows", where),
+            ddl=read.text(data, "ddl", where),
+            columns=read.each(data, "columns", where, ColumnEntry.from_dict),
+            files=read.each(data, "files", where, FileEntry.from_dict),
+            generated=read.texts(data, "generated", where) if "generated" in data else (),
         )
         if sum(file.rows or 0 for file in table.files) != table.rows:
             raise D1ManifestError(
@@ -225,7 +226,7 @@ class Skipped:
     @classmethod
     def from_dict(cls, data: Json, where: str = "skipped") -> Skipped:
         """Read what :meth:`to_dict` wrote."""
-        return cls(name=_text(data, "name", where), reason=_text(data, "reason", where))
+        return cls(name=read.text(data, "name", where), reason=read.text(data, "reason", where))
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,9 +246,9 @@ class SourceOptions:
     def from_dict(cls, data: Json, where: str = "options") -> SourceOptions:
         """Read what :meth:`to_dict` wrote."""
         return cls(
-            tables=_optional(data, "tables", where, _texts),
-            no_data=_flag(data, "no_data", where),
-            no_schema=_flag(data, "no_schema", where),
+            tables=read.optional(data, "tables", where, read.texts),
+            no_data=read.flag(data, "no_data", where),
+            no_schema=read.flag(data, "no_schema", where),
         )
 
 
@@ -289,19 +290,19 @@ class Source:
     @classmethod
     def from_dict(cls, data: Json, where: str = "source") -> Source:
         """Read what :meth:`to_dict` wrote; a ``D1Export.to_dict()`` plus ``unavailable_seconds`` will do as well."""
-        seconds = _optional(data, "unavailable_seconds", where, _number)
+        seconds = read.optional(data, "unavailable_seconds", where, read.number)
         return cls(
-            account_id=_optional(data, "account_id", where, _text),
-            database_id=_optional(data, "database_id", where, _text),
-            database_name=_optional(data, "database_name", where, _text),
-            bookmark=_optional(data, "bookmark", where, _text),
-            filename=_optional(data, "filename", where, _text),
-            started_at=_optional(data, "started_at", where, _text),
-            completed_at=_optional(data, "completed_at", where, _text),
+            account_id=read.optional(data, "account_id", where, read.text),
+            database_id=read.optional(data, "database_id", where, read.text),
+            database_name=read.optional(data, "database_name", where, read.text),
+            bookmark=read.optional(data, "bookmark", where, read.text),
+            filename=read.optional(data, "filename", where, read.text),
+            started_at=read.optional(data, "started_at", where, read.text),
+            completed_at=read.optional(data, "completed_at", where, read.text),
             unavailable_seconds=seconds,
-            restarts=_count(data, "restarts", where),
-            options=SourceOptions.from_dict(_object(data, "options", where), f"{where}.options"),
-            skipped=_each(data, "skipped", where, Skipped.from_dict),
+            restarts=read.count(data, "restarts", where),
+            options=SourceOptions.from_dict(read.mapping(data, "options", where), f"{where}.options"),
+            skipped=read.each(data, "skipped", where, Skipped.from_dict),
         )
 
 
@@ -330,15 +331,15 @@ class DumpEntry:
         kept = None
         if "uri" in data:
             kept = FileEntry(
-                uri=_text(data, "uri", where),
-                bytes=_count(data, "stored_bytes", where),
-                sha256=_sha256(data, "stored_sha256", where),
+                uri=read.text(data, "uri", where),
+                bytes=read.count(data, "stored_bytes", where),
+                sha256=read.sha256(data, "stored_sha256", where),
             )
         return cls(
-            bytes=_count(data, "bytes", where),
-            sha256=_sha256(data, "sha256", where),
+            bytes=read.count(data, "bytes", where),
+            sha256=read.sha256(data, "sha256", where),
             kept=kept,
-            compression=_optional(data, "compression", where, _text),
+            compression=read.optional(data, "compression", where, read.text),
         )
 
 
@@ -404,20 +405,20 @@ class Manifest:
             raise D1ManifestError("Manifest: not a JSON object")
         if data.get("version") != VERSION:
             raise D1ManifestError(f"Manifest: version {data.get('version')!r} is unknown here; this reads {VERSION}")
-        file_format = _text(data, "format", "")
+        file_format = read.text(data, "format", "")
         if file_format not in FILE_FORMATS:
             raise D1ManifestError(f"Manifest: format is {file_format!r}, not one of {', '.join(FILE_FORMATS)}")
         sql = file_format == "sql"
         return cls(
-            created_at=_text(data, "created_at", ""),
-            provider_version=_text(data, "provider_version", ""),
-            source=Source.from_dict(_object(data, "source", "")),
-            dump=DumpEntry.from_dict(_object(data, "dump", "")),
+            created_at=read.text(data, "created_at", ""),
+            provider_version=read.text(data, "provider_version", ""),
+            source=Source.from_dict(read.mapping(data, "source", "")),
+            dump=DumpEntry.from_dict(read.mapping(data, "dump", "")),
             format=file_format,
-            compression=_optional(data, "compression", "", _text),
-            tables=() if sql else _each(data, "tables", "", TableEntry.from_dict),
-            files=_each(data, "files", "", FileEntry.from_dict) if sql else (),
-            binary_encoding=_optional(data, "binary_encoding", "", _text),
+            compression=read.optional(data, "compression", "", read.text),
+            tables=() if sql else read.each(data, "tables", "", TableEntry.from_dict),
+            files=read.each(data, "files", "", FileEntry.from_dict) if sql else (),
+            binary_encoding=read.optional(data, "binary_encoding", "", read.text),
         )
 
 
@@ -436,72 +437,3 @@ def load(content: bytes | str) -> Manifest:
     except ValueError as error:
         raise D1ManifestError(f"Manifest: not JSON ({error})") from None
     return Manifest.from_dict(data)
-
-
-def _fail(where: str, key: str, expected: str) -> D1ManifestError:
-    path = f"{where}.{key}" if where else key
-    return D1ManifestError(f"Manifest: {path} is missing or not {expected}")
-
-
-def _text(data: Json, key: str, where: str) -> str:
-    value = data.get(key)
-    if not isinstance(value, str):
-        raise _fail(where, key, "a text")
-    return value
-
-
-def _count(data: Json, key: str, where: str) -> int:
-    value = data.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise _fail(where, key, "a count")
-    return value
-
-
-def _number(data: Json, key: str, where: str) -> float:
-    value = data.get(key)
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise _fail(where, key, "a number")
-    return value
-
-
-def _flag(data: Json, key: str, where: str) -> bool:
-    value = data.get(key)
-    if not isinstance(value, bool):
-        raise _fail(where, key, "true or false")
-    return value
-
-
-def _sha256(data: Json, key: str, where: str) -> str:
-    value = _text(data, key, where)
-    if len(value) != 64 or not set(value) <= set("0123456789abcdef"):
-        raise _fail(where, key, "a SHA-256 in lower-case hex")
-    return value
-
-
-def _object(data: Json, key: str, where: str) -> Json:
-    value = data.get(key)
-    if not isinstance(value, Mapping):
-        raise _fail(where, key, "an object")
-    return value
-
-
-def _texts(data: Json, key: str, where: str) -> tuple[str, ...]:
-    value = data.get(key)
-    if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(item, str) for item in value):
-        raise _fail(where, key, "a list of texts")
-    return tuple(value)
-
-
-def _each(data: Json, key: str, where: str, read: Callable[[Json, str], T]) -> tuple[T, ...]:
-    value = data.get(key)
-    path = f"{where}.{key}" if where else key
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise _fail(where, key, "a list")
-    for index, item in enumerate(value):
-        if not isinstance(item, Mapping):
-            raise _fail(path, f"[{index}]", "an object")
-    return tuple(read(item, f"{path}[{index}]") for index, item in enumerate(value))
-
-
-def _optional(data: Json, key: str, where: str, read: Callable[[Json, str, str], T]) -> T | None:
-    return None if data.get(key) is None else read(data, key, where)
