@@ -31,8 +31,8 @@ class SqliteTable:
     columns: dict[str, list[tuple]]
 
 
-#: outside of texts and quoted names, which are matched to be passed over
-_INFINITY = re.compile(rb"""('[^']*'|"[^"]*"|`[^`]*`)|(?<=[(,])(-?)Infinity""")
+#: outside of texts, quoted names and comments, which are matched to be passed over
+_INFINITY = re.compile(rb"""('[^']*'|"[^"]*"|`[^`]*`|\[[^\]]*\]|--[^\n]*)|(?<=[(,])(-?)Infinity""")
 
 
 def for_sqlite(dump: bytes) -> bytes:
