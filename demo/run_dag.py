@@ -25,7 +25,7 @@ def main(results: str, *runs: str) -> int:
         database, _, dag = run_of.partition("=")
         # the example DAGs take their settings from the environment when they are parsed
         os.environ["D1_DATABASE"] = database
-        run = runpy.run_path(f"example_dags/{dag}.py")["dag"].test()
+        run = runpy.run_path(f"{os.environ['AIRFLOW__CORE__DAGS_FOLDER']}/{dag}.py")["dag"].test()
         tasks = run.get_task_instances()
         returned[database] = {ti.task_id: ti.xcom_pull(task_ids=ti.task_id) for ti in tasks if ti.state == "success"}
         succeeded &= str(run.state) == "success"
