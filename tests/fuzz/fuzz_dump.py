@@ -1,6 +1,6 @@
 """Byte mutations of real dumps against SQLite: no crash but D1DumpError, no hang, no wrong value accepted.
 
-    nice -n 15 python tests/fuzz/fuzz_dump.py --minutes 30
+    nice -n 15 python -m tests.fuzz.fuzz_dump --minutes 30
 
 Each round mutates a dump of the corpus (without its huge rows) or a random one, and reads it. What our reader refuses
 with a D1DumpError is fine. What it accepts is run by SQLite; when that accepts it too, every table and value must be
@@ -20,14 +20,11 @@ from random import Random
 
 import apsw
 
+from airflow_provider_d1.exceptions import D1DumpError
+from tests.unit.dump.dump_maker import made_dump
+from tests.unit.dump.dump_oracle import compare, for_sqlite, read_with_ours, read_with_sqlite
+
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "unit" / "dump"))
-
-from dump_maker import made_dump  # noqa: E402
-from dump_oracle import compare, for_sqlite, read_with_ours, read_with_sqlite  # noqa: E402
-
-from airflow_provider_d1.exceptions import D1DumpError  # noqa: E402
-
 HANG_SECONDS = 60
 #: bytes that mean something to SQL or to the reader
 MORSELS = [

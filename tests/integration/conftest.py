@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dag_runs import BUCKET
 
 from airflow_provider_d1.emulator.server import Emulator
 from harness.postgres import PostgresServer, postgres_server
 from harness.seaweed import S3Server, s3_server
+from tests.integration.dag_runs import BUCKET
 
 SEEDS = {
     "shop": """

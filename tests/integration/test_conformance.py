@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import real_engine
-from random_database import Generator
-from real_engine import DumpRequest, Job, Outcome
 
 from airflow_provider_d1.emulator import dump_writer
 from airflow_provider_d1.emulator.store import LocalDatabase, QueryError
+from tests.integration import real_engine
+from tests.integration.random_database import Generator
+from tests.integration.real_engine import DumpRequest, Job, Outcome
 
 pytestmark = pytest.mark.conformance
 

@@ -16,9 +16,9 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from dag_runs import BUCKET, REPOSITORY, run_dag
 
 from airflow_provider_d1.transfers.staging_to_warehouse import D1StagingToWarehouseOperator
+from tests.integration.dag_runs import BUCKET, REPOSITORY, run_dag
 
 if TYPE_CHECKING:
     from airflow_provider_d1.emulator.server import Emulator

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
-from dag_runs import BUCKET, REPOSITORY
 
 from airflow_provider_d1.emulator.signing import Signer
+from tests.integration.dag_runs import BUCKET, REPOSITORY
 
 if TYPE_CHECKING:
     from airflow_provider_d1.emulator.server import Emulator
@@ -37,7 +37,7 @@ SCENARIOS = [
 ]
 CODE = """
 import json, os, sys, urllib.request
-from dag_runs import run_dag
+from tests.integration.dag_runs import run_dag
 if os.environ.get("D1_TEST_UNMASKED"):
     from airflow.sdk._shared.secrets_masker import SecretsMasker
     SecretsMasker.add_mask = lambda *_: None

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.sdk.definitions import dag as dag_module
-from dag_runs import run_dag
 
 from harness.process import running
+from tests.integration.dag_runs import run_dag
 
 if TYPE_CHECKING:
     from airflow_provider_d1.emulator.server import Emulator

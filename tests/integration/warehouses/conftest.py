@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from warehouse_engines import CONN_ID, ClickHouse, DuckDB, Engine, Postgres
 
 from airflow_provider_d1.transfers.staging_to_warehouse import D1StagingToWarehouseOperator
+from tests.integration.warehouses.warehouse_engines import CONN_ID, ClickHouse, DuckDB, Engine, Postgres
 
 Load = Callable[..., dict[str, Any]]
 

@@ -11,8 +11,7 @@ from airflow_provider_d1.staging.pipeline import stage
 from airflow_provider_d1.staging.sinks import FolderSink
 
 if TYPE_CHECKING:
-    from warehouse_engines import Engine
-
+    from tests.integration.warehouses.warehouse_engines import Engine
     from tests.unit.dump.dump_oracle import SqliteTable
 
 CORPUS = Path(__file__).parents[2] / "data" / "corpus" / "nasty_full.sql"

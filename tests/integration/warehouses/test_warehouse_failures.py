@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
-from staged import edit_manifest, write_staged
 
 from airflow_provider_d1.exceptions import D1Error, D1ManifestError, D1WarehouseError
+from tests.integration.warehouses.staged import edit_manifest, write_staged
 
 OLD = pa.table({"id": [1, 2], "name": ["Ada", "Grace"]})
 NEW = pa.table({"id": list(range(10)), "name": [f"name {n}" for n in range(10)]})

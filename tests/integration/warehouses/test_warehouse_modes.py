@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
-from staged import write_staged
+
+from tests.integration.warehouses.staged import write_staged
 
 
 def table(**columns: list[Any]) -> pa.Table:

@@ -8,9 +8,9 @@ from contextlib import closing
 
 import pyarrow as pa
 import pytest
-from staged import write_staged
 
 from airflow_provider_d1.warehouses import postgres as postgres_loader
+from tests.integration.warehouses.staged import write_staged
 
 OLD = pa.table({"id": [1] * 100})
 NEW = pa.table({"id": [2] * 3000})
@@ -19,7 +19,7 @@ NEW = pa.table({"id": [2] * 3000})
 @pytest.fixture
 def engine(request):
     """Only Postgres: the others have no second connection here that could wait."""
-    from warehouse_engines import CONN_ID, Postgres
+    from tests.integration.warehouses.warehouse_engines import CONN_ID, Postgres
 
     engine = Postgres(request.getfixturevalue("postgres"))
     with pytest.MonkeyPatch.context() as patch:

@@ -10,10 +10,10 @@ from urllib.parse import quote
 import pyarrow as pa
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
-from dag_runs import BUCKET
-from staged import write_staged
 
 from airflow_provider_d1.warehouses import duckdb as duckdb_loader
+from tests.integration.dag_runs import BUCKET
+from tests.integration.warehouses.staged import write_staged
 
 USERS = pa.table({"id": [1, 2, 3], "name": ["Ada", None, ""], "photo": pa.array([b"\0", None, b""], pa.binary())})
 NOBODY = USERS.slice(0, 0)

@@ -23,11 +23,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
-from staged import edit_manifest, write_staged
-from staged_corpus import CORPUS, alike, expected_rows, staged
-from warehouse_engines import CONN_ID, Snowflake
 
 from airflow_provider_d1.warehouses import loads
+from tests.integration.warehouses.staged import edit_manifest, write_staged
+from tests.integration.warehouses.staged_corpus import CORPUS, alike, expected_rows, staged
+from tests.integration.warehouses.warehouse_engines import CONN_ID, Snowflake
 from tests.unit.dump.dump_oracle import for_sqlite, read_with_sqlite
 
 if TYPE_CHECKING:

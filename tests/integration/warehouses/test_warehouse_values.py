@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from staged_corpus import CORPUS, alike, expected_rows, staged
 
 from airflow_provider_d1.staging.manifest import load
+from tests.integration.warehouses.staged_corpus import CORPUS, alike, expected_rows, staged
 from tests.unit.dump.dump_oracle import SqliteTable, for_sqlite, read_with_sqlite
 
 

@@ -8,7 +8,12 @@ from collections import deque
 from dataclasses import replace
 
 import pytest
-from d1_fakes import (
+
+from airflow_provider_d1.cloudflare.budget import EXPORT_CALLS, RequestBudget, Ticket, budget_for
+from airflow_provider_d1.cloudflare.export import ExportRequest, run_export
+from airflow_provider_d1.cloudflare.messages import Answer
+from airflow_provider_d1.exceptions import D1ExportTimeoutError, D1RateLimitError
+from tests.unit.cloudflare.d1_fakes import (
     EPOCH,
     FakeClock,
     LiveExports,
@@ -19,11 +24,6 @@ from d1_fakes import (
     error,
     run,
 )
-
-from airflow_provider_d1.cloudflare.budget import EXPORT_CALLS, RequestBudget, Ticket, budget_for
-from airflow_provider_d1.cloudflare.export import ExportRequest, run_export
-from airflow_provider_d1.cloudflare.messages import Answer
-from airflow_provider_d1.exceptions import D1ExportTimeoutError, D1RateLimitError
 
 
 def answer(status: int = 200, body: bytes = b"", **headers: str) -> Answer:

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import httpx
 import pytest
-from d1_fakes import ACCOUNT, RESET, TOKEN, UUID, FakeClock, Reply, credentials, error, ok
 
 from airflow_provider_d1 import __version__
 from airflow_provider_d1.cloudflare.budget import RequestBudget
@@ -27,6 +26,7 @@ from airflow_provider_d1.exceptions import (
     D1DatabaseNotFoundError,
     D1RateLimitError,
 )
+from tests.unit.cloudflare.d1_fakes import ACCOUNT, RESET, TOKEN, UUID, FakeClock, Reply, credentials, error, ok
 
 Script = Callable[[httpx.Request], Reply | Exception]
 

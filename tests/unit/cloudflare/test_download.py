@@ -9,12 +9,22 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from d1_fakes import FakeClock
-from http_fakes import DUMP, Connection, Server, chunked, redirect, refusal, self_signed, silence, whole
 
 from airflow_provider_d1.cloudflare.download import ATTEMPTS, OVERLAP, Download
 from airflow_provider_d1.cloudflare.signed_url import check_url, redirected
 from airflow_provider_d1.exceptions import D1DownloadError, D1SignedUrlExpiredError
+from tests.unit.cloudflare.d1_fakes import FakeClock
+from tests.unit.cloudflare.http_fakes import (
+    DUMP,
+    Connection,
+    Server,
+    chunked,
+    redirect,
+    refusal,
+    self_signed,
+    silence,
+    whole,
+)
 
 EXPIRED = b"""<?xml version="1.0" encoding="UTF-8"?><Error><Code>ExpiredRequest</Code>
 <Message>Request has expired</Message></Error>"""

@@ -11,7 +11,24 @@ from typing import Any
 
 import httpx
 import pytest
-from d1_fakes import (
+
+from airflow_provider_d1.cloudflare.export import ExportRequest, run_export
+from airflow_provider_d1.cloudflare.models import D1Export, ExportOptions
+from airflow_provider_d1.cloudflare.seal import unseal
+from airflow_provider_d1.exceptions import (
+    D1ApiError,
+    D1AuthenticationError,
+    D1ConfigurationError,
+    D1ConnectionError,
+    D1DatabaseNotFoundError,
+    D1ExportBusyError,
+    D1ExportError,
+    D1ExportLostError,
+    D1ExportTimeoutError,
+    D1TableNotFoundError,
+    D1VirtualTableError,
+)
+from tests.unit.cloudflare.d1_fakes import (
     ACCOUNT,
     BUSY,
     EPOCH,
@@ -32,23 +49,6 @@ from d1_fakes import (
     inner,
     ok,
     run,
-)
-
-from airflow_provider_d1.cloudflare.export import ExportRequest, run_export
-from airflow_provider_d1.cloudflare.models import D1Export, ExportOptions
-from airflow_provider_d1.cloudflare.seal import unseal
-from airflow_provider_d1.exceptions import (
-    D1ApiError,
-    D1AuthenticationError,
-    D1ConfigurationError,
-    D1ConnectionError,
-    D1DatabaseNotFoundError,
-    D1ExportBusyError,
-    D1ExportError,
-    D1ExportLostError,
-    D1ExportTimeoutError,
-    D1TableNotFoundError,
-    D1VirtualTableError,
 )
 
 

@@ -13,8 +13,6 @@ from typing import Any
 
 import httpx
 import pytest
-from d1_fakes import ACCOUNT, TOKEN, UUID, FakeClock, active, complete, error, inner, ok
-from http_fakes import DUMP, Behaviour, Connection, Server, redirect, refusal, self_signed, silence, whole
 
 from airflow_provider_d1.cloudflare.budget import RequestBudget
 from airflow_provider_d1.cloudflare.client import AsyncD1Client, D1Client
@@ -23,6 +21,18 @@ from airflow_provider_d1.cloudflare.download import Download
 from airflow_provider_d1.cloudflare.export import ExportRequest, run_export
 from airflow_provider_d1.cloudflare.quiet import LOGGERS, quiet
 from airflow_provider_d1.exceptions import D1ConnectionError, D1Error
+from tests.unit.cloudflare.d1_fakes import ACCOUNT, TOKEN, UUID, FakeClock, active, complete, error, inner, ok
+from tests.unit.cloudflare.http_fakes import (
+    DUMP,
+    Behaviour,
+    Connection,
+    Server,
+    redirect,
+    refusal,
+    self_signed,
+    silence,
+    whole,
+)
 
 SECRETS = (TOKEN, "5e3c7e7", "X-Amz-Signature", "top-secret-place")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from d1_fakes import EPOCH, FakeClock
 
 from airflow_provider_d1.cloudflare.retry import ATTEMPTS, async_retrying, retrying, worth_a_retry
 from airflow_provider_d1.exceptions import D1ApiError, D1ConnectionError, D1RateLimitError
+from tests.unit.cloudflare.d1_fakes import EPOCH, FakeClock
 
 
 @pytest.mark.parametrize(

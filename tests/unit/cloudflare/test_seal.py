@@ -6,12 +6,12 @@ import base64
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from d1_fakes import SIGNED_URL, TOKEN
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_d1.cloudflare.seal import seal, sealed_expiry, unseal, url_expiry
 from airflow_provider_d1.exceptions import D1SealError, D1SignedUrlExpiredError
+from tests.unit.cloudflare.d1_fakes import SIGNED_URL, TOKEN
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -8,13 +8,13 @@ import time
 
 import httpcore
 import pytest
-from d1_fakes import ACCOUNT, TOKEN, ok
-from http_fakes import Connection, Server
 
 from airflow_provider_d1.cloudflare.credentials import Credentials
 from airflow_provider_d1.cloudflare.messages import Request
 from airflow_provider_d1.cloudflare.transport import AsyncTransport, SyncTransport
 from airflow_provider_d1.exceptions import D1ConnectionError
+from tests.unit.cloudflare.d1_fakes import ACCOUNT, TOKEN, ok
+from tests.unit.cloudflare.http_fakes import Connection, Server
 
 PING = Request("GET", "/ping")
 

@@ -7,13 +7,13 @@ import sys
 from random import Random
 
 import pytest
-from dump_maker import made_dump
-from dump_oracle import assert_same
 
 from airflow_provider_d1.dump import blocks
 from airflow_provider_d1.dump.blocks import Block, parse_block
 from airflow_provider_d1.dump.reader import DumpReader
 from airflow_provider_d1.exceptions import D1DumpError
+from tests.unit.dump.dump_maker import made_dump
+from tests.unit.dump.dump_oracle import assert_same
 
 
 def blocks_of(dump: bytes, **options: int) -> list[Block]:

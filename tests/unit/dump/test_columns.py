@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-from dump_oracle import assert_same, read_with_ours
 
 from airflow_provider_d1.dump.affinity import Affinity
 from airflow_provider_d1.dump.columns import (
@@ -15,6 +14,7 @@ from airflow_provider_d1.dump.columns import (
     has_type_conflict,
     part_type,
 )
+from tests.unit.dump.dump_oracle import assert_same, read_with_ours
 
 I64, F64, STR, BIN = pa.int64(), pa.float64(), pa.string(), pa.binary()
 

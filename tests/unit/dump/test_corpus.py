@@ -6,9 +6,9 @@ import random
 from pathlib import Path
 
 import pytest
-from dump_oracle import assert_same, read_with_ours
 
 from airflow_provider_d1.exceptions import D1DumpError
+from tests.unit.dump.dump_oracle import assert_same, read_with_ours
 
 CORPUS = Path(__file__).parents[2] / "data" / "corpus"
 DUMPS = sorted(path for path in CORPUS.glob("*.sql") if "noschema" not in path.name)

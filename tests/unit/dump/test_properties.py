@@ -9,10 +9,11 @@ import os
 from itertools import cycle
 from random import Random
 
-from dump_maker import made_dump
-from dump_oracle import compare, for_sqlite, read_with_ours, read_with_sqlite
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from tests.unit.dump.dump_maker import made_dump
+from tests.unit.dump.dump_oracle import compare, for_sqlite, read_with_ours, read_with_sqlite
 
 EXAMPLES = int(os.environ.get("D1_DUMP_EXAMPLES", "0"))
 

@@ -6,11 +6,11 @@ import tracemalloc
 from itertools import repeat
 
 import pytest
-from dump_oracle import assert_same, read_with_ours
 
 from airflow_provider_d1.dump.blocks import Block
 from airflow_provider_d1.dump.reader import DumpReader, TableStarted
 from airflow_provider_d1.exceptions import D1DumpError
+from tests.unit.dump.dump_oracle import assert_same, read_with_ours
 
 HEAD = b"PRAGMA defer_foreign_keys=TRUE;\n"
 TABLE = HEAD + b"CREATE TABLE t(a INTEGER, b TEXT);\n"

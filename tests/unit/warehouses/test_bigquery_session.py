@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from warehouse_plans import manifest, plan
 
 from airflow_provider_d1.exceptions import D1WarehouseError
 from airflow_provider_d1.warehouses import bigquery
 from airflow_provider_d1.warehouses.store import S3Store, StagedFiles
+from tests.unit.warehouses.warehouse_plans import manifest, plan
 
 
 class Client:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import sqlglot
 from sqlglot import exp
-from warehouse_plans import manifest, plan
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError, D1WarehouseError
 from airflow_provider_d1.warehouses import bigquery, clickhouse, databricks, duckdb, postgres, redshift, snowflake
+from tests.unit.warehouses.warehouse_plans import manifest, plan
 
 WAREHOUSES = {
     "postgres": postgres,

@@ -7,11 +7,11 @@ from importlib.metadata import metadata, requires
 from types import ModuleType
 
 import pytest
-from warehouse_plans import manifest, plan
 
 from airflow_provider_d1.exceptions import D1ConfigurationError
 from airflow_provider_d1.warehouses.registry import CONNECTION_TYPES, warehouse_for
 from airflow_provider_d1.warehouses.store import S3Store, StagedFiles
+from tests.unit.warehouses.warehouse_plans import manifest, plan
 
 #: connection type → what its loader can't do without
 NEEDS = {

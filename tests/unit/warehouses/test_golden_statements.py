@@ -15,10 +15,10 @@ from types import ModuleType
 import pytest
 import sqlglot
 from sqlglot import exp
-from warehouse_plans import manifest, plan
 
 from airflow_provider_d1.exceptions import D1ConfigurationError
 from airflow_provider_d1.warehouses import bigquery, clickhouse, databricks, duckdb, postgres, redshift, snowflake
+from tests.unit.warehouses.warehouse_plans import manifest, plan
 
 GOLDEN = Path(__file__).parent / "golden"
 WAREHOUSES = {

@@ -6,12 +6,12 @@ from functools import partial
 from typing import Any
 
 import pytest
-from warehouse_plans import manifest, plan
 
 from airflow_provider_d1.exceptions import D1WarehouseError
 from airflow_provider_d1.staging.manifest import Source
 from airflow_provider_d1.warehouses import bigquery, databricks, redshift, snowflake
 from airflow_provider_d1.warehouses.helper_tables import run_load
+from tests.unit.warehouses.warehouse_plans import manifest, plan
 
 TABLES = {"users": {"id": "int64", "name": "string"}}
 
