@@ -13,11 +13,19 @@ class D1Error(Exception):
     """Base of all errors of this package.
 
     ``retryable`` is True when the same call may succeed later without anybody changing anything.
+
+    :param message: what happened, with the remedy where there is one; the error's text.
+    :param retryable: None keeps the class's default.
     """
 
     retryable: bool = False
     #: name → class, so that an error can cross from the triggerer to the worker as plain JSON
     _by_name: ClassVar[dict[str, type[D1Error]]] = {}
+
+    def __init__(self, message: str, *, retryable: bool | None = None) -> None:
+        super().__init__(message)
+        if retryable is not None:
+            self.retryable = retryable
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -31,9 +39,7 @@ class D1Error(Exception):
         :param message: the text.
         :param retryable: what the sender knew; it overrides the class's default.
         """
-        error = D1Error._by_name.get(name, D1Error)(message)
-        error.retryable = retryable
-        return error
+        return D1Error._by_name.get(name, D1Error)(message, retryable=retryable)
 
 
 class D1ConfigurationError(D1Error):
@@ -59,13 +65,11 @@ class D1ApiError(D1Error):
         retryable: bool | None = None,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(message, retryable=retryable)
         self.message = message
         self.status = status
         self.code = code
         self.retry_after = retry_after
-        if retryable is not None:
-            self.retryable = retryable
 
 
 class D1ConnectionError(D1ApiError):
@@ -102,24 +106,16 @@ class D1RateLimitError(D1ApiError):
         *,
         status: int | None = 429,
         code: int | None = None,
+        retryable: bool | None = None,
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(message, status=status, code=code, retry_after=retry_after)
+        super().__init__(message, status=status, code=code, retryable=retryable, retry_after=retry_after)
 
 
 class D1ExportError(D1Error):
-    """An export failed on Cloudflare's side for a reason without a class of its own.
-
-    :param message: Cloudflare's words and what to do.
-    :param retryable: False where the reason is known to be permanent.
-    """
+    """An export failed on Cloudflare's side for a reason without a class of its own."""
 
     retryable = True
-
-    def __init__(self, message: str, *, retryable: bool | None = None) -> None:
-        super().__init__(message)
-        if retryable is not None:
-            self.retryable = retryable
 
 
 class D1TableNotFoundError(D1ExportError):
@@ -151,11 +147,6 @@ class D1DownloadError(D1Error):
 
     retryable = True
 
-    def __init__(self, message: str, *, retryable: bool | None = None) -> None:
-        super().__init__(message)
-        if retryable is not None:
-            self.retryable = retryable
-
 
 class D1SignedUrlExpiredError(D1DownloadError):
     """The signed URL is past its hour; only a new export gives a new one."""
@@ -175,10 +166,17 @@ class D1DumpError(D1Error):
     :param table: the table being read, when known.
     """
 
-    def __init__(self, message: str, *, offset: int | None = None, table: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        offset: int | None = None,
+        table: str | None = None,
+        retryable: bool | None = None,
+    ) -> None:
         where = "" if table is None else f" in table {table!r}"
         at = "" if offset is None else f" at byte {offset}"
-        super().__init__(f"{message}{where}{at}")
+        super().__init__(f"{message}{where}{at}", retryable=retryable)
         self.offset = offset
         self.table = table
 

@@ -175,6 +175,4 @@ def _files_of(mark: bytes | None) -> list[str]:
 
 def already_stands(sink: Sink) -> D1StagingError:
     """What to raise for a manifest that may not be replaced."""
-    error = D1StagingError(f"{sink.uri(MANIFEST_KEY)} already stands, and replace is False")
-    error.retryable = False
-    return error
+    return D1StagingError(f"{sink.uri(MANIFEST_KEY)} already stands, and replace is False", retryable=False)

@@ -150,8 +150,7 @@ class D1ToStagingOperator(D1ExportOperator):
             return self._stage(export)
         except D1SignedUrlExpiredError as error:
             # this task cannot get another URL, so its retries would all meet the same
-            error.retryable = False
-            raise
+            raise D1SignedUrlExpiredError(str(error), retryable=False) from error
 
     def _stage(self, export: D1Export) -> dict[str, Any]:
         from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Source

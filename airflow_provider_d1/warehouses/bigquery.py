@@ -199,9 +199,7 @@ def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | No
         try:
             session = _Session(client)
         except (GoogleAPIError, GoogleAuthError) as error:
-            failed = D1WarehouseError(f"No connection to BigQuery through {conn_id!r}: {error}")
-            failed.retryable = True
-            raise failed from error
+            raise D1WarehouseError(f"No connection to BigQuery through {conn_id!r}: {error}", retryable=True) from error
         try:
             return run_load(plan, session, _STEPS(fill=partial(_fill, client, files)))
         except GoogleAPIError as error:

@@ -211,9 +211,7 @@ def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | No
     try:
         client = hook.get_client()
     except ClickHouseError as error:
-        failed = D1WarehouseError(f"No connection to ClickHouse through {conn_id!r}: {error}")
-        failed.retryable = True
-        raise failed from error
+        raise D1WarehouseError(f"No connection to ClickHouse through {conn_id!r}: {error}", retryable=True) from error
     with closing(client):
         try:
             return _Load(client, plan, files).run()

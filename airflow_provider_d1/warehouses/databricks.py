@@ -191,9 +191,7 @@ def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | No
     try:
         connection = hook.get_conn()
     except Error as error:
-        failed = D1WarehouseError(f"No connection to Databricks through {conn_id!r}: {error}")
-        failed.retryable = True
-        raise failed from error
+        raise D1WarehouseError(f"No connection to Databricks through {conn_id!r}: {error}", retryable=True) from error
     with closing(connection):
         session = _Cursor(connection)
         try:

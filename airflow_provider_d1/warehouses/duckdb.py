@@ -171,9 +171,10 @@ def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | No
     try:
         connection = DuckDBHook(duckdb_conn_id=conn_id).get_conn()
     except Error as error:
-        failed = D1WarehouseError(f"The DuckDB database behind {conn_id!r} can't be opened: {error}")
-        failed.retryable = True  # another process may have it open
-        raise failed from error
+        # another process may have it open
+        raise D1WarehouseError(
+            f"The DuckDB database behind {conn_id!r} can't be opened: {error}", retryable=True
+        ) from error
     with closing(connection):
         try:
             return _Transaction(connection, plan, files).run()

@@ -175,9 +175,7 @@ def _connect(hook: Any, conn_id: str) -> Any:
     except Exception as error:
         if not _is_driver_error(error):
             raise
-        failed = D1WarehouseError(f"No connection to Postgres through {conn_id!r}: {error}")
-        failed.retryable = True
-        raise failed from error
+        raise D1WarehouseError(f"No connection to Postgres through {conn_id!r}: {error}", retryable=True) from error
     if hasattr(
         connection, "row_factory"
     ):  # psycopg 3; psycopg2 has cursor_factory. The connection's extra may set either
@@ -328,9 +326,9 @@ class _Transaction:
             else:
                 self._run("RESET lock_timeout")
                 return
-        failed = D1WarehouseError(f"The old tables are being read without a pause; nothing was swapped: {statement}")
-        failed.retryable = True
-        raise failed
+        raise D1WarehouseError(
+            f"The old tables are being read without a pause; nothing was swapped: {statement}", retryable=True
+        )
 
     def _columns(self, table: str) -> dict[str, str]:
         """Name → type of a relation's columns, empty when there is no such relation."""
@@ -390,8 +388,9 @@ def _is_driver_error(error: Exception) -> bool:
 
 
 def _refused(error: Exception) -> D1WarehouseError:
-    failed = D1WarehouseError(f"Postgres refused the load, every table is as it was: {str(error).strip()}")
     # connection lost, deadlock, serialization failure, lock, shutdown, out of resources: another time it may go
     state = _sqlstate(error) or "08"
-    failed.retryable = state[:2] in ("08", "40", "53", "55", "57", "58")
-    return failed
+    return D1WarehouseError(
+        f"Postgres refused the load, every table is as it was: {str(error).strip()}",
+        retryable=state[:2] in ("08", "40", "53", "55", "57", "58"),
+    )

@@ -214,9 +214,7 @@ def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | No
     try:
         connection = hook.get_conn()
     except Error as error:
-        failed = D1WarehouseError(f"No connection to Redshift through {conn_id!r}: {error}")
-        failed.retryable = True
-        raise failed from error
+        raise D1WarehouseError(f"No connection to Redshift through {conn_id!r}: {error}", retryable=True) from error
     connection._usock.settimeout(None)  # noqa: SLF001 - the limit is for connecting; a COPY may be silent for long
     with closing(connection):
         session = _Cursor(connection)

@@ -1,0 +1,44 @@
+"""The error tree: one way to say whether a retry can help."""
+
+from __future__ import annotations
+
+import ast
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import airflow_provider_d1
+from airflow_provider_d1.exceptions import D1Error
+
+
+def family(root: type[D1Error]) -> Iterator[type[D1Error]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from family(child)
+
+
+CLASSES = sorted(set(family(D1Error)), key=lambda error: error.__name__)
+
+
+@pytest.mark.parametrize("error", CLASSES)
+def test_every_error_takes_retryable_and_keeps_the_class_default_without_it(error: type[D1Error]) -> None:
+    assert error("x").retryable is error.retryable
+    for retryable in (True, False):
+        made = error("x", retryable=retryable)
+        assert made.retryable is retryable
+        assert pickle.loads(pickle.dumps(made)).retryable is retryable
+    assert str(error("what happened")) == "what happened"
+
+
+def test_nothing_changes_retryable_after_construction() -> None:
+    root = Path(airflow_provider_d1.__file__).parent
+    assigned = [
+        f"{path.relative_to(root)}:{node.lineno}"
+        for path in sorted(root.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr == "retryable" and isinstance(node.ctx, ast.Store)
+    ]
+    assert len(assigned) == 1, assigned
+    assert assigned[0].startswith("exceptions.py:")
