@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 WAREHOUSE ?= duckdb
 
-.PHONY: demo test lint types unit integration test-system test-airflow2 mutation bench audit pins clean
+.PHONY: demo test lint types unit integration test-system test-airflow2 mutation bench audit pins changelog clean
 
 $(VENV)/.ready: requirements/dev.txt requirements/bootstrap.txt pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -74,6 +74,14 @@ pins: $(VENV)/.ready
 	  --no-header --no-annotate --no-emit-package airflow-provider-d1 -o requirements/$$extra.txt pyproject.toml; done
 	$(VENV)/bin/uv pip compile --quiet --python-version 3.11 --extra emulator --no-header --no-annotate \
 	  --no-emit-package airflow-provider-d1 -o requirements/airflow2.txt pyproject.toml requirements/airflow2.in
+
+# the fragments of changelog.d/ as one list; VERSION=1.2.3 moves them into CHANGELOG.md
+changelog: $(VENV)/.ready
+ifdef VERSION
+	$(VENV)/bin/towncrier build --yes --version $(VERSION)
+else
+	$(VENV)/bin/towncrier build --draft
+endif
 
 clean:
 	rm -rf $(VENV) .venv-demo .venv-airflow2 .cache
