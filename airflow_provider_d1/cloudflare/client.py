@@ -16,12 +16,15 @@ from airflow_provider_d1.cloudflare import access, lookup, protocol
 from airflow_provider_d1.cloudflare.budget import RequestBudget, budget_for
 from airflow_provider_d1.cloudflare.clock import SYSTEM_CLOCK, Clock
 from airflow_provider_d1.cloudflare.retry import PATIENCE, async_retrying, retrying
+from airflow_provider_d1.cloudflare.sql_parameters import bind
 from airflow_provider_d1.exceptions import D1Error, D1RateLimitError
 
 if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.credentials import Credentials
     from airflow_provider_d1.cloudflare.messages import Answer, Request
     from airflow_provider_d1.cloudflare.models import Database
+    from airflow_provider_d1.cloudflare.protocol import StatementResult
+    from airflow_provider_d1.cloudflare.sql_parameters import Parameters, Statement
     from airflow_provider_d1.cloudflare.transport import AsyncTransport, SyncTransport
 
 T = TypeVar("T")
@@ -63,17 +66,19 @@ class AsyncD1Client:
         plan = lookup.one_database(self.credentials.account_id, name_or_uuid)
         return await self._carry_out(plan, deadline=deadline, priority=priority)
 
-    async def query(self, database_id: str, sql: str, params: Sequence[Any] | None = None) -> list[dict[str, Any]]:
-        """Run one SQL statement; a dict for each row."""
-        columns, rows = await self.raw(database_id, sql, params)
-        return [dict(zip(columns, row, strict=False)) for row in rows]
+    async def query(self, database_id: str, sql: str, params: Parameters | None = None) -> list[dict[str, Any]]:
+        """Run SQL; a dict for each row of the last statement.
 
-    async def raw(
-        self, database_id: str, sql: str, params: Sequence[Any] | None = None
-    ) -> tuple[list[str], list[list[Any]]]:
-        """Run one SQL statement; column names (which may repeat) and rows."""
-        request = protocol.raw(self.credentials.account_id, database_id, sql, params)
-        return await self.call(request, protocol.read_raw)
+        :param sql: one statement, or several that run in order and in one transaction.
+        :param params: a mapping for ``:name``, a sequence for ``?``; see
+            :func:`~airflow_provider_d1.cloudflare.sql_parameters.bind`.
+        """
+        return (await self.execute(database_id, bind(sql, params)))[-1].as_dicts()
+
+    async def execute(self, database_id: str, statements: Sequence[Statement]) -> list[StatementResult]:
+        """Run statements in order and in one transaction; a result for each."""
+        request = protocol.batch(self.credentials.account_id, database_id, statements)
+        return await self.call(request, protocol.read_results)
 
     async def verify_access(self, database: str | None = None) -> access.Access:
         """Check token, account, D1 right and database, telling them apart in the error; see :func:`access.verify`."""
@@ -181,14 +186,14 @@ class D1Client:
         """As :meth:`AsyncD1Client.get_database`."""
         return self._carry_out(lookup.one_database(self.credentials.account_id, name_or_uuid))
 
-    def query(self, database_id: str, sql: str, params: Sequence[Any] | None = None) -> list[dict[str, Any]]:
+    def query(self, database_id: str, sql: str, params: Parameters | None = None) -> list[dict[str, Any]]:
         """As :meth:`AsyncD1Client.query`."""
-        columns, rows = self.raw(database_id, sql, params)
-        return [dict(zip(columns, row, strict=False)) for row in rows]
+        return self.execute(database_id, bind(sql, params))[-1].as_dicts()
 
-    def raw(self, database_id: str, sql: str, params: Sequence[Any] | None = None) -> tuple[list[str], list[list[Any]]]:
-        """As :meth:`AsyncD1Client.raw`."""
-        return self.call(protocol.raw(self.credentials.account_id, database_id, sql, params), protocol.read_raw)
+    def execute(self, database_id: str, statements: Sequence[Statement]) -> list[StatementResult]:
+        """As :meth:`AsyncD1Client.execute`."""
+        request = protocol.batch(self.credentials.account_id, database_id, statements)
+        return self.call(request, protocol.read_results)
 
     def verify_access(self, database: str | None = None) -> access.Access:
         """As :meth:`AsyncD1Client.verify_access`."""

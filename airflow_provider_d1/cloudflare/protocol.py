@@ -9,13 +9,16 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from airflow_provider_d1.cloudflare import failures
 from airflow_provider_d1.cloudflare.messages import MAX_QUERY_ANSWER_BYTES, Answer, Request
 from airflow_provider_d1.cloudflare.models import Database
 from airflow_provider_d1.exceptions import D1ApiError
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.cloudflare.sql_parameters import Statement
 
 DATABASES_PER_PAGE = 1000
 #: D1 lists no fewer databases on a page that is not the last
@@ -37,6 +40,18 @@ class Envelope:
     def message(self) -> str:
         """All failures in one line."""
         return "; ".join(text for _, text in self.errors)
+
+
+@dataclass(frozen=True, slots=True)
+class StatementResult:
+    """What one statement returned: column names, which may repeat, and rows."""
+
+    columns: list[str]
+    rows: list[list[Any]]
+
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """A dict for each row; of columns with one name the last counts."""
+        return [dict(zip(self.columns, row, strict=False)) for row in self.rows]
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
@@ -76,6 +91,19 @@ def raw(account_id: str, database_id: str, sql: str, params: Sequence[Any] | Non
         database_path(account_id, database_id, "raw"),
         body=body,
         repeatable=is_read_only(sql),
+        max_answer_bytes=MAX_QUERY_ANSWER_BYTES,
+    )
+
+
+def batch(account_id: str, database_id: str, statements: Sequence[Statement]) -> Request:
+    """Run statements in order and in one transaction; a single one as :func:`raw` sends it."""
+    if len(statements) == 1:
+        return raw(account_id, database_id, statements[0].sql, statements[0].params)
+    return Request(
+        "POST",
+        database_path(account_id, database_id, "raw"),
+        body={"batch": [{"sql": statement.sql, "params": statement.params} for statement in statements]},
+        repeatable=all(is_read_only(statement.sql) for statement in statements),
         max_answer_bytes=MAX_QUERY_ANSWER_BYTES,
     )
 
@@ -172,19 +200,30 @@ def read_database(answer: Answer) -> Database:
 
 def read_raw(answer: Answer) -> tuple[list[str], list[list[Any]]]:
     """Read an answer to :func:`raw`: column names and rows."""
+    first = read_results(answer)[0]
+    return first.columns, first.rows
+
+
+def read_results(answer: Answer) -> list[StatementResult]:
+    """Read an answer to :func:`raw` or :func:`batch`: a result for each statement, at least one."""
     result = read_result(answer)
-    first = result[0] if isinstance(result, list) and result else result
-    if not isinstance(first, dict):
+    items = result if isinstance(result, list) and result else [result]
+    return [_statement_result(answer, item) for item in items]
+
+
+def _statement_result(answer: Answer, item: object) -> StatementResult:
+    if not isinstance(item, dict):
         raise _unexpected("a query result")
-    if first.get("success") is False:
-        raise failures.failure(answer, ((None, failures.text_of(first.get("error")) or "the query failed"),))
-    results = first.get("results") or {}
+    if item.get("success") is False:
+        raise failures.failure(answer, ((None, failures.text_of(item.get("error")) or "the query failed"),))
+    results = item.get("results") or {}
     if isinstance(results, list) and all(isinstance(row, dict) for row in results):  # as /query has them
-        return list(results[0]), [list(row.values()) for row in results]
+        return StatementResult(list(results[0]), [list(row.values()) for row in results])
     if not isinstance(results, dict):
         # To take anything else for "no rows" would overlook a virtual table.
         raise _unexpected("columns and rows")
-    return [str(column) for column in results.get("columns") or []], [list(row) for row in results.get("rows") or []]
+    columns = [str(column) for column in results.get("columns") or []]
+    return StatementResult(columns, [list(row) for row in results.get("rows") or []])
 
 
 def _errors(errors: object) -> tuple[tuple[int | None, str], ...]:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 
 from airflow_provider_d1.cloudflare.models import D1Export, Database, OnVirtualTable
+from airflow_provider_d1.cloudflare.sql_parameters import Parameters, bind, check_each, marker_names, sequence
+from airflow_provider_d1.cloudflare.sql_tokens import statements
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error
 from airflow_provider_d1.hooks.connection import Settings, fetch_settings, no_connection, read_settings
-from airflow_provider_d1.hooks.dbapi import D1Connection, insert_statements
+from airflow_provider_d1.hooks.dbapi import D1Connection, D1Cursor, insert_statements
 from airflow_provider_d1.hooks.masking import mask, mask_signed_url
 from airflow_provider_d1.hooks.threads import run_coroutine
 
@@ -120,14 +122,17 @@ class D1Hook(DbApiHook):
         with self.get_client() as client:
             return client.get_database(name_or_uuid or self._database_or_fail())
 
-    def query(self, sql: str, parameters: Sequence[Any] | None = None) -> list[dict[str, Any]]:
-        """Run one statement and return its rows.
+    def query(self, sql: str, parameters: Parameters | None = None) -> list[dict[str, Any]]:
+        """Run SQL and return the rows of the last statement.
 
-        :param sql: ``?`` stands for a parameter.
-        :param parameters: at most 100.
+        :param sql: one statement, or several that run in order and in one transaction.
+        :param parameters: a mapping for ``:name``, ``@name`` and ``$name``; a sequence for ``?`` and ``?NNN``. At most
+            100 for each statement.
+        :raises ProgrammingError: when they do not fit the statement; nothing was sent then.
         """
+        bound = bind(sql, parameters)
         with self.get_client() as client:
-            return client.query(self._resolve(client), sql, None if parameters is None else list(parameters))
+            return client.execute(self._resolve(client), bound)[-1].as_dicts()
 
     # exports
 
@@ -219,10 +224,46 @@ class D1Hook(DbApiHook):
     def set_autocommit(self, conn: D1Connection, autocommit: bool) -> None:
         """Do nothing: see :meth:`get_autocommit`."""
 
+    def run(
+        self,
+        sql: str | Iterable[str],
+        autocommit: bool = False,
+        parameters: Parameters | None = None,
+        handler: Callable[[Any], Any] | None = None,
+        split_statements: bool = False,
+        return_last: bool = True,
+    ) -> Any:  # noqa: ANN401 - the handler's result, or a list of them
+        """Run SQL as :meth:`DbApiHook.run` does, after all parameters were checked.
+
+        :param sql: a script, or a list of scripts that run one after the other.
+        :param parameters: as for :meth:`query`. For a list, or with ``split_statements``, a mapping must hold the names
+            of all and no others, and a sequence must fit each one.
+        :raises ProgrammingError: when they do not fit; nothing was sent then.
+        """
+        if not isinstance(sql, str):
+            sql = scripts = list(sql)
+        else:
+            scripts = self.split_sql_string(sql) if split_statements else [sql]
+        if parameters is not None and not isinstance(parameters, Mapping):
+            parameters = sequence(parameters)
+        check_each(scripts, parameters)
+        return super().run(sql, autocommit, parameters, handler, split_statements, return_last)
+
+    def _run_command(self, cur: D1Cursor, sql_statement: str, parameters: Parameters | None) -> None:
+        if isinstance(parameters, Mapping):
+            names = marker_names(sql_statement)
+            parameters = {name: value for name, value in parameters.items() if name in names}
+        super()._run_command(cur, sql_statement, parameters)
+
+    @staticmethod
+    def split_sql_string(sql: str, strip_semicolon: bool = False) -> list[str]:
+        """The statements of a script, by SQLite's rules: a trigger's body belongs to its CREATE."""
+        return [statement.rstrip(";").rstrip() if strip_semicolon else statement for statement in statements(sql)]
+
     def insert_rows(
         self,
         table: str,
-        rows: Iterable[Sequence[Any]],
+        rows: Iterable[Parameters],
         target_fields: Sequence[str] | None = None,
         commit_every: int = 1000,  # noqa: ARG002 - D1 commits each statement
         replace: bool = False,
@@ -231,14 +272,14 @@ class D1Hook(DbApiHook):
         """Insert rows, as many with each call as D1's 100 parameters allow; a failure leaves those of earlier calls.
 
         :param table: the table's name; quoted as an identifier, so without a schema.
-        :param rows: values in the order of ``target_fields``: None, numbers and text.
-        :param target_fields: columns; None for all of the table's.
+        :param rows: values (None, numbers and text) in the order of ``target_fields``, or mappings from columns.
+        :param target_fields: columns; None for all of the table's, or for the first row's when it is a mapping.
         :param replace: replace rows with the same key.
         """
         with self.get_client() as client:
             database_id = self._resolve(client)
             for sql, values in insert_statements(table, rows, target_fields, replace=replace):
-                client.raw(database_id, sql, values)
+                client.execute(database_id, bind(sql, values))
 
     @property
     def dialect_name(self) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
+from airflow_provider_d1.cloudflare.sql_errors import ProgrammingError
+from airflow_provider_d1.cloudflare.sql_parameters import MAX_PARAMETERS, Parameters, bind, sequence
+
 if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.client import D1Client
-
-#: D1 takes so many bound parameters in one statement
-MAX_PARAMETERS = 100
 
 
 class D1Cursor:
@@ -30,16 +30,21 @@ class D1Cursor:
         self.description: list[tuple[Any, ...]] | None = None
         self.rowcount = -1
 
-    def execute(self, sql: str, parameters: Sequence[Any] | None = None) -> Self:
-        """Run one statement; ``?`` stands for a parameter, at most 100 of them."""
-        columns, rows = self._client.raw(self._database_id, sql, list(parameters or ()))
-        self._rows = [tuple(row) for row in rows]
+    def execute(self, sql: str, parameters: Parameters | None = None) -> Self:
+        """Run SQL; the result is that of the last statement.
+
+        :param sql: one statement, or several that run in order and in one transaction.
+        :param parameters: a mapping for ``:name``, ``@name`` and ``$name``; a sequence for ``?`` and ``?NNN``.
+        :raises ProgrammingError: when they do not fit; nothing was sent then.
+        """
+        result = self._client.execute(self._database_id, bind(sql, parameters))[-1]
+        self._rows = [tuple(row) for row in result.rows]
         self._next = 0
-        self.description = [(name, None, None, None, None, None, None) for name in columns] or None
-        self.rowcount = len(self._rows) if columns else -1
+        self.description = [(name, None, None, None, None, None, None) for name in result.columns] or None
+        self.rowcount = len(self._rows) if result.columns else -1
         return self
 
-    def executemany(self, sql: str, parameters: Iterable[Sequence[Any]]) -> Self:
+    def executemany(self, sql: str, parameters: Iterable[Parameters]) -> Self:
         """Run one statement once for each set of parameters."""
         for row in parameters:
             self.execute(sql, row)
@@ -87,24 +92,44 @@ class D1Connection:
 
 
 def insert_statements(
-    table: str, rows: Iterable[Sequence[Any]], columns: Sequence[str] | None, *, replace: bool = False
+    table: str, rows: Iterable[Parameters], columns: Sequence[str] | None, *, replace: bool = False
 ) -> Iterator[tuple[str, list[Any]]]:
     """Bring rows into as few INSERT statements as D1's limit on parameters allows.
 
     :param table: an identifier, quoted here.
-    :param rows: of one length.
-    :param columns: identifiers, quoted here; None for all of the table's.
+    :param rows: sequences of one length, or mappings from columns to values.
+    :param columns: identifiers, quoted here; None for all of the table's, or for the first row's when it is a mapping.
     :param replace: INSERT OR REPLACE.
     :return: statements with their parameters.
+    :raises ProgrammingError: a row that is neither a sequence nor a mapping, or that has other columns.
     """
-    verb = "INSERT OR REPLACE" if replace else "INSERT"
-    names = "" if columns is None else f" ({', '.join(map(quoted, columns))})"
+    if isinstance(columns, str):
+        raise ProgrammingError("insert_rows: target_fields is a text; expected a list of column names.")
     rest = iter(rows)
     for first in rest:
-        more = islice(rest, max(MAX_PARAMETERS // max(len(first), 1) - 1, 0))
-        batch = [first, *more]
-        places = ", ".join(f"({', '.join('?' * len(row))})" for row in batch)
+        if columns is None and isinstance(first, Mapping):
+            columns = list(first)
+        width = len(columns) if columns is not None else len(sequence(first))
+        more = islice(rest, max(MAX_PARAMETERS // max(width, 1) - 1, 0))
+        batch = [_in_order(row, columns, width) for row in (first, *more)]
+        verb = "INSERT OR REPLACE" if replace else "INSERT"
+        names = "" if columns is None else f" ({', '.join(map(quoted, columns))})"
+        places = ", ".join([f"({', '.join('?' * width)})"] * len(batch))
         yield f"{verb} INTO {quoted(table)}{names} VALUES {places}", [value for row in batch for value in row]
+
+
+def _in_order(row: Parameters, columns: Sequence[str] | None, width: int) -> list[Any]:
+    if isinstance(row, Mapping):
+        if columns is None or set(row) != set(columns):
+            expected = "sequences, as the first row is one" if columns is None else f"values for {', '.join(columns)}"
+            raise ProgrammingError(
+                f"insert_rows: a row has values for {', '.join(map(str, row))}; expected {expected}."
+            )
+        return [row[column] for column in columns]
+    values = sequence(row)
+    if len(values) != width:
+        raise ProgrammingError(f"insert_rows: a row has {len(values)} values; expected {width}.")
+    return values
 
 
 def quoted(identifier: str) -> str:

@@ -280,6 +280,27 @@ MUTATIONS = (
         ("tests/unit/cloudflare/test_transport.py",),
     ),
     Mutation(
+        "a mapping's names are all used",
+        f"{CLOUDFLARE}/sql_parameters.py",
+        "if unused := sorted(map(str, parameters.keys() - names)):",
+        "if unused := []:",
+        ("tests/unit/cloudflare/test_sql_parameters.py", "tests/unit/hooks/test_hook.py"),
+    ),
+    Mutation(
+        "a text is not taken apart into parameters",
+        f"{CLOUDFLARE}/sql_parameters.py",
+        "if isinstance(parameters, str | bytes",
+        "if isinstance(parameters, bytes",
+        ("tests/unit/cloudflare/test_sql_parameters.py", "tests/unit/hooks/test_hook.py"),
+    ),
+    Mutation(
+        "a statement has as many values as markers",
+        f"{CLOUDFLARE}/sql_parameters.py",
+        "if wanted != len(given):",
+        "if wanted > len(given):",
+        ("tests/unit/cloudflare/test_sql_parameters.py", "tests/unit/hooks/test_hook.py"),
+    ),
+    Mutation(
         "secrets are masked",
         "airflow_provider_d1/hooks/masking.py",
         "        mask_secret(secret)\n",

@@ -18,6 +18,8 @@ from airflow_provider_d1.cloudflare.budget import RequestBudget
 from airflow_provider_d1.cloudflare.client import AsyncD1Client, D1Client
 from airflow_provider_d1.cloudflare.models import Database
 from airflow_provider_d1.cloudflare.retry import ATTEMPTS
+from airflow_provider_d1.cloudflare.sql_errors import ProgrammingError
+from airflow_provider_d1.cloudflare.sql_parameters import Statement
 from airflow_provider_d1.exceptions import (
     D1ApiError,
     D1AuthenticationError,
@@ -89,7 +91,7 @@ def test_both_clients_offer_the_same() -> None:
         return {name: list(inspect.signature(f).parameters) for name, f in found if not name.startswith("_")}
 
     sync, asynchronous = public(D1Client), public(AsyncD1Client)
-    shared = {"list_databases", "query", "raw", "verify_access"}
+    shared = {"list_databases", "query", "execute", "verify_access"}
     assert {name: sync[name] for name in shared} == {name: asynchronous[name] for name in shared}
     assert {"close", "get_database", "call"} | shared == set(sync)
     assert {"aclose", "get_database", "call", "send"} | shared == set(asynchronous)
@@ -192,10 +194,25 @@ def test_no_name_at_all(ask: Ask) -> None:
 # --- queries
 
 
-def test_a_query_gives_dicts_and_raw_keeps_duplicate_columns(ask: Ask) -> None:
-    assert ask([rows([1], [2])], "query", UUID, "SELECT n", [1]) == [{"n": 1}, {"n": 2}]
-    assert json.loads(ask.requests[0].content) == {"sql": "SELECT n", "params": [1]}
-    assert ask([rows([1, 2], columns=("a", "a"))], "raw", UUID, "SELECT 1 a, 2 a") == (["a", "a"], [[1, 2]])
+def test_a_query_gives_dicts_and_a_result_keeps_duplicate_columns(ask: Ask) -> None:
+    assert ask([rows([1], [2])], "query", UUID, "SELECT :n", {"n": 1}) == [{"n": 1}, {"n": 2}]
+    assert json.loads(ask.requests[0].content) == {"sql": "SELECT ?1", "params": [1]}
+    (result,) = ask([rows([1, 2], columns=("a", "a"))], "execute", UUID, [Statement("SELECT 1 a, 2 a")])
+    assert (result.columns, result.rows) == (["a", "a"], [[1, 2]])
+
+
+def test_several_statements_are_one_call_and_the_last_result_counts(ask: Ask) -> None:
+    both = Reply(ok([{"success": True, "results": {"columns": ["n"], "rows": [[n]]}} for n in (1, 2)]))
+    assert ask([both], "query", UUID, "SELECT ? AS n; SELECT ? AS n", [1, 2]) == [{"n": 2}]
+    assert json.loads(ask.requests[0].content) == {
+        "batch": [{"sql": "SELECT ?1 AS n;", "params": [1]}, {"sql": "SELECT ?1 AS n", "params": [2]}]
+    }
+
+
+def test_parameters_that_do_not_fit_are_not_sent(ask: Ask) -> None:
+    with pytest.raises(ProgrammingError):
+        ask([rows([1])], "query", UUID, "DELETE FROM t WHERE s <> :keep", ["keep"])
+    assert not ask.requests
 
 
 # --- retries

@@ -8,7 +8,7 @@ import io
 import json
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,11 +16,16 @@ from airflow.providers.common.compat.sdk import AirflowException
 from airflow.providers.common.sql.hooks.handlers import fetch_all_handler
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 from airflow.providers.common.sql.operators.sql import (
+    BranchSQLOperator,
+    SQLCheckOperator,
     SQLColumnCheckOperator,
     SQLExecuteQueryOperator,
     SQLTableCheckOperator,
+    SQLValueCheckOperator,
 )
+from airflow.providers.common.sql.sensors.sql import SqlSensor
 
+from airflow_provider_d1.cloudflare.sql_errors import ProgrammingError
 from airflow_provider_d1.emulator.server import Emulator
 from airflow_provider_d1.exceptions import (
     D1ConfigurationError,
@@ -246,6 +251,102 @@ def test_rows_are_inserted_with_as_few_calls_as_the_limit_on_parameters_allows(e
     assert hook.get_first('SELECT count(*), sum(id) FROM "odd ""name"') == (70, 2415)
     assert hook.get_first('SELECT * FROM "odd ""name" WHERE id = 69') == (69, 1.5, "it's")
     hook.insert_rows('odd "name', [])
+
+
+def test_names_are_bound_by_name(emulator: Emulator) -> None:
+    hook = D1Hook()
+    hook.run("CREATE TABLE named (id INTEGER, s TEXT)")
+    hook.run("INSERT INTO named VALUES ($id, :s), (2, @s)", parameters={"s": "x", "id": 1})
+    hook.run("INSERT INTO named VALUES (3, 'y')")
+    hook.run("DELETE FROM named WHERE s <> :keep", parameters={"keep": "x"})
+    assert hook.get_records("SELECT id FROM named WHERE s = :s ORDER BY id", {"s": "x"}) == [(1,), (2,)]
+    assert hook.query("SELECT id FROM named WHERE id > @least", {"least": 1}) == [{"id": 2}]
+    connection = hook.get_conn()
+    cursor = connection.cursor()
+    cursor.executemany("INSERT INTO named VALUES (:id, :s)", [{"id": 5, "s": "e"}, {"s": "f", "id": 6}])
+    assert cursor.execute("SELECT s FROM named WHERE id IN (:a, :b)", {"b": 6, "a": 5}).fetchall() == [("e",), ("f",)]
+    connection.close()
+    hook.insert_rows("named", [{"s": "g", "id": 7}, {"id": 8, "s": "h"}])
+    hook.insert_rows("named", [(9, "i"), {"s": "j", "id": 10}], target_fields=["id", "s"])
+    assert hook.get_records("SELECT id, s FROM named WHERE id > ? ORDER BY id", [6]) == [
+        *((7, "g"), (8, "h")),
+        *((9, "i"), (10, "j")),
+    ]
+    # a list of statements shares the names
+    hook.run(["DELETE FROM named WHERE s = :s", "DELETE FROM named WHERE id = :id"], parameters={"s": "x", "id": 5})
+    assert hook.get_first("SELECT min(id) FROM named") == (6,)
+
+
+def test_a_script_runs_in_order_and_returns_its_last_result(emulator: Emulator) -> None:
+    hook = D1Hook()
+    script = "CREATE TABLE steps (n); INSERT INTO steps VALUES (?); SELECT n, ? FROM steps"
+    assert hook.get_records(script, parameters=[7, "seven"]) == [(7, "seven")]
+    assert hook.query("DELETE FROM steps; SELECT count(*) AS n FROM steps") == [{"n": 0}]
+
+
+WRONG = {
+    "text": ("SELECT ?", "a"),
+    "bytes": ("SELECT ?", b"a"),
+    "set": ("SELECT ?", {"a"}),
+    "missing": ("SELECT :a, :b", {"a": 1}),
+    "unused": ("SELECT :a", {"a": 1, "b": 2}),
+    "mapping-for-positions": ("DELETE FROM users WHERE name <> ?", {"keep": "Ada"}),
+    "positions-for-names": ("SELECT :a", [1]),
+    "too-few": ("SELECT ?, ?", [1]),
+    "too-many": ("SELECT ?", [1, 2]),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_parameters_that_do_not_fit_are_refused_before_anything_is_sent(emulator: Emulator, wrong: str) -> None:
+    sql, parameters = WRONG[wrong]
+    hook = D1Hook()
+    connection = hook.get_conn()
+    cursor = connection.cursor()
+    query: dict[str, Any] = {"task_id": "t", "conn_id": "d1_default"}
+    emulator.calls.clear()
+    attempts: list[Callable[[], object]] = [
+        lambda: hook.query(sql, parameters),
+        lambda: hook.run(sql, parameters=parameters),
+        lambda: hook.run(["DELETE FROM users", sql], parameters=parameters),
+        lambda: hook.run(f"DELETE FROM users; {sql}", parameters=parameters, split_statements=True),
+        lambda: hook.get_records(sql, parameters),
+        lambda: hook.get_first(sql, parameters),
+        lambda: cursor.execute(sql, parameters),
+        lambda: cursor.executemany(sql, [parameters]),
+        lambda: SQLExecuteQueryOperator(**query, sql=sql, parameters=parameters).execute({}),
+        lambda: SQLCheckOperator(**query, sql=sql, parameters=parameters).execute({}),
+        lambda: SQLValueCheckOperator(**query, sql=sql, pass_value=1, parameters=parameters).execute({}),
+        lambda: BranchSQLOperator(
+            **query, sql=sql, parameters=parameters, follow_task_ids_if_true="a", follow_task_ids_if_false="b"
+        ).execute({}),
+        lambda: SqlSensor(**query, sql=sql, parameters=parameters).poke({}),
+    ]
+    for attempt in attempts:
+        with pytest.raises(ProgrammingError):
+            attempt()
+    connection.close()
+    assert not emulator.calls.of("raw") + emulator.calls.of("query")
+
+
+@pytest.mark.parametrize(
+    ("rows", "fields", "words"),
+    [
+        (["ab"], ["id", "name"], "str cannot be bound by position"),
+        ([b"ab"], None, "bytes cannot be bound"),
+        ([{1, 2}], None, "set cannot be bound"),
+        ([{"id": 9}], ["id", "name"], "values for id; expected values for id, name"),
+        ([{"id": 9, "name": "x", "age": 3}], ["id", "name"], "values for id, name, age"),
+        ([(9, "x"), {"id": 10, "name": "y"}], None, "as the first row is one"),
+        ([(9, "x"), (10,)], None, "a row has 1 values; expected 2"),
+        ([(9,)], ["id", "name"], "a row has 1 values; expected 2"),
+        ([(9,)], "id", "target_fields is a text"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(emulator: Emulator, rows: Any, fields: Any, words: str) -> None:
+    with pytest.raises(ProgrammingError, match=words):
+        D1Hook().insert_rows("users", rows, target_fields=fields)
+    assert not emulator.calls.of("raw")
 
 
 def test_airflows_sql_operators_work(emulator: Emulator) -> None:
