@@ -1,8 +1,8 @@
-"""Switch off one protection at a time and show that a test notices: ``python -m tests.mutation.run [WORD …]``.
+"""Switch off one protection at a time and check that a test fails: ``python -m tests.mutation.run [WORD …]``.
 
-The package, the tests and the harness are copied into a temporary folder; each mutation changes one place of the copy
-and runs the tests that should fail. A protection whose tests pass without it is reported, and so is a change whose
-place is no longer there. With words, only the protections whose name contains one of them.
+The package, the tests and the harness are copied into a temporary folder. Each mutation changes one place of the copy
+and runs the tests that should fail. A protection whose tests still pass is reported, and so is a mutation whose code
+is not found. With words, only the protections whose name contains one of them are tried.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.mutation.mutations import MUTATIONS
+from tests.mutation.mutations import MUTATIONS, REPOSITORY, Mutation
 
-#: address space of the tests: what no longer bounds an endless answer shall not take the machine with it
+#: address space of the tests, so that a mutation that removes a size limit does not exhaust the machine's memory
 MEMORY = 4 << 30
-REPOSITORY = Path(__file__).parents[2]
 COPIED = ("airflow_provider_d1", "harness", "tests", "example_dags", "demo", "pyproject.toml")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the tests of one mutation ended."""
+    """The result of one mutation's tests."""
 
     caught: bool
     words: str
@@ -47,7 +46,7 @@ def main(words: list[str]) -> int:
         baseline = run_tests(copy, tests)
         if baseline.returncode != 0:
             print(baseline.stdout[-4000:])
-            print("The tests fail with all protections on; nothing can be learned.")
+            print("The tests fail before any mutation; fix them first.")
             return 2
         outcomes = {}
         for mutation in chosen:
@@ -56,16 +55,16 @@ def main(words: list[str]) -> int:
             mark = "caught  " if outcome.caught else "SURVIVED"
             print(f"{mark} {mutation.protection}: {outcome.words} ({time.monotonic() - began:.0f} s)", flush=True)
     missed = sum(not outcome.caught for outcome in outcomes.values())
-    print(f"{len(outcomes) - missed} of {len(outcomes)} protections are held by a test")
+    print(f"{len(outcomes) - missed} of {len(outcomes)} protections are covered by a test")
     return 1 if missed else 0
 
 
-def attempt(copy: Path, mutation) -> Outcome:
-    path = copy / mutation.file
+def attempt(copy: Path, mutation: Mutation) -> Outcome:
+    if len(places := mutation.places(copy)) != 1:
+        return Outcome(False, f"{mutation.old!r} occurs {len(places)} times in {mutation.package}:{mutation.within}")
+    path, mutated = mutation.apply(copy)
     original = path.read_text()
-    if original.count(mutation.old) != 1:
-        return Outcome(False, f"its place occurs {original.count(mutation.old)} times in {mutation.file}")
-    path.write_text(original.replace(mutation.old, mutation.new))
+    path.write_text(mutated)
     try:
         finished = run_tests(copy, list(mutation.tests))
     finally:
@@ -74,7 +73,7 @@ def attempt(copy: Path, mutation) -> Outcome:
     if finished.returncode == 1 and failed:
         return Outcome(True, failed[0])
     if finished.returncode == 124:
-        return Outcome(True, "the tests did not end in time")
+        return Outcome(True, "the tests timed out")
     return Outcome(False, f"exit code {finished.returncode}: {finished.stdout.strip()[-300:]}")
 
 
