@@ -46,6 +46,14 @@ def get_provider_info() -> dict[str, Any]:
                 for warehouse in WAREHOUSES
             ),
         ],
+        "asset-uris": [
+            {
+                "schemes": ["d1"],
+                "handler": "airflow_provider_d1.assets.d1.sanitize_uri",
+                "factory": "airflow_provider_d1.assets.d1.create_asset",
+                "to_openlineage_converter": "airflow_provider_d1.assets.d1.convert_asset_to_openlineage",
+            }
+        ],
         "extra-links": ["airflow_provider_d1.links.d1.D1DatabaseLink"],
         "connection-types": [
             {

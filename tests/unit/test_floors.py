@@ -21,6 +21,7 @@ ALLOWED = {
     "hooks": {"cloudflare", "exceptions", "__init__"},
     "triggers": {"hooks", "cloudflare", "exceptions"},
     "links": {"exceptions"},
+    "assets": set(),
     "operators": {"hooks", "triggers", "links", "cloudflare", "exceptions"},
     "warehouses": {"staging", "dump", "exceptions"},
     "transfers": {

@@ -55,7 +55,8 @@ def test_every_module_exists(name: str) -> None:
 
 def test_every_class_exists() -> None:
     info = get_provider_info()
-    for path in [*info["extra-links"], *(c["hook-class-name"] for c in info["connection-types"])]:
+    assets = [path for entry in info["asset-uris"] for key, path in entry.items() if key != "schemes"]
+    for path in [*info["extra-links"], *(c["hook-class-name"] for c in info["connection-types"]), *assets]:
         module, name = path.rsplit(".", 1)
         assert getattr(import_module(module), name)
 

@@ -1,0 +1,1 @@
+"""Assets for D1 databases and tables."""
