@@ -1,8 +1,9 @@
-"""A block of rows → Arrow columns and evidence: a pure function that any thread may call.
+"""Parse a block of rows into Arrow columns and their statistics: a pure function that any thread may call.
 
-This is the narrow seam: rows as they stand in the dump in, Arrow columns and counts out. Rows go at vector speed where
-every byte of them is proven (:mod:`~airflow_provider_d1.dump.fields`, :mod:`~airflow_provider_d1.dump.kinds`); only the
-others go through the exact path (:mod:`~airflow_provider_d1.dump.rows`), and come back to their place.
+Rows take the fast path (:mod:`~airflow_provider_d1.dump.fields`, :mod:`~airflow_provider_d1.dump.classify`,
+:mod:`~airflow_provider_d1.dump.fast_path`) where every byte of them is proven. The others take the exact path
+(:mod:`~airflow_provider_d1.dump.exact_path`), and the two results are put back into the order of the dump. A native
+parser could replace everything behind :func:`parse_block`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from airflow_provider_d1.dump.columns import ParsedColumn, cast, from_values, part_type
+from airflow_provider_d1.dump.classify import FallbackRows
+from airflow_provider_d1.dump.column_types import ParsedColumn, cast, from_values, part_type
+from airflow_provider_d1.dump.exact_path import ExactColumn, read_row, read_rows
+from airflow_provider_d1.dump.fast_path import read_columns
 from airflow_provider_d1.dump.fields import Fields, find_fields
-from airflow_provider_d1.dump.kinds import OddRows
 from airflow_provider_d1.dump.literals import MAX_TEXT
-from airflow_provider_d1.dump.rows import ExactColumn, read_row, read_rows
-from airflow_provider_d1.dump.vectors import read_columns
 from airflow_provider_d1.exceptions import D1DumpError
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 _LAST_ASCII = 127
 _REPLACEMENT = "\ufffd".encode()
-#: beyond this share of odd rows the exact path reads them all
-_MOSTLY_ODD = 0.5
+#: above this share of rows for the exact path, it reads the whole block: that is then faster than sorting them out
+_MAX_FALLBACK_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Block:
     :param separator: what stands between two rows, ``);\nINSERT INTO "t" ("a","b") VALUES(``.
     :param layout: for each value of a row, the index of its column in ``schema.columns``.
     :param defaults: for each column that the rows leave out, its index and its DEFAULT.
-    :param temporal: whether to collect evidence of dates and times.
+    :param temporal: whether to collect the forms of dates and times.
     """
 
     schema: TableSchema
@@ -61,16 +62,16 @@ class ParsedBlock:
 
     :param schema: the table.
     :param rows: how many.
-    :param columns: one for each of ``schema.columns``; the array's type follows from the column's own evidence.
+    :param columns: one for each of ``schema.columns``; the array's type follows from the column's own ``stats``.
     :param exact_rows: how many rows went through the exact path.
-    :param fallback: why they did, None when none did.
+    :param fallback_reason: why they did, None when none did.
     """
 
     schema: TableSchema
     rows: int
     columns: tuple[ParsedColumn, ...]
     exact_rows: int = 0
-    fallback: str | None = None
+    fallback_reason: str | None = None
 
 
 def parse_block(block: Block) -> ParsedBlock:
@@ -111,7 +112,7 @@ def _parse_exactly(block: Block, reason: str) -> ParsedBlock:
     body = bytes(block.body)
     exact = read_rows(body, block.separator, _affinities(block), offset=block.offset, table=block.schema.name)
     rows = len(exact[0].values)
-    return _complete(block, _from_exact(exact, temporal=block.temporal), rows, exact_rows=rows, fallback=reason)
+    return _complete(block, _from_exact(exact, temporal=block.temporal), rows, exact_rows=rows, fallback_reason=reason)
 
 
 def _has_replacement(fields: Fields) -> bool:
@@ -120,35 +121,37 @@ def _has_replacement(fields: Fields) -> bool:
 
 
 def _parse_fields(block: Block, fields: Fields, *, replacements: bool) -> ParsedBlock:
-    """Read at vector speed all rows but the odd ones, which show themselves column by column."""
-    odd = ~fields.regular
-    reason = "rows with other literals" if odd.any() else None
+    """Parse on the fast path all rows that it can prove; which ones it cannot, it finds out column by column."""
+    fallback = ~fields.regular
+    reason = "rows with other literals" if fallback.any() else None
     while True:
-        if np.count_nonzero(odd) > _MOSTLY_ODD * fields.rows:
+        if np.count_nonzero(fallback) > _MAX_FALLBACK_SHARE * fields.rows:
             return _parse_exactly(block, reason or "")
-        good = None if fields.regular.all() and not odd.any() else np.flatnonzero(~odd[fields.regular])
+        good = None if fields.regular.all() and not fallback.any() else np.flatnonzero(~fallback[fields.regular])
         try:
             columns = read_columns(
                 fields, good, _affinities(block), replacements=replacements, temporal_forms=block.temporal
             )
             break
-        except OddRows as found:
+        except FallbackRows as found:
             reason = found.reason
             regular = np.flatnonzero(fields.regular)
-            odd[(regular if good is None else regular[good])[found.rows]] = True
-    if odd.any():
+            fallback[(regular if good is None else regular[good])[found.rows]] = True
+    if fallback.any():
         try:
-            exact = _read_odd(block, fields, odd)
-        except D1DumpError:  # several rows in one INSERT look like one odd row; or it is an error, and named there
+            exact = _parse_rows_exactly(block, fields, fallback)
+        except D1DumpError:
+            # either one INSERT has several rows, which look like one row here, or the dump is wrong: the exact path
+            # reads the former, and names the place of the latter
             return _parse_exactly(block, reason or "")
-        columns = _merge(columns, exact, odd, block)
-    return _complete(block, columns, fields.rows, exact_rows=int(np.count_nonzero(odd)), fallback=reason)
+        columns = _merge(columns, exact, fallback, block)
+    return _complete(block, columns, fields.rows, exact_rows=int(np.count_nonzero(fallback)), fallback_reason=reason)
 
 
-def _read_odd(block: Block, fields: Fields, odd: Mask) -> list[ParsedColumn]:
-    """Evaluate the odd rows."""
+def _parse_rows_exactly(block: Block, fields: Fields, fallback: Mask) -> list[ParsedColumn]:
+    """Evaluate some rows of a block."""
     exact = [ExactColumn(affinity) for affinity in _affinities(block)]
-    for row in np.flatnonzero(odd).tolist():
+    for row in np.flatnonzero(fallback).tolist():
         start, end = int(fields.row_starts[row]), int(fields.row_ends[row])
         read_row(fields.data[start:end].tobytes() + b")", exact)
     return _from_exact(exact, temporal=block.temporal)
@@ -168,23 +171,23 @@ def _from_exact(exact: list[ExactColumn], *, temporal: bool) -> list[ParsedColum
     ]
 
 
-def _merge(good: list[ParsedColumn], exact: list[ParsedColumn], odd: Mask, block: Block) -> list[ParsedColumn]:
+def _merge(good: list[ParsedColumn], exact: list[ParsedColumn], fallback: Mask, block: Block) -> list[ParsedColumn]:
     """Put the rows of both paths back into their order."""
-    position = np.empty(len(odd), np.int64)
-    position[~odd] = np.arange(len(odd) - int(np.count_nonzero(odd)))
-    position[odd] = np.arange(int(np.count_nonzero(~odd)), len(odd))
+    position = np.empty(len(fallback), np.int64)
+    position[~fallback] = np.arange(len(fallback) - int(np.count_nonzero(fallback)))
+    position[fallback] = np.arange(int(np.count_nonzero(~fallback)), len(fallback))
     indices = pa.Array.from_buffers(pa.int64(), len(position), [None, pa.py_buffer(position)])
     merged = []
     for index, (fast, slow) in zip(block.layout, zip(good, exact, strict=True), strict=True):
-        evidence = fast.evidence + slow.evidence
-        target = part_type(block.schema.columns[index].affinity, evidence)
-        both = pa.concat_arrays([cast(part.array, part.evidence, target) for part in (fast, slow)])
-        merged.append(ParsedColumn(both.take(indices), evidence))
+        stats = fast.stats + slow.stats
+        target = part_type(block.schema.columns[index].affinity, stats)
+        both = pa.concat_arrays([cast(part.array, part.stats, target) for part in (fast, slow)])
+        merged.append(ParsedColumn(both.take(indices), stats))
     return merged
 
 
 def _complete(
-    block: Block, columns: list[ParsedColumn], rows: int, *, exact_rows: int, fallback: str | None
+    block: Block, columns: list[ParsedColumn], rows: int, *, exact_rows: int, fallback_reason: str | None
 ) -> ParsedBlock:
     """Order the columns as the table's, and add those that the rows leave out."""
     schema = block.schema
@@ -197,11 +200,11 @@ def _complete(
             raise D1DumpError("a DEFAULT that is too long for so many rows", offset=block.offset, table=schema.name)
         by_index[index] = _from_exact([left_out], temporal=block.temporal)[0]
     for index, column in enumerate(schema.columns):
-        if column.rowid_alias and by_index[index].evidence.null:
+        if column.rowid_alias and by_index[index].stats.null:
             raise D1DumpError(
                 f"a NULL in the INTEGER PRIMARY KEY {column.name!r}, for which SQLite would make up a number,",
                 offset=block.offset,
                 table=schema.name,
             )
     ordered = tuple(by_index[index] for index in range(len(schema.columns)))
-    return ParsedBlock(schema, rows, ordered, exact_rows, fallback)
+    return ParsedBlock(schema, rows, ordered, exact_rows, fallback_reason)

@@ -4,9 +4,9 @@ The constant words between two rows are replaced by one byte that UTF-8 never ha
 quotes tells for every byte whether it is inside a text; the commas and row separators outside texts are the ends of the
 fields. That is arithmetic on whole blocks (numpy, Arrow), no step is taken value by value.
 
-Nothing is believed yet: :mod:`~airflow_provider_d1.dump.kinds` and those who convert values prove for each field that
-its bytes, from the first to the last, are one literal. Since fields and separators cover the block without a gap, a
-block whose fields are all proven is read as SQLite would read it. Rows with anything else are left to the exact path.
+Nothing is proven yet: :mod:`~airflow_provider_d1.dump.classify` and the code that converts values prove for each field
+that its bytes, from the first to the last, are one literal. Since fields and separators cover the block without a gap,
+a block whose fields are all proven is read as SQLite would read it. Rows with anything else go to the exact path.
 """
 
 from __future__ import annotations

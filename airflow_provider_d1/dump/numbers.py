@@ -22,8 +22,8 @@ from airflow_provider_d1.dump.buffers import (
     valid_rows,
     with_values,
 )
-from airflow_provider_d1.dump.columns import FLOAT64, INT64, ColumnEvidence, ParsedColumn
-from airflow_provider_d1.dump.kinds import OTHER_LITERALS, OddRows
+from airflow_provider_d1.dump.classify import OTHER_LITERALS, FallbackRows
+from airflow_provider_d1.dump.column_types import FLOAT64, INT64, ColumnStats, ParsedColumn
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -50,16 +50,16 @@ def read_numbers(written: pa.Array, affinity: Affinity) -> list[ParsedColumn]:
 
     :param written: the literals, each starting with a digit or a minus; NULL where the row has none.
     :param affinity: the column's.
-    :raises OddRows: for what is no plain decimal, or not one that SQLite reads as others do.
+    :raises FallbackRows: for what is no plain decimal, or not one that SQLite reads as others do.
     """
     if affinity is Affinity.TEXT:
-        raise OddRows(valid_rows(written), "numbers in a TEXT column")
+        raise FallbackRows(valid_rows(written), "numbers in a TEXT column")
     data, offsets = text_data(written)
     marks = np.flatnonzero((data - np.uint8(_ZERO)) > 9)  # unsigned: what is below the digits wraps to above them
     marked = data[marks]
-    odd = _NOT_IN_A_NUMBER[marked]
-    if odd.any():
-        raise OddRows(rows_at(offsets, marks[odd]), OTHER_LITERALS)
+    foreign = _NOT_IN_A_NUMBER[marked]
+    if foreign.any():
+        raise FallbackRows(rows_at(offsets, marks[foreign]), OTHER_LITERALS)
     if affinity is Affinity.REAL:
         return [_reals(written, affinity)]
     marks = marks[marked != _MINUS]
@@ -73,7 +73,7 @@ def read_numbers(written: pa.Array, affinity: Affinity) -> list[ParsedColumn]:
     whole = valid_rows(written) & ~broken
     found = [_integers(only_rows(written, whole))] if whole.any() else []
     reals = _reals(only_rows(written, broken), affinity)
-    return found + (_split(reals) if affinity in _WHOLE_BECOMES_INTEGER else [reals])
+    return found + (_split_whole(reals) if affinity in _WHOLE_BECOMES_INTEGER else [reals])
 
 
 def _integers(written: pa.Array) -> ParsedColumn:
@@ -82,11 +82,11 @@ def _integers(written: pa.Array) -> ParsedColumn:
         array = pc.cast(written, INT64)
     except pa.ArrowInvalid:
         sure = true_rows(pc.match_substring_regex(written, _SURE_INTEGER))
-        raise OddRows(valid_rows(written) & ~sure, "numbers beyond 64 bits") from None
-    return ParsedColumn(array, _integer_evidence(array, literal=True))
+        raise FallbackRows(valid_rows(written) & ~sure, "numbers beyond 64 bits") from None
+    return ParsedColumn(array, _integer_stats(array, literal=True))
 
 
-def _integer_evidence(array: pa.Array, *, literal: bool) -> ColumnEvidence:
+def _integer_stats(array: pa.Array, *, literal: bool) -> ColumnStats:
     """Count integers; those that were written as reals are not unsafe."""
     values = integers(array)
     unsafe = inexact = 0
@@ -96,7 +96,7 @@ def _integer_evidence(array: pa.Array, *, literal: bool) -> ColumnEvidence:
         back = np.where(as_real < _TWO_63, as_real, 0.0).astype(np.int64)
         inexact = int(np.count_nonzero(back != values[far]))
         unsafe = int(np.count_nonzero(far)) if literal else 0
-    return ColumnEvidence(integer=len(array) - array.null_count, unsafe_integers=unsafe, inexact_integers=inexact)
+    return ColumnStats(integer=len(array) - array.null_count, unsafe_integers=unsafe, inexact_integers=inexact)
 
 
 def _reals(written: pa.Array, affinity: Affinity) -> ParsedColumn:
@@ -107,25 +107,25 @@ def _reals(written: pa.Array, affinity: Affinity) -> ParsedColumn:
         digits = pc.replace_substring_regex(take_rows(written, long), pattern=_ALL_BUT_DIGITS, replacement="")
         too_long = long[np.diff(text_data(digits)[1]) > _SURELY_READ]
         if len(too_long):
-            raise OddRows(rows_mask(too_long, len(written)), "decimals of many digits")
+            raise FallbackRows(rows_mask(too_long, len(written)), "decimals of many digits")
     try:
         array = pc.cast(written, FLOAT64)
     except pa.ArrowInvalid:
         wrong = valid_rows(written) & ~true_rows(pc.match_substring_regex(written, _SURE_REAL))
-        raise OddRows(wrong if wrong.any() else valid_rows(written), OTHER_LITERALS) from None
+        raise FallbackRows(wrong if wrong.any() else valid_rows(written), OTHER_LITERALS) from None
     values = doubles(array)
     if affinity not in (Affinity.BLOB, Affinity.NONE) and np.signbit(values[values == 0]).any():
         array = with_values(array, values + 0.0)  # stored as the integer 0, which has no sign
-    return ParsedColumn(array, _real_evidence(array, affinity))
+    return ParsedColumn(array, _real_stats(array, affinity))
 
 
-def _real_evidence(array: pa.Array, affinity: Affinity) -> ColumnEvidence:
+def _real_stats(array: pa.Array, affinity: Affinity) -> ColumnStats:
     values, here = doubles(array), valid_rows(array)
     whole = 0
     if affinity is not Affinity.REAL:
         whole = int(np.count_nonzero((np.floor(values) == values) & (values >= -_TWO_63) & (values < _TWO_63) & here))
     infinite = int(np.count_nonzero(np.isinf(values) & here))
-    return ColumnEvidence(real=len(array) - array.null_count, whole_reals=whole, infinities=infinite)
+    return ColumnStats(real=len(array) - array.null_count, whole_reals=whole, infinities=infinite)
 
 
 def _small_numbers(written: pa.Array, affinity: Affinity) -> ParsedColumn | None:
@@ -138,12 +138,12 @@ def _small_numbers(written: pa.Array, affinity: Affinity) -> ParsedColumn | None
     if not max(values.max(), -values.min()) < _FIRST_UNSAFE:
         return None
     whole = int(np.count_nonzero((values == np.floor(values)) & here))
-    if whole == reals.evidence.real:
-        return ParsedColumn(pc.cast(reals.array, INT64), ColumnEvidence(integer=whole))
-    return ParsedColumn(reals.array, ColumnEvidence(integer=whole, real=reals.evidence.real - whole))
+    if whole == reals.stats.real:
+        return ParsedColumn(pc.cast(reals.array, INT64), ColumnStats(integer=whole))
+    return ParsedColumn(reals.array, ColumnStats(integer=whole, real=reals.stats.real - whole))
 
 
-def _split(reals: ParsedColumn) -> list[ParsedColumn]:
+def _split_whole(reals: ParsedColumn) -> list[ParsedColumn]:
     """Make integers of whole reals within 64 bits, but for the two outermost, as SQLite does."""
     values, here = doubles(reals.array), valid_rows(reals.array)
     converts: Mask = (np.floor(values) == values) & (values > -_TWO_63) & (values < _TWO_63) & here
@@ -151,9 +151,9 @@ def _split(reals: ParsedColumn) -> list[ParsedColumn]:
         return [reals]
     numbers = pa.py_buffer(np.where(converts, values, 0).astype(np.int64))
     converted = pa.Array.from_buffers(INT64, len(values), [bitmap(converts), numbers])
-    found = [ParsedColumn(converted, _integer_evidence(converted, literal=False))]
+    found = [ParsedColumn(converted, _integer_stats(converted, literal=False))]
     stays = here & ~converts
     if stays.any():
         array = only_rows(reals.array, stays)
-        found.append(ParsedColumn(array, _real_evidence(array, Affinity.NUMERIC)))
+        found.append(ParsedColumn(array, _real_stats(array, Affinity.NUMERIC)))
     return found

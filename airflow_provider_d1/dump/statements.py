@@ -9,6 +9,9 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from airflow_provider_d1.dump.sqlite_names import fold_case, unquote
+from airflow_provider_d1.exceptions import D1DumpError
+
 #: white space as SQLite's tokenizer knows it (no VT), line and block comments; a block comment may run to the end
 SPACE = rb"(?:[ \t\n\f\r]|--[^\n]*+|/\*(?s:.*?)(?:\*/|\Z))*+"
 #: one name, bare or quoted in any of SQLite's four ways
@@ -67,21 +70,6 @@ def tokens(sql: bytes | bytearray, start: int = 0) -> Iterator[Token]:
             yield Token(match.lastgroup or "", match.group(), match.start())
 
 
-def unquote(name: bytes) -> bytes:
-    """Return a name without its quotes; bare names come back as they are."""
-    opening = name[:1]
-    if opening == b"[":
-        return name[1:-1]
-    if opening in (b'"', b"'", b"`"):
-        return name[1:-1].replace(opening * 2, opening)
-    return name
-
-
-def fold(name: str) -> str:
-    """Return a name as SQLite compares names: ASCII letters in lower case, all others as they are."""
-    return "".join(chr(ord(c) + 32) if "A" <= c <= "Z" else c for c in name)
-
-
 def find_insert_end(sql: bytes | bytearray, start: int) -> int:
     """Return the offset just past the semicolon of an INSERT, -1 when it is not there (yet).
 
@@ -138,3 +126,38 @@ def _end_in_comment(sql: bytes | bytearray, comment: Token, *, final: bool) -> i
     if comment.end == len(sql) and not comment.text.endswith(b"*/"):
         return comment.end if final and comment.text.rstrip().endswith(b";") else -1
     return 0
+
+
+def check_statement_text(text: bytes, offset: int) -> None:
+    """Refuse what is no text outside of values: invalid UTF-8, and a NUL, where SQLite would stop reading."""
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        raise D1DumpError("invalid UTF-8", offset=offset + error.start) from None
+    at = text.find(b"\0")
+    if at >= 0:
+        raise D1DumpError("a NUL outside of values", offset=offset + at)
+
+
+def first_words(statement: bytes) -> list[str]:
+    """Return a statement's first tokens, upper-cased and without quotes; at most five."""
+    words = []
+    for token in tokens(statement):
+        if token.kind != "comment":
+            words.append(unquote(token.text).decode("utf-8", "replace").upper())
+            if len(words) == 5:
+                break
+    return words
+
+
+def insert_trigger_tables(statement: bytes) -> list[str]:
+    """Return the table on which a CREATE TRIGGER statement sets an INSERT trigger, nothing for other triggers."""
+    found = [token for token in tokens(statement) if token.kind != "comment"]
+    at = 5 if [token.is_word("IF") for token in found[2:3]] == [True] else 2
+    event = next(
+        (i for i, token in enumerate(found[at + 1 :], at + 1) if token.is_word("INSERT", "DELETE", "UPDATE")), 0
+    )
+    on = [token.is_word(word) for token, word in zip(found[event : event + 2], ("INSERT", "ON"), strict=False)]
+    if not event or on != [True, True]:
+        return []
+    return [fold_case(unquote(token.text).decode()) for token in found[event + 2 : event + 3]]

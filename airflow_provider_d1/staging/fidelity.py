@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from airflow_provider_d1.dump.columns import ColumnEvidence, has_type_conflict
+from airflow_provider_d1.dump.column_types import ColumnStats, has_type_conflict
 
 if TYPE_CHECKING:
     from airflow_provider_d1.dump.schema import Column, TableSchema
@@ -18,24 +18,24 @@ _LOSSES = (
 )
 
 
-def lossy_lines(table: TableSchema, evidence: Iterable[ColumnEvidence]) -> list[str]:
+def lossy_lines(table: TableSchema, stats: Iterable[ColumnStats]) -> list[str]:
     """One line for each kind of loss in each column, such as ``orders.id: 17 integers beyond 2^53; …``."""
     return [
         f"{table.name}.{column.name}: {_counted(seen.lossy[kind], noun)} {reason}"
-        for column, seen in zip(table.columns, evidence, strict=True)
+        for column, seen in zip(table.columns, stats, strict=True)
         for kind, noun, reason in _LOSSES
         if seen.lossy[kind]
     ]
 
 
-def conflict_lines(table: TableSchema, evidence: Iterable[ColumnEvidence], types: Iterable[str]) -> list[str]:
+def conflict_lines(table: TableSchema, stats: Iterable[ColumnStats], types: Iterable[str]) -> list[str]:
     """One line for each column with values that its declared type does not promise.
 
     :param types: what the columns are staged as.
     """
     return [
         f"{table.name}.{column.name}: {_declared(column)}, but holds {_holdings(seen)}; staged as {staged}"
-        for column, seen, staged in zip(table.columns, evidence, types, strict=True)
+        for column, seen, staged in zip(table.columns, stats, types, strict=True)
         if has_type_conflict(column.affinity, seen)
     ]
 
@@ -44,7 +44,7 @@ def _declared(column: Column) -> str:
     return f"declared {column.declared_type}" if column.declared_type else "without a declared type"
 
 
-def _holdings(seen: ColumnEvidence) -> str:
+def _holdings(seen: ColumnStats) -> str:
     nouns = {"integer": "integer", "real": "real number", "text": "text", "blob": "blob"}
     found = [_counted(seen.storage[kind], noun) for kind, noun in nouns.items() if seen.storage[kind]]
     return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} and {found[-1]}"

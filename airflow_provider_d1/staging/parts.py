@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from airflow_provider_d1.dump.columns import ColumnEvidence, cast, final_type, part_type
+from airflow_provider_d1.dump.column_types import ColumnStats, cast, final_type, part_type
 
 if TYPE_CHECKING:
     from airflow_provider_d1.dump.blocks import ParsedBlock
@@ -50,15 +50,15 @@ class TablePlan:
         return pa.schema([*fields, *self.audit.fields], metadata=self.metadata)
 
     def cast_rows(
-        self, arrays: Sequence[pa.Array], evidence: Sequence[ColumnEvidence], types: Sequence[pa.DataType]
+        self, arrays: Sequence[pa.Array], stats: Sequence[ColumnStats], types: Sequence[pa.DataType]
     ) -> pa.Table:
         """Rows of this table as files hold them.
 
         :param arrays: the table's own columns.
-        :param evidence: of these rows, or of these and earlier ones of the same types.
+        :param stats: of these rows, or of these and earlier ones of the same types.
         :param types: what to cast them to.
         """
-        columns = [cast(array, seen, kind) for array, seen, kind in zip(arrays, evidence, types, strict=True)]
+        columns = [cast(array, seen, kind) for array, seen, kind in zip(arrays, stats, types, strict=True)]
         rows = len(columns[0]) if columns else 0
         return pa.Table.from_arrays([*columns, *self.audit.arrays(rows)], schema=self.arrow_schema(types))
 
@@ -68,14 +68,14 @@ class LocalPart:
     """A finished file on this machine.
 
     :param types: of the table's own columns in it.
-    :param evidence: of its rows and those before them, for :func:`airflow_provider_d1.dump.columns.cast`.
+    :param stats: of its rows and those before them, for :func:`airflow_provider_d1.dump.column_types.cast`.
     :param provisional: closed because the types changed, so it will have to be cast.
     """
 
     path: Path
     rows: int
     types: tuple[pa.DataType, ...]
-    evidence: tuple[ColumnEvidence, ...]
+    stats: tuple[ColumnStats, ...]
     provisional: bool
 
 
@@ -142,7 +142,7 @@ class PartWriter:
 class TableWriter:
     """Takes a table's parsed blocks in order and gives finished parts.
 
-    ``evidence`` is that of all rows so far, ``begun`` whether anything was written yet.
+    ``stats`` is that of all rows so far, ``begun`` whether anything was written yet.
 
     :param parse_temporal: whether columns may become dates and timestamps when the table ends.
     """
@@ -157,7 +157,7 @@ class TableWriter:
         parse_temporal: bool,
     ) -> None:
         self.plan = plan
-        self.evidence = tuple(ColumnEvidence() for _ in plan.schema.columns)
+        self.stats = tuple(ColumnStats() for _ in plan.schema.columns)
         self.rows = 0
         self.begun = False
         self._form = form
@@ -167,7 +167,7 @@ class TableWriter:
         self._parse_temporal = parse_temporal
         self._waiting: list[ParsedBlock] = []
         self._waiting_bytes = 0
-        self._written = self.evidence  # evidence of the rows that are in files
+        self._written = self.stats  # stats of the rows that are in files
         self._part: PartWriter | None = None
 
     @property
@@ -187,7 +187,7 @@ class TableWriter:
 
     def add(self, block: ParsedBlock) -> Iterator[LocalPart]:
         """Take a block; yield the parts that this finishes."""
-        self.evidence = tuple(seen + column.evidence for seen, column in zip(self.evidence, block.columns, strict=True))
+        self.stats = tuple(seen + column.stats for seen, column in zip(self.stats, block.columns, strict=True))
         self.rows += block.rows
         self._waiting.append(block)
         self._waiting_bytes += sum(column.array.nbytes for column in block.columns)
@@ -206,13 +206,13 @@ class TableWriter:
 
     def safe_types(self) -> tuple[pa.DataType, ...]:
         """Types for the rows so far from which every other can still be reached."""
-        return tuple(part_type(c.affinity, e) for c, e in zip(self.plan.schema.columns, self.evidence, strict=True))
+        return tuple(part_type(c.affinity, e) for c, e in zip(self.plan.schema.columns, self.stats, strict=True))
 
     def final_types(self) -> tuple[pa.DataType, ...]:
         """Types if no more rows follow."""
         return tuple(
             final_type(column.affinity, seen, parse_temporal=self._parse_temporal)
-            for column, seen in zip(self.plan.schema.columns, self.evidence, strict=True)
+            for column, seen in zip(self.plan.schema.columns, self.stats, strict=True)
         )
 
     def closing_types(self) -> tuple[pa.DataType, ...]:
@@ -233,13 +233,13 @@ class TableWriter:
             yield from self._close(provisional=True)
             self._part = PartWriter(self.plan, types, self._form, self._max_bytes, self._new_path)
         tables = [
-            self.plan.cast_rows([c.array for c in block.columns], [c.evidence for c in block.columns], types)
+            self.plan.cast_rows([c.array for c in block.columns], [c.stats for c in block.columns], types)
             for block in self._waiting
         ]
         rows = pa.concat_tables(tables) if tables else self.plan.arrow_schema(types).empty_table()
         self._waiting, self._waiting_bytes = [], 0
         self.begun = True
-        self._written = self.evidence
+        self._written = self.stats
         for path, count in self._part.write(rows):
             yield LocalPart(path, count, types, self._written, provisional=False)
 

@@ -14,7 +14,7 @@ from airflow_provider_d1.staging.parts import LocalPart, PartWriter, TablePlan
 from airflow_provider_d1.staging.streams import file_sha256
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.dump.columns import ColumnEvidence
+    from airflow_provider_d1.dump.column_types import ColumnStats
     from airflow_provider_d1.staging.formats import TableFormat
     from airflow_provider_d1.staging.manifest import FileEntry
     from airflow_provider_d1.staging.run import StagingRun
@@ -34,7 +34,7 @@ class TableDone:
 
     plan: TablePlan
     types: tuple[pa.DataType, ...]
-    evidence: tuple[ColumnEvidence, ...]
+    stats: tuple[ColumnStats, ...]
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class PartStore:
         result: list[_Held] = []
         for path, rows in self._recast(part, done):
             key = self._next_key(plan) if result else held.key
-            result.append(self._put(key, LocalPart(path, rows, done.types, done.evidence, provisional=False)))
+            result.append(self._put(key, LocalPart(path, rows, done.types, done.stats, provisional=False)))
         part.path.unlink()
         return result
 
@@ -129,7 +129,7 @@ class PartStore:
             for rows in self._form.read(part.path, plan.arrow_schema(part.types)):
                 for batch in rows.to_batches():
                     own = batch.columns[: len(part.types)]
-                    yield from writer.write(plan.cast_rows(own, part.evidence, done.types))
+                    yield from writer.write(plan.cast_rows(own, part.stats, done.types))
             yield from writer.close()
         finally:
             writer.discard()

@@ -113,8 +113,8 @@ class TableRouter:
         self._send(writer, writer.add(item))
         self._meter.add_rows(item.schema.name, item.rows)
         self._blocks += 1
-        if item.fallback is not None:
-            self._fallbacks[item.fallback] += 1
+        if item.fallback_reason is not None:
+            self._fallbacks[item.fallback_reason] += 1
             self._exact_rows += item.exact_rows
 
     def end(self) -> None:
@@ -128,7 +128,7 @@ class TableRouter:
             if writer is self._current or writer.waits or not writer.begun:
                 self._finish(writer, last=True)
             elif writer.final_types() != writer.closing_types():
-                self._emit(TableDone(writer.plan, writer.final_types(), writer.evidence))
+                self._emit(TableDone(writer.plan, writer.final_types(), writer.stats))
         self._log_fallbacks()
 
     def discard(self) -> None:
@@ -154,18 +154,18 @@ class TableRouter:
     def _finish(self, writer: TableWriter, *, last: bool) -> None:
         self._send(writer, writer.finish(last=last))
         types = writer.final_types() if last else writer.closing_types()
-        self._emit(TableDone(writer.plan, types, writer.evidence))
+        self._emit(TableDone(writer.plan, types, writer.stats))
 
     def _send(self, writer: TableWriter, parts: Iterable[LocalPart]) -> None:
         for part in parts:
             self._emit(PartDone(writer.plan, part))
 
     def _judge(self) -> None:
-        losses = [line for w in self._writers.values() for line in lossy_lines(w.plan.schema, w.evidence)]
+        losses = [line for w in self._writers.values() for line in lossy_lines(w.plan.schema, w.stats)]
         conflicts = [
             line
             for w in self._writers.values()
-            for line in conflict_lines(w.plan.schema, w.evidence, map(type_name, w.final_types()))
+            for line in conflict_lines(w.plan.schema, w.stats, map(type_name, w.final_types()))
         ]
         if conflicts and self._options.on_type_conflict == "fail":
             raise D1TypeConflictError("; ".join(conflicts))
@@ -204,7 +204,7 @@ class TableRouter:
                 source_name=None if name == column.name else column.name,
             )
             for name, column, kind, seen in zip(
-                plan.names, plan.schema.columns, writer.final_types(), writer.evidence, strict=True
+                plan.names, plan.schema.columns, writer.final_types(), writer.stats, strict=True
             )
         ]
         return TableEntry(

@@ -11,7 +11,7 @@ import apsw
 import pyarrow as pa
 
 from airflow_provider_d1.dump.blocks import ParsedBlock, parse_block
-from airflow_provider_d1.dump.columns import ColumnEvidence, cast, final_type, part_type
+from airflow_provider_d1.dump.column_types import ColumnStats, cast, final_type, part_type
 from airflow_provider_d1.dump.reader import DumpReader, TableStarted
 
 if TYPE_CHECKING:
@@ -86,18 +86,18 @@ def read_with_sqlite(dump: bytes) -> dict[str, SqliteTable]:
 
 @dataclass
 class _Part:
-    evidence: ColumnEvidence
+    stats: ColumnStats
     arrays: list[pa.Array]
 
 
 @dataclass
 class StagedTable:
-    """A table as staging makes it of our reader's blocks: final arrays and evidence by column."""
+    """A table as staging makes it of our reader's blocks: final arrays and stats by column."""
 
     schema: TableSchema
     blocks: list[ParsedBlock] = field(default_factory=list)
     columns: dict[str, pa.ChunkedArray] = field(default_factory=dict)
-    evidence: dict[str, ColumnEvidence] = field(default_factory=dict)
+    stats: dict[str, ColumnStats] = field(default_factory=dict)
 
 
 def slices(data: bytes, sizes: Iterable[int]) -> Iterable[bytes]:
@@ -130,25 +130,25 @@ def read_with_ours(
             tables[item.schema.name].blocks.append(parse_block(item))
     for table in tables.values():
         for index, column in enumerate(table.schema.columns):
-            total = ColumnEvidence()
+            total = ColumnStats()
             parts: list[_Part] = []
             for block in table.blocks:
                 parsed = block.columns[index]
-                assert parsed.evidence.rows == block.rows == len(parsed.array)
-                assert parsed.array.type == part_type(column.affinity, parsed.evidence)
+                assert parsed.stats.rows == block.rows == len(parsed.array)
+                assert parsed.array.type == part_type(column.affinity, parsed.stats)
                 parsed.array.validate(full=True)
-                total += parsed.evidence
+                total += parsed.stats
                 target = part_type(column.affinity, total)
                 if not parts or parts[-1].arrays[0].type != target:
-                    parts.append(_Part(ColumnEvidence(), []))
-                parts[-1].evidence += parsed.evidence
-                parts[-1].arrays.append(cast(parsed.array, parsed.evidence, target))
+                    parts.append(_Part(ColumnStats(), []))
+                parts[-1].stats += parsed.stats
+                parts[-1].arrays.append(cast(parsed.array, parsed.stats, target))
             final = final_type(column.affinity, total, parse_temporal=parse_temporal)
-            chunks = [cast(array, part.evidence, final) for part in parts for array in part.arrays]
+            chunks = [cast(array, part.stats, final) for part in parts for array in part.arrays]
             for chunk in chunks:
                 chunk.validate(full=True)
             table.columns[column.name] = pa.chunked_array(chunks, type=final)
-            table.evidence[column.name] = total
+            table.stats[column.name] = total
     return tables
 
 
@@ -173,7 +173,7 @@ def compare(expected: dict[str, SqliteTable], staged: dict[str, StagedTable]) ->
         for column in ours.schema.columns:
             rows = table.columns[column.name]
             kinds = [row[0] for row in rows]
-            storage = ours.evidence[column.name].storage
+            storage = ours.stats[column.name].storage
             assert storage == {kind: kinds.count(kind) for kind in ("integer", "real", "text", "blob", "null")}, (
                 name,
                 column.name,

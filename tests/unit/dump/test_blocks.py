@@ -115,7 +115,7 @@ def test_one_odd_row_costs_one_row() -> None:
     dump = table("a INTEGER, b TEXT, c REAL", rows)
     assert exact_rows(dump) == 1
     staged = assert_same(dump)
-    assert [block.fallback for block in staged["t"].blocks] == ["other literals"]
+    assert [block.fallback_reason for block in staged["t"].blocks] == ["other literals"]
 
 
 def test_mostly_odd_blocks_go_one_way() -> None:
@@ -134,7 +134,7 @@ def test_both_paths_agree(monkeypatch: pytest.MonkeyPatch) -> None:
                 slow = parse_block(block)
             assert slow.exact_rows == slow.rows == fast.rows
             for one, other in zip(fast.columns, slow.columns, strict=True):
-                assert one.evidence == other.evidence
+                assert one.stats == other.stats
                 assert one.array.type == other.array.type
                 assert repr(one.array.to_pylist()) == repr(other.array.to_pylist())
             compared += fast.rows - fast.exact_rows
@@ -156,7 +156,7 @@ def test_counts_are_the_same_on_both_paths() -> None:
         "9007199254740992,9e999,'\ufffd'", "9007199254740991,-9e999,replace('a\\nb\\n','\\n',char(10))",
         "-9007199254740992,1,replace('a\\nb','\\n',char(10))", "NULL,NULL,NULL",
     ]  # fmt: skip
-    staged = assert_same(table("a INTEGER, b REAL, c TEXT", rows))["t"].evidence
+    staged = assert_same(table("a INTEGER, b REAL, c TEXT", rows))["t"].stats
     assert staged["a"].unsafe_integers == 2
     assert staged["b"].infinities == 2
     assert (staged["c"].ambiguous_newlines, staged["c"].replacement_characters) == (1, 1)
@@ -167,13 +167,13 @@ def test_pandas_is_never_imported() -> None:
     code = f"""
 import sys
 from airflow_provider_d1.dump.blocks import Block, parse_block
-from airflow_provider_d1.dump.columns import STRING, cast
+from airflow_provider_d1.dump.column_types import STRING, cast
 from airflow_provider_d1.dump.reader import DumpReader
 reader = DumpReader()
 for item in [*reader.feed({dump!r}), *reader.finish()]:
     if isinstance(item, Block):
         for column in parse_block(item).columns:
-            cast(column.array, column.evidence, STRING)
+            cast(column.array, column.stats, STRING)
 assert "pandas" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
@@ -187,7 +187,7 @@ assert "pandas" not in sys.modules
     ],
 )
 def test_a_bomb_of_many_texts_is_refused(insert: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("rows", "blocks"):
+    for module in ("exact_path", "blocks"):
         monkeypatch.setattr(f"airflow_provider_d1.dump.{module}.MAX_TEXT", 50_000)
     dump = f"CREATE TABLE t(a TEXT DEFAULT '{'x' * 1000}', b);\n" + (insert + "\n") * 40
     (block,) = blocks_of(dump.encode())

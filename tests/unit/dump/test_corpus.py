@@ -30,8 +30,8 @@ def test_slicing_changes_nothing(path: Path) -> None:
     for most in (7, 1000, 100_000):
         sizes = (chance.randint(1, most) for _ in range(len(dump)))
         sliced = read_with_ours(dump, block_size=1 << 16, sizes=sizes)
-        assert {n: (t.columns, t.evidence) for n, t in sliced.items()} == {
-            n: (t.columns, t.evidence) for n, t in expected.items()
+        assert {n: (t.columns, t.stats) for n, t in sliced.items()} == {
+            n: (t.columns, t.stats) for n, t in expected.items()
         }
 
 
@@ -44,7 +44,7 @@ def test_one_byte_at_a_time() -> None:
 
 def test_lossy_counts_of_the_corpus() -> None:
     tables = read_with_ours((CORPUS / "nasty_full.sql").read_bytes())
-    assert tables["scalars"].evidence["v"].lossy == {
+    assert tables["scalars"].stats["v"].lossy == {
         # 2^53 three times, int64 max and min, the snowflake, 1e20
         "unsafe_integers": 7,
         "infinities": 2,
@@ -52,9 +52,9 @@ def test_lossy_counts_of_the_corpus() -> None:
         "ambiguous_newlines": 3,
         "replacement_characters": 2,
     }
-    assert tables["hugetext"].evidence["t"].ambiguous_newlines == 1
-    assert tables["affinity"].evidence["i"].unsafe_integers == 1
-    assert tables["affinity"].evidence["r"].unsafe_integers == 0
+    assert tables["hugetext"].stats["t"].ambiguous_newlines == 1
+    assert tables["affinity"].stats["i"].unsafe_integers == 1
+    assert tables["affinity"].stats["r"].unsafe_integers == 0
 
 
 def test_no_schema_is_named() -> None:

@@ -1,4 +1,4 @@
-"""Types as functions of evidence, and casts that lose nothing."""
+"""Types as functions of stats, and casts that lose nothing."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 
 from airflow_provider_d1.dump.affinity import Affinity
-from airflow_provider_d1.dump.columns import (
-    ColumnEvidence,
+from airflow_provider_d1.dump.column_types import (
+    ColumnStats,
     cast,
     final_type,
     from_values,
@@ -24,35 +24,35 @@ I64, F64, STR, BIN = pa.int64(), pa.float64(), pa.string(), pa.binary()
     [("INTEGER", I64), ("REAL", F64), ("TEXT", STR), ("NUMERIC", STR), ("NONE", STR), ("BLOB", BIN)],
 )
 def test_without_values_the_affinity_decides(affinity: str, empty: pa.DataType) -> None:
-    assert final_type(Affinity(affinity), ColumnEvidence()) == empty
-    assert final_type(Affinity(affinity), ColumnEvidence(null=5)) == empty
+    assert final_type(Affinity(affinity), ColumnStats()) == empty
+    assert final_type(Affinity(affinity), ColumnStats(null=5)) == empty
 
 
 @pytest.mark.parametrize("affinity", list(Affinity))
 @pytest.mark.parametrize(
-    ("evidence", "expected"),
+    ("stats", "expected"),
     [
-        (ColumnEvidence(integer=1, null=2), I64),
-        (ColumnEvidence(real=1), F64),
-        (ColumnEvidence(text=1), STR),
-        (ColumnEvidence(blob=1, null=1), BIN),
-        (ColumnEvidence(integer=1, real=1), F64),
-        (ColumnEvidence(integer=1, real=1, whole_reals=1), F64),
-        (ColumnEvidence(integer=1, real=1, inexact_integers=1), STR),
-        (ColumnEvidence(integer=1, text=1), STR),
-        (ColumnEvidence(real=1, blob=1), STR),
-        (ColumnEvidence(text=1, blob=1), STR),
+        (ColumnStats(integer=1, null=2), I64),
+        (ColumnStats(real=1), F64),
+        (ColumnStats(text=1), STR),
+        (ColumnStats(blob=1, null=1), BIN),
+        (ColumnStats(integer=1, real=1), F64),
+        (ColumnStats(integer=1, real=1, whole_reals=1), F64),
+        (ColumnStats(integer=1, real=1, inexact_integers=1), STR),
+        (ColumnStats(integer=1, text=1), STR),
+        (ColumnStats(real=1, blob=1), STR),
+        (ColumnStats(text=1, blob=1), STR),
     ],
 )
-def test_with_values_the_data_decides(affinity: Affinity, evidence: ColumnEvidence, expected: pa.DataType) -> None:
-    assert final_type(affinity, evidence) == expected
+def test_with_values_the_data_decides(affinity: Affinity, stats: ColumnStats, expected: pa.DataType) -> None:
+    assert final_type(affinity, stats) == expected
 
 
-def test_evidence_adds_up() -> None:
-    one = ColumnEvidence(integer=1, null=2, temporal_forms=1)
-    other = ColumnEvidence(integer=4, text=3, unsafe_integers=2, temporal_forms=4)
+def test_stats_adds_up() -> None:
+    one = ColumnStats(integer=1, null=2, temporal_forms=1)
+    other = ColumnStats(integer=4, text=3, unsafe_integers=2, temporal_forms=4)
     both = one + other
-    assert both == ColumnEvidence(integer=5, text=3, null=2, unsafe_integers=2, temporal_forms=5)
+    assert both == ColumnStats(integer=5, text=3, null=2, unsafe_integers=2, temporal_forms=5)
     assert both.rows == 10
     assert both.storage == {"integer": 5, "real": 0, "text": 3, "blob": 0, "null": 2}
     assert both.lossy["unsafe_integers"] == 2
@@ -106,8 +106,8 @@ def test_the_smallest_integer_beside_its_real_twin() -> None:
 )
 def test_casts(values: list, target: str, expected: list) -> None:
     parsed = from_values(values, Affinity.NONE)
-    assert parsed.array.type == part_type(Affinity.NONE, parsed.evidence)
-    result = cast(parsed.array, parsed.evidence, pa.type_for_alias(target))
+    assert parsed.array.type == part_type(Affinity.NONE, parsed.stats)
+    result = cast(parsed.array, parsed.stats, pa.type_for_alias(target))
     result.validate(full=True)
     assert result.type == pa.type_for_alias(target)
     assert result.to_pylist() == expected
@@ -116,37 +116,37 @@ def test_casts(values: list, target: str, expected: list) -> None:
 def test_a_sliced_array_casts_as_a_whole_one() -> None:
     for values in ([b"a", None, b"bc", b"d"], [1.5, None, 3.0, 2.25], [7, None, 8, 9]):
         parsed = from_values(values, Affinity.NONE)
-        whole = cast(parsed.array, parsed.evidence, STR)
-        assert cast(parsed.array.slice(1, 3), parsed.evidence, STR).to_pylist() == whole.to_pylist()[1:]
+        whole = cast(parsed.array, parsed.stats, STR)
+        assert cast(parsed.array.slice(1, 3), parsed.stats, STR).to_pylist() == whole.to_pylist()[1:]
 
 
-def test_no_evidence_leads_from_text_to_integer() -> None:
+def test_no_stats_leads_from_text_to_integer() -> None:
     parsed = from_values(["1"], Affinity.TEXT)
     with pytest.raises(ValueError, match="no way"):
-        cast(parsed.array, parsed.evidence, I64)
+        cast(parsed.array, parsed.stats, I64)
 
 
 @pytest.mark.parametrize(
-    ("affinity", "evidence", "conflict"),
+    ("affinity", "stats", "conflict"),
     [
-        ("INTEGER", ColumnEvidence(integer=5, null=1), False),
-        ("INTEGER", ColumnEvidence(integer=5, real=1), True),
-        ("REAL", ColumnEvidence(real=5), False),
-        ("REAL", ColumnEvidence(real=5, text=1), True),
-        ("TEXT", ColumnEvidence(text=1), False),
-        ("TEXT", ColumnEvidence(text=1, blob=1), True),
-        ("BLOB", ColumnEvidence(blob=1), False),
-        ("BLOB", ColumnEvidence(text=1), True),
-        ("NUMERIC", ColumnEvidence(integer=1, real=1), False),
-        ("NUMERIC", ColumnEvidence(text=1), False),
-        ("NUMERIC", ColumnEvidence(text=1, integer=1), True),
-        ("NONE", ColumnEvidence(text=1, blob=1), True),
-        ("NONE", ColumnEvidence(integer=1, real=1, inexact_integers=1), True),
-        ("NONE", ColumnEvidence(), False),
+        ("INTEGER", ColumnStats(integer=5, null=1), False),
+        ("INTEGER", ColumnStats(integer=5, real=1), True),
+        ("REAL", ColumnStats(real=5), False),
+        ("REAL", ColumnStats(real=5, text=1), True),
+        ("TEXT", ColumnStats(text=1), False),
+        ("TEXT", ColumnStats(text=1, blob=1), True),
+        ("BLOB", ColumnStats(blob=1), False),
+        ("BLOB", ColumnStats(text=1), True),
+        ("NUMERIC", ColumnStats(integer=1, real=1), False),
+        ("NUMERIC", ColumnStats(text=1), False),
+        ("NUMERIC", ColumnStats(text=1, integer=1), True),
+        ("NONE", ColumnStats(text=1, blob=1), True),
+        ("NONE", ColumnStats(integer=1, real=1, inexact_integers=1), True),
+        ("NONE", ColumnStats(), False),
     ],
 )
-def test_what_is_a_type_conflict(affinity: str, evidence: ColumnEvidence, conflict: bool) -> None:
-    assert has_type_conflict(Affinity(affinity), evidence) is conflict
+def test_what_is_a_type_conflict(affinity: str, stats: ColumnStats, conflict: bool) -> None:
+    assert has_type_conflict(Affinity(affinity), stats) is conflict
 
 
 TEMPORAL = [

@@ -1,25 +1,23 @@
-"""Columns as Arrow: what was seen in them (evidence), the type that follows from it, and casts from one to the other.
+"""The types of columns: statistics of what a column holds, the type that follows from them, casts to wider types.
 
-The type of a column is a pure function of its affinity and of the evidence over all its rows, so it does not depend on
-how the dump was cut. A part that was written under less evidence is cast to the final type by :func:`cast`, which needs
-that part's own evidence: it tells what the values of the part were before they shared a type.
+The type of a column is a pure function of its affinity and of the statistics over all its rows, so it does not depend
+on where blocks begin. A part that was written before a wider value came is cast to the final type by :func:`cast`. That
+needs the part's own statistics: they say what its values were before they shared a type.
 """
 
 from __future__ import annotations
 
-import binascii
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_provider_d1.dump import temporal
 from airflow_provider_d1.dump.affinity import Affinity, Value
+from airflow_provider_d1.dump.hex_codec import encode_hex
 from airflow_provider_d1.dump.text_form import INT64_MIN, real_to_text
 
 INT64 = pa.int64()
@@ -38,10 +36,10 @@ _TYPE_OF_AN_EMPTY_COLUMN = {
 
 
 @dataclass(frozen=True, slots=True)
-class ColumnEvidence:
-    """What was seen in some rows of a column; all counts are in rows, and ``a + b`` is the evidence of both.
+class ColumnStats:
+    """What was seen in some rows of a column; all counts are in rows, and ``a + b`` are those of both.
 
-    :param integer: values of storage class INTEGER (``typeof(x)`` in SQLite), and so on for the next four;
+    :param integer: values of storage class INTEGER (``typeof(x)`` in SQLite); so for the next four;
         the five add up to the number of rows.
     :param inexact_integers: integers that no double can hold.
     :param whole_reals: reals that, seen as a double alone, could as well be a 64-bit integer; not counted in columns
@@ -66,9 +64,9 @@ class ColumnEvidence:
     replacement_characters: int = 0
     temporal_forms: int = 0
 
-    def __add__(self, other: ColumnEvidence) -> ColumnEvidence:
+    def __add__(self, other: ColumnStats) -> ColumnStats:
         merged = {name: getattr(self, name) + getattr(other, name) for name in _COUNTS}
-        return ColumnEvidence(**merged, temporal_forms=self.temporal_forms | other.temporal_forms)
+        return ColumnStats(**merged, temporal_forms=self.temporal_forms | other.temporal_forms)
 
     @property
     def rows(self) -> int:
@@ -97,27 +95,27 @@ class ColumnEvidence:
         }
 
 
-_COUNTS = tuple(field.name for field in fields(ColumnEvidence) if field.name != "temporal_forms")
+_COUNTS = tuple(field.name for field in fields(ColumnStats) if field.name != "temporal_forms")
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedColumn:
-    """A column of a block: its values as ``part_type(affinity, evidence)`` and the evidence."""
+    """A column of a block: its values as ``part_type(affinity, stats)`` and their statistics."""
 
     array: pa.Array
-    evidence: ColumnEvidence
+    stats: ColumnStats
 
 
-def final_type(affinity: Affinity, evidence: ColumnEvidence, *, parse_temporal: bool = False) -> pa.DataType:
+def final_type(affinity: Affinity, stats: ColumnStats, *, parse_temporal: bool = False) -> pa.DataType:
     """Return the type of a column whose rows are all known.
 
     One storage class gives its own type. Integers and reals give float64 while every integer is exact in it; any other
     mix gives string. Without any value it is the affinity's type.
 
     :param parse_temporal: give timestamp[us] or date32 to a column of texts that all have the same temporal form;
-        its evidence must have been collected with it.
+        its statistics must have been collected with it.
     """
-    classes = (evidence.integer > 0, evidence.real > 0, evidence.text > 0, evidence.blob > 0)
+    classes = (stats.integer > 0, stats.real > 0, stats.text > 0, stats.blob > 0)
     if not any(classes):
         return _TYPE_OF_AN_EMPTY_COLUMN[affinity]
     if classes == (True, False, False, False):
@@ -125,68 +123,68 @@ def final_type(affinity: Affinity, evidence: ColumnEvidence, *, parse_temporal: 
     if classes == (False, True, False, False):
         return FLOAT64
     if classes == (True, True, False, False):
-        return STRING if evidence.inexact_integers else FLOAT64
+        return STRING if stats.inexact_integers else FLOAT64
     if classes == (False, False, False, True):
         return BINARY
     if parse_temporal and classes == (False, False, True, False):
-        return temporal.arrow_type(evidence.temporal_forms) or STRING
+        return temporal.arrow_type(stats.temporal_forms) or STRING
     return STRING
 
 
-def part_type(affinity: Affinity, evidence: ColumnEvidence) -> pa.DataType:
+def part_type(affinity: Affinity, stats: ColumnStats) -> pa.DataType:
     """Return the type to write rows in while more rows may come.
 
     It is the final type, but for two cases. Texts are never written as dates early. And integers beside whole reals
     (``1`` and ``1.0`` in a typeless column, which only ``sqlite3 .dump`` writes) are kept as text: as doubles they
     could not be told apart any more, should a text make the column a string later.
     """
-    if evidence.integer and evidence.whole_reals:
+    if stats.integer and stats.whole_reals:
         return STRING
-    return final_type(affinity, evidence)
+    return final_type(affinity, stats)
 
 
-def has_type_conflict(affinity: Affinity, evidence: ColumnEvidence) -> bool:
+def has_type_conflict(affinity: Affinity, stats: ColumnStats) -> bool:
     """Tell whether a column holds values that do not fit its declared type.
 
     For NUMERIC and undeclared types the data decides, so there only a mix that became a string is a conflict.
     """
-    numbers = evidence.integer + evidence.real
+    numbers = stats.integer + stats.real
     match affinity:
         case Affinity.INTEGER:
-            return bool(evidence.real or evidence.text or evidence.blob)
+            return bool(stats.real or stats.text or stats.blob)
         case Affinity.REAL:
-            return bool(evidence.text or evidence.blob)
+            return bool(stats.text or stats.blob)
         case Affinity.TEXT:
-            return bool(numbers or evidence.blob)
+            return bool(numbers or stats.blob)
         case Affinity.BLOB:
-            return bool(numbers or evidence.text)
-    return (numbers > 0) + (evidence.text > 0) + (evidence.blob > 0) > 1 or bool(
-        evidence.integer and evidence.real and evidence.inexact_integers
+            return bool(numbers or stats.text)
+    return (numbers > 0) + (stats.text > 0) + (stats.blob > 0) > 1 or bool(
+        stats.integer and stats.real and stats.inexact_integers
     )
 
 
-def cast(array: pa.Array, evidence: ColumnEvidence, target: pa.DataType) -> pa.Array:
+def cast(array: pa.Array, stats: ColumnStats, target: pa.DataType) -> pa.Array:
     """Return a column (of a block or of a written part) as a wider type, losing nothing.
 
-    :param array: the values, as ``part_type(…, evidence)``.
-    :param evidence: of exactly these values, or of these and earlier ones of the same type.
-    :param target: ``part_type`` or ``final_type`` of evidence that includes this one.
-    :raises ValueError: for a pair of types that no evidence leads to.
+    :param array: the values, as ``part_type(…, stats)``.
+    :param stats: of exactly these values, or of these and earlier ones of the same type.
+    :param target: ``part_type`` or ``final_type`` of statistics that include these.
+    :raises ValueError: for a pair of types that no statistics lead to.
     """
     source = array.type
     if source == target:
         return array
     if array.null_count == len(array):
-        return nulls(target, len(array))
+        return pa.nulls(len(array), target)
     if pa.types.is_temporal(target) and source == STRING:
-        return temporal.parse(array, evidence.temporal_forms)
+        return temporal.parse(array, stats.temporal_forms)
     if source == INT64 and target in (FLOAT64, STRING):
-        return pc.cast(array, target, safe=False)  # the evidence says that every integer is exact
+        return pc.cast(array, target, safe=False)  # the statistics say that every integer is exact
     if source == FLOAT64 and target == STRING:
-        return _reals_as_text(array, whole_are_integers=bool(evidence.integer))
+        return _reals_as_text(array, whole_are_integers=bool(stats.integer))
     if source == BINARY and target == STRING:
-        return _blobs_as_hex(array)
-    if source == STRING and target == FLOAT64 and not evidence.text and not evidence.blob:
+        return encode_hex(array)
+    if source == STRING and target == FLOAT64 and not stats.text and not stats.blob:
         return _from_values([None if text is None else float(text) for text in array.to_pylist()], FLOAT64)
     raise ValueError(f"no way from {source} to {target}")
 
@@ -213,7 +211,7 @@ def from_values(
     texts = [v for v in values if isinstance(v, str)]
     nulls_ = sum(v is None for v in values)
     keeps_apart = affinity is not Affinity.REAL
-    evidence = ColumnEvidence(
+    stats = ColumnStats(
         integer=len(integers),
         real=len(reals),
         text=len(texts),
@@ -227,7 +225,7 @@ def from_values(
         replacement_characters=sum("\ufffd" in v for v in texts),
         temporal_forms=temporal.forms(_from_values(texts, STRING)) if forms and texts else 0,
     )
-    return ParsedColumn(_from_values(values, part_type(affinity, evidence)), evidence)
+    return ParsedColumn(_from_values(values, part_type(affinity, stats)), stats)
 
 
 def _could_be_integer(value: float) -> bool:
@@ -267,11 +265,6 @@ def validity(values: Sequence[Value]) -> pa.Buffer | None:
     return pa.py_buffer(np.packbits(present, bitorder="little"))
 
 
-def nulls(target: pa.DataType, rows: int) -> pa.Array:
-    """Return a column of NULLs."""
-    return pa.nulls(rows, target)
-
-
 def _reals_as_text(array: pa.Array, *, whole_are_integers: bool) -> pa.Array:
     """Print doubles as SQLite does, the whole ones as the integers that they were.
 
@@ -286,7 +279,7 @@ def _reals_as_text(array: pa.Array, *, whole_are_integers: bool) -> pa.Array:
         small = pa.py_buffer(np.packbits((np.floor(values) == values) & (np.abs(values) < 2**53), bitorder="little"))
         whole = pc.and_kleene(pa.Array.from_buffers(pa.bool_(), len(array), [None, small]), array.is_valid())
         printed = pc.if_else(
-            whole, pc.cast(pc.cast(pc.if_else(whole, array, nulls(FLOAT64, len(array))), INT64), STRING), printed
+            whole, pc.cast(pc.cast(pc.if_else(whole, array, pa.nulls(len(array), FLOAT64)), INT64), STRING), printed
         )
         plain = pc.or_(plain, whole)
     rest = pc.invert(plain)
@@ -296,18 +289,3 @@ def _reals_as_text(array: pa.Array, *, whole_are_integers: bool) -> pa.Array:
     if whole_are_integers:
         values_left = [int(v) if isinstance(v, float) and _could_be_integer(v) else v for v in values_left]
     return pc.replace_with_mask(printed, rest, _from_values(values_left, STRING))
-
-
-def _blobs_as_hex(array: pa.Array) -> pa.Array:
-    """Print blobs as upper-case hex."""
-    validity_bits, offsets, data = array.buffers()
-    bounds: npt.NDArray[np.int32] = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
-    text = binascii.hexlify(memoryview(data)[bounds[0] : bounds[-1]]).upper() if data is not None else b""
-    new_offsets = ((bounds - bounds[0]) * 2).astype(np.int32)
-    result: Any = pa.Array.from_buffers(
-        STRING,
-        len(array),
-        [array.is_valid().buffers()[1] if array.null_count else None, pa.py_buffer(new_offsets), pa.py_buffer(text)],
-    )
-    del validity_bits
-    return result

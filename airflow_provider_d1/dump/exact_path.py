@@ -70,7 +70,7 @@ def read_rows(
 
     :param body: from behind the opening parenthesis of the first row to the closing one of the last; other rows of
         the same INSERT follow after a comma, rows of the next one after a semicolon, with the same words before them.
-    :param separator: what stands between two rows that the cutter found; it ends with those words.
+    :param separator: what stands between two rows that the reader found; it ends with those words.
     :param affinities: of the columns that the rows hold, in the rows' order.
     :param offset: where the body starts in the dump, for errors.
     :param table: the table's name, for errors.
@@ -89,3 +89,18 @@ def read_rows(
             return columns
         reader.expect(b";")
         reader.expect(insert)
+
+
+def check_rows(body: bytes, prefix: bytes, offset: int) -> None:
+    """See that rows of an internal table are rows, though nobody wants them."""
+    reader = LiteralReader(body, offset=offset)
+    while True:
+        reader.row()
+        if reader.take(b","):
+            reader.expect(b"(")
+            continue
+        reader.skip_space()
+        if reader.at == len(body):
+            return
+        reader.expect(b";")
+        reader.expect(prefix)

@@ -1,4 +1,4 @@
-"""What kind of literal each field of a block is, told by its first byte, and proven to the last one.
+"""Classify each field of a block by its first byte, then prove that all of its bytes are one literal of that kind.
 
 A quote is a text, ``X`` a blob, ``N`` NULL, ``r`` a text that D1 wrapped in ``replace()``, a digit or minus a number.
 Here is proven, for every field:
@@ -9,8 +9,8 @@ Here is proven, for every field:
 - none of them has a quote inside that is not doubled: in each row as many quotes open a string (without going on with
   one) as its texts, blobs and wrappers have strings, so there is no room for another.
 
-What numbers and blobs consist of is proven where they are converted. A row in which a proof fails is odd:
-:class:`OddRows` names it, and the exact path reads it.
+What numbers and blobs consist of is proven where they are converted. Rows in which a
+proof fails are named by :class:`FallbackRows`, and the exact path reads them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OTHER_LITERALS = "other literals"
 class Kind(IntEnum):
     """Kinds of literals."""
 
-    ODD = 0
+    OTHER = 0
     NUMBER = 1
     TEXT = 2
     WRAPPED = 3
@@ -40,7 +40,7 @@ class Kind(IntEnum):
     NULL = 5
 
 
-_KIND = np.full(256, Kind.ODD, np.uint8)
+_KIND = np.full(256, Kind.OTHER, np.uint8)
 _KIND[list(b"0123456789-")] = Kind.NUMBER
 _KIND[QUOTE] = Kind.TEXT
 _KIND[ord("r")] = Kind.WRAPPED
@@ -67,7 +67,7 @@ WRAPPERS = (
 NO_WRAPPER = len(WRAPPERS)
 
 
-class OddRows(Exception):  # noqa: N818 - not an error: it says what the exact path has to read
+class FallbackRows(Exception):  # noqa: N818 - not an error: it says what the exact path has to read
     """Some rows need the exact path.
 
     :param rows: which, as a mask over the rows that were given.
@@ -81,7 +81,7 @@ class OddRows(Exception):  # noqa: N818 - not an error: it says what the exact p
 
 
 @dataclass(slots=True)
-class ToldColumn:
+class ClassifiedColumn:
     """The fields of one column and what kind of literal each is.
 
     :param starts: where each field starts.
@@ -102,43 +102,43 @@ class ToldColumn:
         return None if self.counts[kind] == len(self.kinds) else self.kinds == kind
 
 
-def tell_columns(fields: Fields, rows: Positions | None) -> list[ToldColumn]:
-    """Tell and prove the fields of all columns.
+def classify_columns(fields: Fields, rows: Positions | None) -> list[ClassifiedColumn]:
+    """Classify the fields of all columns, and prove them.
 
     :param fields: the fields of a block.
     :param rows: which of the regular rows, None for all.
-    :raises OddRows: when the exact path has to read some of the rows.
+    :raises FallbackRows: when the exact path has to read some of the rows.
     """
     starts = fields.starts if rows is None else fields.starts[:, rows]
     ends = fields.ends if rows is None else fields.ends[:, rows]
-    columns = [_told(fields.data, *bounds) for bounds in zip(starts, ends, strict=True)]
+    columns = [_classify_column(fields.data, *bounds) for bounds in zip(starts, ends, strict=True)]
     _prove_strings(fields, columns)
     return columns
 
 
-def _told(data: Bytes, starts: Positions, ends: Positions) -> ToldColumn:
-    """Tell the fields of a column by their first bytes; prove NULLs, wrappers and the ends of texts and blobs."""
+def _classify_column(data: Bytes, starts: Positions, ends: Positions) -> ClassifiedColumn:
+    """Classify the fields of a column by their first bytes; prove NULLs, wrappers and the ends of texts and blobs."""
     kinds = _KIND.take(data.take(starts, mode="clip"))
     if (kinds == kinds[0]).all():
         counts = [0] * len(Kind)
         counts[kinds[0]] = len(kinds)
     else:
         counts = np.bincount(kinds, minlength=len(Kind)).tolist()
-    column = ToldColumn(starts, ends, kinds, counts)
-    odd = starts == ends
-    if counts[Kind.ODD] or odd.any():
-        raise OddRows(odd | (kinds == Kind.ODD), OTHER_LITERALS)
+    column = ClassifiedColumn(starts, ends, kinds, counts)
+    unproven = starts == ends
+    if counts[Kind.OTHER] or unproven.any():
+        raise FallbackRows(unproven | (kinds == Kind.OTHER), OTHER_LITERALS)
     for kind, prove in ((Kind.NULL, _not_null), (Kind.TEXT, _not_a_text), (Kind.BLOB, _not_a_blob)):
         if counts[kind]:
             which = np.flatnonzero(kinds == kind) if counts[kind] < len(kinds) else slice(None)
-            odd[which] = prove(data, starts[which], ends[which])
+            unproven[which] = prove(data, starts[which], ends[which])
     if counts[Kind.WRAPPED]:
         column.wrappers = np.full(len(kinds), NO_WRAPPER, np.uint8)
         which = np.flatnonzero(kinds == Kind.WRAPPED)
         column.wrappers[which] = _which_wrapper(data, starts[which], ends[which])
-        odd[which] = column.wrappers[which] == NO_WRAPPER
-    if odd.any():
-        raise OddRows(odd, OTHER_LITERALS)
+        unproven[which] = column.wrappers[which] == NO_WRAPPER
+    if unproven.any():
+        raise FallbackRows(unproven, OTHER_LITERALS)
     return column
 
 
@@ -177,15 +177,15 @@ def _which_wrapper(data: Bytes, starts: Positions, ends: Positions) -> Bytes:
 
 
 def _has(data: Bytes, positions: Positions, words: bytes) -> Mask:
-    """Tell at which positions some words stand; positions beyond the data give what they may."""
+    """Return at which positions some words stand; positions beyond the data give what they may."""
     result = np.ones(len(positions), np.bool_)
     for at, byte in enumerate(words):
         result &= data.take(positions + at, mode="clip") == byte
     return result
 
 
-def _prove_strings(fields: Fields, columns: list[ToldColumn]) -> None:
-    """Prove that every quote which opens a string and does not go on with one is that of a told text or blob."""
+def _prove_strings(fields: Fields, columns: list[ClassifiedColumn]) -> None:
+    """Prove that every quote which opens a string, but is not the second of two, belongs to a classified field."""
     rows = len(columns[0].kinds)
     strings_of = np.array([*(wrapper.strings for wrapper in WRAPPERS), 0])
     expected = 0
@@ -203,4 +203,4 @@ def _prove_strings(fields: Fields, columns: list[ToldColumn]) -> None:
     openings = set_positions(fields.openings, len(fields.data))
     wrong = np.searchsorted(openings, columns[-1].ends) - np.searchsorted(openings, columns[0].starts) != strings
     if wrong.any():
-        raise OddRows(wrong, OTHER_LITERALS)
+        raise FallbackRows(wrong, OTHER_LITERALS)

@@ -8,7 +8,7 @@ import apsw
 import pytest
 
 from airflow_provider_d1.dump.affinity import Affinity
-from airflow_provider_d1.dump.schema import parse_create_table
+from airflow_provider_d1.dump.create_table import parse_create_table
 from airflow_provider_d1.exceptions import D1DumpError
 
 TABLES = [

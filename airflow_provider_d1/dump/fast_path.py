@@ -1,8 +1,7 @@
-"""Columns of a block out of its told fields, at vector speed."""
+"""Convert classified fields to Arrow columns, a whole column at a time."""
 
 from __future__ import annotations
 
-import binascii
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +11,17 @@ import pyarrow.compute as pc
 from airflow_provider_d1.dump import temporal
 from airflow_provider_d1.dump.affinity import Affinity
 from airflow_provider_d1.dump.buffers import rows_mask, take_rows, take_slices, text_data, true_rows, valid_rows
-from airflow_provider_d1.dump.columns import BINARY, STRING, ColumnEvidence, ParsedColumn, cast, nulls, part_type
+from airflow_provider_d1.dump.classify import (
+    OTHER_LITERALS,
+    WRAPPERS,
+    ClassifiedColumn,
+    FallbackRows,
+    Kind,
+    classify_columns,
+)
+from airflow_provider_d1.dump.column_types import STRING, ColumnStats, ParsedColumn, cast, part_type
 from airflow_provider_d1.dump.fields import QUOTE, Fields
-from airflow_provider_d1.dump.kinds import OTHER_LITERALS, WRAPPERS, Kind, OddRows, ToldColumn, tell_columns
+from airflow_provider_d1.dump.hex_codec import decode_hex
 from airflow_provider_d1.dump.numbers import read_numbers
 
 if TYPE_CHECKING:
@@ -48,91 +55,89 @@ def read_columns(
     :param affinities: one for each field of a row.
     :param replacements: whether U+FFFD occurs in the block.
     :param temporal_forms: whether to look at the temporal form of texts.
-    :raises OddRows: when the exact path has to read some of the rows; the others may be tried again.
+    :raises FallbackRows: when the exact path has to read some of the rows; the others may be tried again.
     """
     return [
-        _column(fields, told, affinity, replacements=replacements, temporal_forms=temporal_forms)
-        for told, affinity in zip(tell_columns(fields, rows), affinities, strict=True)
+        _read_column(fields, column, affinity, replacements=replacements, temporal_forms=temporal_forms)
+        for column, affinity in zip(classify_columns(fields, rows), affinities, strict=True)
     ]
 
 
-def _column(
-    fields: Fields, told: ToldColumn, affinity: Affinity, *, replacements: bool, temporal_forms: bool
+def _read_column(
+    fields: Fields, column: ClassifiedColumn, affinity: Affinity, *, replacements: bool, temporal_forms: bool
 ) -> ParsedColumn:
     """Read a column; a mixed one is put together from one array for each storage class."""
     parsed: list[ParsedColumn] = []
-    if told.counts[Kind.NUMBER]:
-        written = take_slices(fields.buffer, told.starts, told.ends, told.mask(Kind.NUMBER))
+    if column.counts[Kind.NUMBER]:
+        written = take_slices(fields.buffer, column.starts, column.ends, column.mask(Kind.NUMBER))
         parsed += read_numbers(written, affinity)
-    if told.counts[Kind.TEXT] or told.counts[Kind.WRAPPED]:
-        parsed.append(_texts(fields, told, affinity, replacements=replacements, temporal_forms=temporal_forms))
-    if told.counts[Kind.BLOB]:
-        parsed.append(_blobs(fields, told))
-    if len(parsed) == 1 and not told.counts[Kind.NULL]:
+    if column.counts[Kind.TEXT] or column.counts[Kind.WRAPPED]:
+        parsed.append(_read_texts(fields, column, affinity, replacements=replacements, temporal_forms=temporal_forms))
+    if column.counts[Kind.BLOB]:
+        parsed.append(_read_blobs(fields, column))
+    if len(parsed) == 1 and not column.counts[Kind.NULL]:
         return parsed[0]
-    evidence = ColumnEvidence(null=told.counts[Kind.NULL])
+    stats = ColumnStats(null=column.counts[Kind.NULL])
     for part in parsed:
-        evidence += part.evidence
+        stats += part.stats
     if len(parsed) == 1:
-        return ParsedColumn(parsed[0].array, evidence)
-    target = part_type(affinity, evidence)
+        return ParsedColumn(parsed[0].array, stats)
+    target = part_type(affinity, stats)
     if not parsed:
-        return ParsedColumn(nulls(target, len(told.kinds)), evidence)
-    arrays = [cast(part.array, part.evidence, target) for part in parsed]
-    return ParsedColumn(pc.coalesce(*arrays), evidence)
+        return ParsedColumn(pa.nulls(len(column.kinds), target), stats)
+    arrays = [cast(part.array, part.stats, target) for part in parsed]
+    return ParsedColumn(pc.coalesce(*arrays), stats)
 
 
-def _texts(
-    fields: Fields, told: ToldColumn, affinity: Affinity, *, replacements: bool, temporal_forms: bool
+def _read_texts(
+    fields: Fields, column: ClassifiedColumn, affinity: Affinity, *, replacements: bool, temporal_forms: bool
 ) -> ParsedColumn:
     """Read plain and wrapped texts."""
-    present = told.mask(Kind.TEXT)
-    wrapped = told.counts[Kind.WRAPPED] > 0
+    present = column.mask(Kind.TEXT)
+    wrapped = column.counts[Kind.WRAPPED] > 0
     if wrapped:
-        starts, ends = told.starts + _BEFORE[told.wrappers], told.ends - _BEHIND[told.wrappers]
-        either = (told.kinds == Kind.TEXT) | (told.kinds == Kind.WRAPPED)
+        starts, ends = column.starts + _BEFORE[column.wrappers], column.ends - _BEHIND[column.wrappers]
+        either = (column.kinds == Kind.TEXT) | (column.kinds == Kind.WRAPPED)
         present = None if either.all() else either
     else:
-        starts, ends = told.starts + 1, told.ends - 1
-    array = _strings(fields, told, starts, ends, present)
+        starts, ends = column.starts + 1, column.ends - 1
+    array = _strings(fields, column, starts, ends, present)
     ambiguous = 0
     if wrapped:
-        array, ambiguous = _unwrapped(array, told.wrappers)
+        array, ambiguous = _unwrapped(array, column.wrappers)
     elif (text_data(array)[0] == QUOTE).any():
         array = pc.replace_substring(array, pattern="''", replacement="'")
     if affinity in (Affinity.INTEGER, Affinity.REAL, Affinity.NUMERIC):
         numeric = _numeric_texts(array)
         if len(numeric):
-            raise OddRows(rows_mask(numeric, len(array)), "texts that become numbers")
+            raise FallbackRows(rows_mask(numeric, len(array)), "texts that become numbers")
     found = true_rows(pc.match_substring(array, _REPLACEMENT_CHARACTER)) if replacements else np.empty(0, np.bool_)
-    evidence = ColumnEvidence(
+    stats = ColumnStats(
         text=len(array) - array.null_count,
         ambiguous_newlines=ambiguous,
         replacement_characters=int(np.count_nonzero(found)),
         temporal_forms=temporal.forms(array) if temporal_forms else 0,
     )
-    return ParsedColumn(array, evidence)
+    return ParsedColumn(array, stats)
 
 
-def _strings(fields: Fields, told: ToldColumn, starts: Positions, ends: Positions, present: Mask | None) -> pa.Array:
+def _strings(
+    fields: Fields, column: ClassifiedColumn, starts: Positions, ends: Positions, present: Mask | None
+) -> pa.Array:
     """Copy what is inside strings; for the other rows nothing, at a place that keeps all bounds in order."""
     if present is not None:
-        starts, ends = np.where(present, starts, told.starts), np.where(present, ends, told.starts)
+        starts, ends = np.where(present, starts, column.starts), np.where(present, ends, column.starts)
     return take_slices(fields.buffer, starts, ends, present)
 
 
-def _blobs(fields: Fields, told: ToldColumn) -> ParsedColumn:
-    """Read blobs: the hex digits of all at once."""
-    written = _strings(fields, told, told.starts + 2, told.ends - 1, told.mask(Kind.BLOB))
-    data, offsets = text_data(written)
+def _read_blobs(fields: Fields, column: ClassifiedColumn) -> ParsedColumn:
+    written = _strings(fields, column, column.starts + 2, column.ends - 1, column.mask(Kind.BLOB))
     try:
-        blobs = binascii.unhexlify(data.tobytes())
-    except binascii.Error:
+        array = decode_hex(written)
+    except ValueError:
         sure = true_rows(pc.match_substring_regex(written, "^[0-9A-Fa-f]*$"))
-        raise OddRows(valid_rows(written) & ~sure, OTHER_LITERALS) from None
-    buffers = [written.buffers()[0], pa.py_buffer(offsets // 2), pa.py_buffer(blobs)]
-    array = pa.Array.from_buffers(BINARY, len(written), buffers)
-    return ParsedColumn(array, ColumnEvidence(blob=len(array) - array.null_count))
+        raise FallbackRows(valid_rows(written) & ~sure, OTHER_LITERALS) from None
+    return ParsedColumn(array, ColumnStats(blob=len(array) - array.null_count))
 
 
 def _unwrapped(array: pa.Array, wrappers: Bytes) -> tuple[pa.Array, int]:
@@ -169,7 +174,7 @@ def _unwrapped(array: pa.Array, wrappers: Bytes) -> tuple[pa.Array, int]:
 
 
 def _numeric_texts(array: pa.Array) -> Positions:
-    """Return the rows whose texts numeric affinity would turn into numbers; dates are seen at a glance."""
+    """Return the rows whose texts numeric affinity would turn into numbers; a text that starts like a date does not."""
     data, offsets = text_data(array)
     starts, lengths = offsets[:-1], np.diff(offsets)
     if not len(data):
