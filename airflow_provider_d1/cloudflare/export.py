@@ -19,11 +19,10 @@ from airflow_provider_d1.cloudflare.export_progress import Narrator
 from airflow_provider_d1.cloudflare.export_protocol import Complete, ExportAnswer, Failed, Running, Unclear
 from airflow_provider_d1.cloudflare.export_steps import BUSY_GAP, Rules, Send, Sent, State, first_step, step
 from airflow_provider_d1.cloudflare.messages import MAX_ANSWER_BYTES
-from airflow_provider_d1.cloudflare.models import D1Export, Database, ExportOptions, OnVirtualTable
+from airflow_provider_d1.cloudflare.models import D1Export, Database, ExportOptions, ExportRequest
 from airflow_provider_d1.cloudflare.seal import URL_LIFETIME, seal, url_expiry
 from airflow_provider_d1.exceptions import (
     D1ApiError,
-    D1ConfigurationError,
     D1ExportBusyError,
     D1ExportTimeoutError,
     D1RateLimitError,
@@ -43,57 +42,19 @@ LAST_LOOK = 30.0
 _CLOCK_TOLERANCE = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class ExportRequest:
-    """What to export, and how patiently.
-
-    :param database: name or UUID.
-    :param deadline: when to give up, in epoch seconds.
-    :param tables: exact names, or None for the whole database.
-    :param no_data: leave the rows out.
-    :param no_schema: leave the CREATE statements out.
-    :param on_virtual_table: ``"fail"`` before anything is started, or ``"skip"`` virtual tables and their shadow
-        tables.
-    :param poll_interval: constant gap between polls in seconds, at most 10; None adapts.
-    :param max_restarts: how often an export that D1 lost is started again.
-    :raises D1ConfigurationError: for a value that cannot work.
-    """
-
-    database: str
-    deadline: float
-    tables: tuple[str, ...] | None = None
-    no_data: bool = False
-    no_schema: bool = False
-    on_virtual_table: OnVirtualTable = "fail"
-    poll_interval: float | None = None
-    max_restarts: int = 3
-
-    def __post_init__(self) -> None:
-        Rules(self.poll_interval, self.max_restarts)  # refuses what cannot work
-        if self.on_virtual_table not in ("fail", "skip"):
-            raise D1ConfigurationError('on_virtual_table must be "fail" or "skip"')
-        if self.tables is not None and not self.tables:
-            # D1 itself would take the empty list for "all".
-            raise D1ConfigurationError("tables is an empty list: leave it out (None) to export the whole database")
-
-    @property
-    def options(self) -> ExportOptions:
-        """The part of the request that D1 itself understands."""
-        return ExportOptions(self.tables, self.no_data, self.no_schema)
-
-    @property
-    def rules(self) -> Rules:
-        """The part that says how the export is run."""
-        return Rules(self.poll_interval, self.max_restarts)
-
-
 async def run_export(
-    client: AsyncD1Client, request: ExportRequest, *, on_progress: Callable[[str], None] | None = None
+    client: AsyncD1Client,
+    request: ExportRequest,
+    *,
+    deadline: float | None = None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> D1Export:
     """Export a database and return where its dump is.
 
     :param client: an open client; its clock, its budget and its credentials are used.
-    :param request: what to export.
+    :param request: what to export, ``database`` included.
+    :param deadline: when to give up in any case, in epoch seconds: for an export that was asked for earlier, in another
+        process; by default :meth:`ExportRequest.deadline`.
     :param on_progress: called with a line for a human now and then (waiting, started again, parts uploaded), which
         never holds a secret.
     :raises D1DatabaseNotFoundError: no such database.
@@ -104,10 +65,12 @@ async def run_export(
     :raises D1ExportTimeoutError: the deadline came first.
     :raises D1ApiError: the API refused for good.
     """
-    async with _turn(client, request, on_progress or _silent) as ticket:
+    last = request.deadline(client.clock.time()) if deadline is None else deadline
+    async with _turn(client, request, last, on_progress or _silent) as ticket:
+        end = min(last, client.clock.time() + request.timeout)
         try:
-            database = await client.get_database(request.database, deadline=request.deadline, priority=True)
-            run = _Run(client, request, database, ticket, Narrator(database.name, on_progress or _silent))
+            database = await client.get_database(request.database or "", deadline=end, priority=True)
+            run = _Run(client, request, end, database, ticket, Narrator(database.name, on_progress or _silent))
             schema = await run.look()
         except D1RateLimitError as error:
             raise D1ExportTimeoutError(f"the export could not start before its deadline: {error}") from None
@@ -121,17 +84,19 @@ async def run_export(
 
 @asynccontextmanager
 async def _turn(
-    client: AsyncD1Client, request: ExportRequest, on_progress: Callable[[str], None]
+    client: AsyncD1Client, request: ExportRequest, deadline: float, on_progress: Callable[[str], None]
 ) -> AsyncIterator[Ticket]:
     """Wait until the token's budget has room for a whole export; nothing is started yet, so the database stays free."""
     clock, budget = client.clock, client.budget
     ticket = budget.queue(request.poll_interval or POLL_GAP)
     queued_at, told = clock.monotonic(), False
+    latest = min(deadline, clock.time() + request.longest_wait)
     try:
         while (wait := budget.admit(ticket)) > 0:
-            if clock.time() + wait >= request.deadline:
+            if clock.time() + wait >= latest:
                 raise D1ExportTimeoutError(
-                    "the export was never started: the token's request budget had no room for it before the deadline"
+                    "the export was not started: no rate-limit capacity before its deadline"
+                    f" (queue_timeout={request.longest_wait:g} s)"
                 )
             if not told and clock.monotonic() - queued_at > BUSY_GAP:
                 told = True
@@ -148,13 +113,14 @@ class _Run:
 
     client: AsyncD1Client
     request: ExportRequest
+    end: float
     database: Database
     ticket: Ticket
     narrator: Narrator
 
     async def look(self) -> preflight.Schema:
         """Read the database's schema, waiting out an export that runs already."""
-        while (schema := await self._schema(self.request.deadline)) is None:
+        while (schema := await self._schema(self.end)) is None:
             self.narrator.busy()
             self.client.budget.keep(self.ticket)
             await self._wait(Send(None, BUSY_GAP), State(busy=True))
@@ -194,7 +160,7 @@ class _Run:
                 accepted_at = sent_time
             budget = self.client.budget
             sent = Sent(clock.monotonic() - sent_at, sent_at - running_since, budget.tight, budget.scarce)
-            after, outcome = step(state, answer, sent, self.request.rules)
+            after, outcome = step(state, answer, sent, Rules(self.request.poll_interval, self.request.max_restarts))
             if isinstance(outcome, Complete):
                 return self._finished(options, after, outcome, accepted_at or sent_time, skew)
             self.narrator.stepped(state, after, answer, sent, clock.monotonic())
@@ -216,7 +182,7 @@ class _Run:
     async def _wait(self, send: Send, state: State) -> None:
         """Sleep until the next request is due; raise when the deadline comes first."""
         clock = self.client.clock
-        left = self.request.deadline - clock.time()
+        left = self.end - clock.time()
         if send.refused and send.delay >= left:
             raise D1ExportTimeoutError(
                 f"Cloudflare's request limit is used up for another {send.delay:.0f} s, past the export's deadline"
@@ -242,7 +208,7 @@ class _Run:
         patience = credentials.timeout if bookmark is None else min(POLL_TIMEOUT, credentials.timeout)
         message = export_protocol.export(credentials.account_id, self.database.uuid, options, bookmark=bookmark)
         try:
-            answer = await client.send(message, deadline=self.request.deadline, priority=True, total=patience)
+            answer = await client.send(message, deadline=self.end, priority=True, total=patience)
         except D1ApiError as error:
             return Unclear(error) if error.retryable else Failed(error), timedelta(0)
         date = failures.http_date(answer.headers.get("date", ""))

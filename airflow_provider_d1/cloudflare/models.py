@@ -1,13 +1,22 @@
-"""What the D1 API knows, as frozen values: databases, export options, a finished export."""
+"""Frozen values of the D1 API: databases, what to export, a finished export."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from airflow_provider_d1.exceptions import D1ConfigurationError
+
 OnVirtualTable = Literal["fail", "skip"]
+
+#: longest constant ``poll_interval``, in seconds: D1 cancels an export that was not polled for 15 seconds, so one slow
+#: answer after a longer gap could lose the export
+MAX_POLL_INTERVAL = 10.0
+#: seconds that an export waits for rate-limit capacity unless ``queue_timeout`` says otherwise: enough for hundreds of
+#: exports that one DAG run starts at once
+DEFAULT_QUEUE_TIMEOUT = 6 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,78 @@ class ExportOptions:
             no_data=bool(data.get("no_data", False)),
             no_schema=bool(data.get("no_schema", False)),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """What to export and how, as one value that can be stored as JSON.
+
+    :param database: name or UUID; None where the connection's default is still to be filled in.
+    :param tables: exact names, or None for the whole database.
+    :param no_data: leave the rows out.
+    :param no_schema: leave the CREATE statements out.
+    :param on_virtual_table: ``"fail"`` before anything is started, or ``"skip"`` virtual tables and their shadow
+        tables.
+    :param poll_interval: constant gap between polls in seconds, at most 10; None adapts.
+    :param timeout: seconds that the export may take, counted from its admission by the rate limiter.
+    :param queue_timeout: seconds that it may wait for the admission; None for :data:`DEFAULT_QUEUE_TIMEOUT`.
+    :param max_restarts: how often an export that D1 lost is started again. Exports lost while Cloudflare's rate limit
+        blocked the token do not count.
+    :raises D1ConfigurationError: for a value that cannot work.
+    """
+
+    database: str | None = None
+    tables: tuple[str, ...] | None = None
+    no_data: bool = False
+    no_schema: bool = False
+    on_virtual_table: OnVirtualTable = "fail"
+    poll_interval: float | None = None
+    timeout: float = 3600.0
+    queue_timeout: float | None = None
+    max_restarts: int = 3
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tables, str):
+            raise D1ConfigurationError("tables must be a list of names, not a string")
+        if self.tables is not None:
+            # a list, as JSON and DAG files have it, becomes hashable
+            object.__setattr__(self, "tables", tuple(self.tables))
+            if not self.tables:
+                # D1 itself would take the empty list for "all".
+                raise D1ConfigurationError("tables is an empty list: leave it out (None) to export the whole database")
+        if self.on_virtual_table not in ("fail", "skip"):
+            raise D1ConfigurationError('on_virtual_table must be "fail" or "skip"')
+        if self.poll_interval is not None and not 0 < self.poll_interval <= MAX_POLL_INTERVAL:
+            raise D1ConfigurationError(f"poll_interval must be above 0 and at most {MAX_POLL_INTERVAL:g} seconds")
+        if not self.timeout > 0:
+            raise D1ConfigurationError("timeout must be a number of seconds above 0")
+        if self.queue_timeout is not None and not self.queue_timeout >= 0:
+            raise D1ConfigurationError("queue_timeout must be a number of seconds from 0, or None")
+        if self.max_restarts < 0:
+            raise D1ConfigurationError("max_restarts must be 0 or more")
+
+    @property
+    def options(self) -> ExportOptions:
+        """The part of the request that D1 itself understands."""
+        return ExportOptions(self.tables, self.no_data, self.no_schema)
+
+    @property
+    def longest_wait(self) -> float:
+        """Seconds that the export may wait for its admission."""
+        return DEFAULT_QUEUE_TIMEOUT if self.queue_timeout is None else self.queue_timeout
+
+    def deadline(self, now: float) -> float:
+        """The absolute time by which an export that is asked for at ``now`` has ended, in epoch seconds."""
+        return now + self.longest_wait + self.timeout
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {**asdict(self), "tables": None if self.tables is None else list(self.tables)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ExportRequest:
+        """Read what :meth:`to_dict` wrote."""
+        return cls(**data)
 
 
 @dataclass(frozen=True, slots=True)

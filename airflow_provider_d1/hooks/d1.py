@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +145,7 @@ class D1Hook(DbApiHook):
         on_virtual_table: OnVirtualTable = "fail",
         poll_interval: float | None = None,
         timeout: float = 3600,
+        queue_timeout: float | None = None,
         max_restarts: int = 3,
         on_progress: Callable[[str], None] | None = None,
     ) -> D1Export:
@@ -157,13 +157,15 @@ class D1Hook(DbApiHook):
         :param no_schema: leave the CREATE statements out.
         :param on_virtual_table: ``"fail"`` refuses a database with a virtual table, ``"skip"`` leaves it out.
         :param poll_interval: seconds between two polls, at most 10; None to adapt.
-        :param timeout: seconds until the export is given up.
+        :param timeout: seconds that the export may take, counted from its admission by the rate limiter.
+        :param queue_timeout: seconds that it may wait for the admission; None for six hours.
         :param max_restarts: how often an export that D1 has lost is started again.
         :param on_progress: takes a line of text now and then; the hook's logger by default.
         :raises D1Error: an error of its own class for each way in which it can fail.
         """
         from airflow_provider_d1.cloudflare.client import AsyncD1Client
-        from airflow_provider_d1.cloudflare.export import ExportRequest, run_export
+        from airflow_provider_d1.cloudflare.export import run_export
+        from airflow_provider_d1.cloudflare.models import ExportRequest
 
         credentials = self.get_settings().credentials
         if isinstance(tables, str):
@@ -175,7 +177,8 @@ class D1Hook(DbApiHook):
             no_schema=no_schema,
             on_virtual_table=on_virtual_table,
             poll_interval=poll_interval,
-            deadline=time.time() + timeout,
+            timeout=timeout,
+            queue_timeout=queue_timeout,
             max_restarts=max_restarts,
         )
 

@@ -65,6 +65,7 @@ EXPORT_RULES: Mapping[str, Rule] = {
         )
     ),
     "timeout": Rule(lambda value: is_number(value) and value > 0, "seconds above 0"),
+    "queue_timeout": optional(Rule(lambda value: is_number(value) and value >= 0, "seconds from 0")),
     "max_restarts": Rule(is_count, "a whole number from 0"),
     "d1_conn_id": Rule(is_text, "a connection's id"),
     "deferrable": BOOLEAN,

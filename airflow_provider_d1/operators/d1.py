@@ -39,7 +39,9 @@ class D1ExportOperator(BaseOperator):
     :param on_virtual_table: D1 cannot export virtual tables (FTS5 …). ``"fail"`` refuses a database that has one,
         ``"skip"`` exports all other tables and lists the skipped ones in the result.
     :param poll_interval: seconds between two polls, at most 10; None begins quickly and slows down to 5.
-    :param timeout: seconds until the export is given up.
+    :param timeout: seconds that the export may take, counted from its admission by the rate limiter.
+    :param queue_timeout: seconds that it may wait for the admission, which comes before anything is started; None for
+        six hours.
     :param max_restarts: how often an export that D1 has lost is started again.
     :param d1_conn_id: the connection. (templated)
     :param deferrable: True hands the waiting to the triggerer, whatever Airflow's ``default_deferrable`` says. False is
@@ -64,6 +66,7 @@ class D1ExportOperator(BaseOperator):
         on_virtual_table: OnVirtualTable = "fail",
         poll_interval: float | None = None,
         timeout: float = 3600,
+        queue_timeout: float | None = None,
         max_restarts: int = 3,
         d1_conn_id: str = "d1_default",
         deferrable: bool = True,
@@ -77,6 +80,7 @@ class D1ExportOperator(BaseOperator):
         self.on_virtual_table = on_virtual_table
         self.poll_interval = poll_interval
         self.timeout = timeout
+        self.queue_timeout = queue_timeout
         self.max_restarts = max_restarts
         self.d1_conn_id = d1_conn_id
         self.deferrable = deferrable
@@ -93,7 +97,7 @@ class D1ExportOperator(BaseOperator):
             if self.deferrable:
                 begin_count(context)
                 self.defer(trigger=self._trigger(), method_name="execute_complete")
-            return self.finish(context, self.hook().export(**self._export_options(), timeout=self.timeout))
+            return self.finish(context, self.hook().export(**self._export_options()))
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Go on after the trigger's event."""
@@ -121,14 +125,18 @@ class D1ExportOperator(BaseOperator):
             "no_schema": self.no_schema,
             "on_virtual_table": self.on_virtual_table,
             "poll_interval": self.poll_interval,
+            "timeout": self.timeout,
+            "queue_timeout": self.queue_timeout,
             "max_restarts": self.max_restarts,
         }
 
     def _trigger(self) -> D1ExportTrigger:
+        from airflow_provider_d1.cloudflare.models import DEFAULT_QUEUE_TIMEOUT
         from airflow_provider_d1.triggers.d1 import D1ExportTrigger
 
         # an absolute time, as the trigger's run() begins anew whenever a triggerer is restarted
-        deadline = time.time() + self.timeout
+        longest_wait = DEFAULT_QUEUE_TIMEOUT if self.queue_timeout is None else self.queue_timeout
+        deadline = time.time() + longest_wait + self.timeout
         return D1ExportTrigger(**self._export_options(), deadline=deadline, d1_conn_id=self.d1_conn_id)
 
     def _report(self, export: D1Export) -> None:

@@ -31,6 +31,8 @@ class D1ExportTrigger(BaseTrigger):
     :param no_schema: leave the CREATE statements out.
     :param on_virtual_table: ``"fail"`` or ``"skip"``.
     :param poll_interval: seconds between two polls, None to adapt.
+    :param timeout: seconds that the export may take, counted from its admission by the rate limiter.
+    :param queue_timeout: seconds that it may wait for the admission, None for six hours.
     :param deadline: Unix time at which the export is given up: absolute, as ``run()`` may begin more than once.
     :param max_restarts: how often a lost export is started again.
     :param d1_conn_id: the connection; its secrets are read here and are never among the arguments.
@@ -46,6 +48,8 @@ class D1ExportTrigger(BaseTrigger):
         no_schema: bool = False,
         on_virtual_table: OnVirtualTable = "fail",
         poll_interval: float | None = None,
+        timeout: float = 3600,
+        queue_timeout: float | None = None,
         max_restarts: int = 3,
         d1_conn_id: str = "d1_default",
     ) -> None:
@@ -56,6 +60,8 @@ class D1ExportTrigger(BaseTrigger):
         self.no_schema = no_schema
         self.on_virtual_table = on_virtual_table
         self.poll_interval = poll_interval
+        self.timeout = timeout
+        self.queue_timeout = queue_timeout
         self.deadline = deadline
         self.max_restarts = max_restarts
         self.d1_conn_id = d1_conn_id
@@ -71,6 +77,8 @@ class D1ExportTrigger(BaseTrigger):
                 "no_schema": self.no_schema,
                 "on_virtual_table": self.on_virtual_table,
                 "poll_interval": self.poll_interval,
+                "timeout": self.timeout,
+                "queue_timeout": self.queue_timeout,
                 "deadline": self.deadline,
                 "max_restarts": self.max_restarts,
                 "d1_conn_id": self.d1_conn_id,
@@ -94,7 +102,8 @@ class D1ExportTrigger(BaseTrigger):
 
     async def _export(self) -> D1Export:
         from airflow_provider_d1.cloudflare.client import AsyncD1Client
-        from airflow_provider_d1.cloudflare.export import ExportRequest, run_export
+        from airflow_provider_d1.cloudflare.export import run_export
+        from airflow_provider_d1.cloudflare.models import ExportRequest
         from airflow_provider_d1.hooks.connection import fetch_settings
 
         settings = await fetch_settings(self.d1_conn_id, self.database)
@@ -105,8 +114,9 @@ class D1ExportTrigger(BaseTrigger):
             no_schema=self.no_schema,
             on_virtual_table=self.on_virtual_table,
             poll_interval=self.poll_interval,
-            deadline=self.deadline,
+            timeout=self.timeout,
+            queue_timeout=self.queue_timeout,
             max_restarts=self.max_restarts,
         )
         async with AsyncD1Client(settings.credentials) as client:
-            return await run_export(client, request, on_progress=self.log.info)
+            return await run_export(client, request, deadline=self.deadline, on_progress=self.log.info)

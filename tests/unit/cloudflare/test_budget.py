@@ -10,8 +10,9 @@ from dataclasses import replace
 import pytest
 
 from airflow_provider_d1.cloudflare.budget import EXPORT_CALLS, RequestBudget, Ticket, budget_for
-from airflow_provider_d1.cloudflare.export import ExportRequest, run_export
+from airflow_provider_d1.cloudflare.export import run_export
 from airflow_provider_d1.cloudflare.messages import Answer
+from airflow_provider_d1.cloudflare.models import ExportRequest
 from airflow_provider_d1.exceptions import D1ExportTimeoutError, D1RateLimitError
 from tests.unit.cloudflare.d1_fakes import (
     EPOCH,
@@ -307,7 +308,7 @@ def test_event_loops_in_different_threads_share_it() -> None:
         async def main() -> None:
             fake = LiveExports(0)
             async with connected(fake, budget=budget) as client:
-                await run_export(client, ExportRequest("shop", deadline=EPOCH + 60))
+                await run_export(client, ExportRequest("shop", queue_timeout=60))
                 done.append(len(fake.calls))
 
         run(main())
@@ -358,7 +359,7 @@ async def export_many(
 ) -> None:
     async with connected(fake, budget=RequestBudget(limit, LoopClock()), short_cut=True) as client:
         requests = [
-            run_export(client, ExportRequest("shop", deadline=EPOCH + days * 86400, poll_interval=gap))
+            run_export(client, ExportRequest("shop", queue_timeout=days * 86400, poll_interval=gap))
             for _ in range(count)
         ]
         exports = await asyncio.gather(*requests)
@@ -402,10 +403,10 @@ def test_waiting_for_a_turn_ends_at_the_deadline_and_is_told() -> None:
 
     async def main() -> None:
         async with connected(fake, budget=RequestBudget(80, LoopClock())) as client:
-            first = asyncio.create_task(run_export(client, ExportRequest("shop", deadline=EPOCH + 900)))
+            first = asyncio.create_task(run_export(client, ExportRequest("shop", timeout=900)))
             await asyncio.sleep(1)
-            with pytest.raises(D1ExportTimeoutError, match="never started"):
-                await run_export(client, ExportRequest("shop", deadline=EPOCH + 60), on_progress=lines.append)
+            with pytest.raises(D1ExportTimeoutError, match="not started"):
+                await run_export(client, ExportRequest("shop", queue_timeout=60), on_progress=lines.append)
             first.cancel()
 
     run(main())

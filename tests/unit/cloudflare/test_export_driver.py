@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from airflow_provider_d1.cloudflare.export import ExportRequest, run_export
-from airflow_provider_d1.cloudflare.models import D1Export, ExportOptions
+from airflow_provider_d1.cloudflare.export import run_export
+from airflow_provider_d1.cloudflare.models import D1Export, ExportOptions, ExportRequest
 from airflow_provider_d1.cloudflare.seal import unseal
 from airflow_provider_d1.exceptions import (
     D1ApiError,
@@ -57,9 +57,10 @@ def export(fake: FakeD1, *, timeout: float = 3600.0, progress: list[str] | None 
 
     async def main() -> D1Export:
         async with connected(fake) as client:
-            request = ExportRequest(**{"database": "shop", "deadline": EPOCH + timeout, **options})
+            request = ExportRequest(**{"database": "shop", **options})
+            report = None if progress is None else progress.append
             try:
-                return await run_export(client, request, on_progress=None if progress is None else progress.append)
+                return await run_export(client, request, deadline=EPOCH + timeout, on_progress=report)
             finally:
                 fake.ended = asyncio.get_running_loop().time()
 
@@ -274,7 +275,7 @@ def test_two_exports_of_one_database() -> None:
 
     async def main() -> list[D1Export]:
         async with connected(fake) as client:
-            request = ExportRequest("shop", deadline=EPOCH + 600)
+            request = ExportRequest("shop", timeout=600)
             return await asyncio.gather(*(run_export(client, request) for _ in range(2)))
 
     first, second = run(main())
@@ -450,7 +451,7 @@ def test_a_later_request_limit_holds_back_every_call_of_the_token() -> None:
 
     async def main() -> None:
         async with connected(fake) as client:
-            task = asyncio.create_task(run_export(client, ExportRequest("shop", deadline=EPOCH + 600)))
+            task = asyncio.create_task(run_export(client, ExportRequest("shop", timeout=600)))
             await asyncio.sleep(1)
             await client.list_databases()
             await task
@@ -501,13 +502,17 @@ def test_progress_names_the_database_and_no_secret() -> None:
         ({"tables": ()}, "tables"),
         ({"on_virtual_table": "ignore"}, "on_virtual_table"),
         ({"poll_interval": 0}, "poll_interval"),
-        ({"poll_interval": 11}, "poll_interval"),
+        ({"poll_interval": 10.1}, "poll_interval"),
+        ({"poll_interval": float("nan")}, "poll_interval"),
+        ({"tables": "users"}, "tables"),
+        ({"timeout": 0}, "timeout"),
+        ({"queue_timeout": -1}, "queue_timeout"),
         ({"max_restarts": -1}, "max_restarts"),
     ],
 )
 def test_a_value_that_cannot_work_is_refused_at_once(options: dict[str, Any], field: str) -> None:
     with pytest.raises(D1ConfigurationError, match=field):
-        ExportRequest("shop", deadline=0.0, **options)
+        ExportRequest("shop", **options)
 
 
 def test_a_cancelled_export_gives_its_place_back() -> None:
@@ -515,7 +520,7 @@ def test_a_cancelled_export_gives_its_place_back() -> None:
 
     async def main() -> None:
         async with connected(fake) as client:
-            task = asyncio.create_task(run_export(client, ExportRequest("shop", deadline=EPOCH + 600)))
+            task = asyncio.create_task(run_export(client, ExportRequest("shop", timeout=600)))
             await asyncio.sleep(10)
             assert client.budget._running
             task.cancel()

@@ -8,7 +8,6 @@ from airflow_provider_d1.cloudflare.export_protocol import Busy, Complete, Faile
 from airflow_provider_d1.cloudflare.export_steps import Rules, Send, Sent, State, first_step, gap_after, step
 from airflow_provider_d1.exceptions import (
     D1ApiError,
-    D1ConfigurationError,
     D1ConnectionError,
     D1ExportError,
     D1ExportLostError,
@@ -186,14 +185,3 @@ def test_the_end_is_noticed_within_two_and_a_half_seconds_on_average() -> None:
     for around in (5, 20, 60, 600):
         delays = [polls_until(end)[-1] - end for end in (around + n / 50 for n in range(500))]
         assert sum(delays) / len(delays) <= 2.51
-
-
-@pytest.mark.parametrize("interval", [0, -1, 10.1, float("nan")])
-def test_a_gap_that_would_lose_the_export_is_refused(interval: float) -> None:
-    with pytest.raises(D1ConfigurationError, match="poll_interval"):
-        Rules(poll_interval=interval)
-
-
-def test_a_negative_number_of_restarts_is_refused() -> None:
-    with pytest.raises(D1ConfigurationError, match="max_restarts"):
-        Rules(max_restarts=-1)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,7 +17,8 @@ from airflow_provider_d1.cloudflare.budget import RequestBudget
 from airflow_provider_d1.cloudflare.client import AsyncD1Client, D1Client
 from airflow_provider_d1.cloudflare.credentials import Credentials
 from airflow_provider_d1.cloudflare.download import Download
-from airflow_provider_d1.cloudflare.export import ExportRequest, run_export
+from airflow_provider_d1.cloudflare.export import run_export
+from airflow_provider_d1.cloudflare.models import ExportRequest
 from airflow_provider_d1.cloudflare.quiet import LOGGERS, quiet
 from airflow_provider_d1.exceptions import D1ConnectionError, D1Error
 from tests.unit.cloudflare.d1_fakes import ACCOUNT, TOKEN, UUID, FakeClock, active, complete, error, inner, ok
@@ -115,7 +115,7 @@ def test_a_whole_export_and_download_log_nothing_of_it(log: Everything) -> None:
             async def main() -> str:
                 credentials = credentials_for(server)
                 async with AsyncD1Client(credentials, budget=RequestBudget(1000)) as client:
-                    request = ExportRequest("shop", deadline=time.time() + 60)
+                    request = ExportRequest("shop", timeout=60)
                     result = await run_export(client, request, on_progress=logging.getLogger("task").info)
                 logging.getLogger("task").debug("%r %s %s", result, result.to_dict(), credentials)
                 return result.sealed_url
@@ -167,7 +167,7 @@ def export_from(server: Server) -> None:
     async def main() -> None:
         clock = FakeClock()
         async with AsyncD1Client(credentials_for(server), budget=RequestBudget(1000), clock=clock) as client:
-            await run_export(client, ExportRequest(UUID, deadline=clock.time() + 60))
+            await run_export(client, ExportRequest(UUID, timeout=60))
 
     asyncio.run(main())
 

@@ -51,6 +51,7 @@ ARGUMENTS: dict[str, Any] = {
     "on_virtual_table": "skip",
     "poll_interval": 2.5,
     "timeout": 77,
+    "queue_timeout": 88,
     "max_restarts": 7,
     "d1_conn_id": "d1_other",
     "deferrable": True,
@@ -77,6 +78,7 @@ def test_the_promised_parameters_and_defaults() -> None:
         "on_virtual_table": "fail",
         "poll_interval": None,
         "timeout": 3600,
+        "queue_timeout": None,
         "max_restarts": 3,
         "d1_conn_id": "d1_default",
         "deferrable": True,
@@ -89,8 +91,8 @@ def test_every_parameter_reaches_the_trigger() -> None:
     trigger = deferred(D1ExportOperator(task_id="export", **ARGUMENTS)).trigger
     assert isinstance(trigger, D1ExportTrigger)
     _, kwargs = trigger.serialize()
-    assert before + 77 <= kwargs.pop("deadline") <= time.time() + 77
-    assert kwargs == {name: value for name, value in ARGUMENTS.items() if name not in ("timeout", "deferrable")}
+    assert before + 77 + 88 <= kwargs.pop("deadline") <= time.time() + 77 + 88
+    assert kwargs == {name: value for name, value in ARGUMENTS.items() if name != "deferrable"}
 
 
 def test_every_parameter_reaches_the_hook_when_not_deferred(monkeypatch: pytest.MonkeyPatch) -> None:

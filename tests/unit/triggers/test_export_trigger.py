@@ -22,6 +22,8 @@ ARGUMENTS = {
     "no_schema": True,
     "on_virtual_table": "skip",
     "poll_interval": 2.5,
+    "timeout": 77,
+    "queue_timeout": 88,
     "deadline": 1_900_000_000.5,
     "max_restarts": 7,
     "d1_conn_id": "d1_other",
@@ -54,8 +56,8 @@ def test_nothing_secret_is_in_its_repr(connection: None) -> None:
 async def test_every_argument_reaches_the_driver(connection: None, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
 
-    async def run_export(client: Any, request: Any, **_: Any) -> None:
-        seen.update(client=client, request=request)
+    async def run_export(client: Any, request: Any, *, deadline: float, **_: Any) -> None:
+        seen.update(client=client, request=request, deadline=deadline)
         raise D1VirtualTableError("enough seen")
 
     monkeypatch.setattr(export_module, "run_export", run_export)
@@ -64,7 +66,8 @@ async def test_every_argument_reaches_the_driver(connection: None, monkeypatch: 
     ]
     request = seen["request"]
     assert request.tables == ("users", "Orders")
-    for name in set(ARGUMENTS) - {"tables", "d1_conn_id"}:
+    assert seen["deadline"] == ARGUMENTS["deadline"]
+    for name in set(ARGUMENTS) - {"tables", "deadline", "d1_conn_id"}:
         assert getattr(request, name) == ARGUMENTS[name], name
     assert seen["client"].credentials.token == "tok-123"
     assert seen["client"].credentials.account_id == "acc"
