@@ -47,7 +47,7 @@ MUTATIONS = (
         "the deadline ends an export",
         "cloudflare",
         "_Run._wait",
-        "left = self.request.deadline - clock.time()",
+        "left = self.end - clock.time()",
         "left = 1e9",
         ("tests/unit/cloudflare/test_export_driver.py",),
     ),
