@@ -18,7 +18,7 @@ import apsw
 
 from airflow_provider_d1.emulator import literals, raw_texts, seeds
 from airflow_provider_d1.emulator.authorizer import Authorizer, reserved
-from airflow_provider_d1.emulator.values import JsonValue, to_json
+from airflow_provider_d1.emulator.values import JsonValue, from_json, to_json
 
 _COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 
@@ -114,7 +114,11 @@ class LocalDatabase:
         :raises QueryError: with SQLite's message as D1 prints it; nothing was changed then.
         """
         with self._lock, self._connection:
-            results = [result for sql, parameters in statements for result in self._run(sql, parameters)]
+            results = [
+                result
+                for sql, parameters in statements
+                for result in self._run(sql, [from_json(value) for value in parameters])
+            ]
             if not results:
                 raise QueryError("No SQL statements detected.")
             if self._reserved_names() - self._reserved:
@@ -140,6 +144,8 @@ class LocalDatabase:
                 results[-1].rows.append([to_json(value) for value in row])
         except apsw.AuthError as error:
             raise QueryError(authorizer.reason or f"{error}: SQLITE_AUTH") from error
+        except apsw.BindingsError as error:
+            raise QueryError("Wrong number of parameter bindings for SQL query.") from error
         except apsw.Error as error:
             raise QueryError(_message(error)) from error
         except UnicodeDecodeError:

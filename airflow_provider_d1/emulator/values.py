@@ -1,4 +1,4 @@
-"""Values on their way out of ``/query`` and ``/raw``: what JavaScript makes of SQLite's, as JSON can carry it."""
+"""Values on their way into and out of ``/query`` and ``/raw``: what JavaScript makes of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ import math
 from airflow_provider_d1.emulator import literals
 
 JsonValue = int | float | str | list[int] | None
+
+
+def from_json(value: JsonValue) -> float | str | None:
+    """One parameter as D1 binds it: every number and boolean is a REAL, as JavaScript has no integers."""
+    if not isinstance(value, int | float):
+        return str(value) if value is not None else None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def to_json(value: float | str | bytes | None) -> JsonValue:

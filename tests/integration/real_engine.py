@@ -39,11 +39,14 @@ class DumpRequest:
 
 @dataclass(frozen=True)
 class Job:
-    """What the engine shall do with one database: run statements, passing over those that fail, query, and dump."""
+    """What the engine shall do with one database: run statements, passing over those that fail, query, and dump.
+
+    A query is a statement, or a tuple of a statement and its parameters.
+    """
 
     statements: Sequence[str]
     dumps: Sequence[DumpRequest] = ()
-    queries: Sequence[str] = ()
+    queries: Sequence[str | tuple[object, ...]] = ()
 
 
 @dataclass(frozen=True)

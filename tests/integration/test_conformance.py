@@ -39,6 +39,17 @@ QUERIES = [
     "SELECT * FROM empty_table",
     "SELECT name FROM sqlite_schema WHERE sql LIKE 'CREATE VIRTUAL%'",
 ]
+#: how a parameter is stored, column by column
+STORED = (
+    "INSERT INTO bound VALUES (?1,?1,?1,?1,?1,?1)"
+    " RETURNING quote(?1), quote(i), quote(r), quote(t), quote(n), quote(b), quote(x)"
+)
+BOUND = [
+    *((STORED, value) for value in (1, 0, -7, 1.5, 1e300, 2**53, True, False, "1", "1.50", "é", "", None)),
+    ("SELECT quote((+CAST(?1 AS INTEGER))), typeof((+CAST(?1 AS REAL)))", "9223372036854775807"),
+    ("SELECT quote((unhex(?1))), quote(unhex(''))", "00ff10"),
+    ("SELECT ?, ?2, ?1", "a", "b"),
+]
 PRAGMAS = """
 application_id busy_timeout cache_size case_sensitive_like compile_options data_version database_list
 defer_foreign_keys encoding foreign_key_check foreign_key_list(t) foreign_keys freelist_count function_list
@@ -95,6 +106,7 @@ def corpus(name: str) -> list[str]:
 
 JOBS = {
     "nasty": Job(corpus("nasty"), [FULL, NO_DATA, NO_SCHEMA, BARE, SOME, SOME_ROWS, WRONG_CASE], QUERIES),
+    "bound": Job(["CREATE TABLE bound(i INTEGER, r REAL, t TEXT, n NUMERIC, b BLOB, x)"], (), BOUND),
     "fts": Job(corpus("fts"), [FULL, NO_DATA, DOCS, DOCS_FTS, SHADOW]),
     "empty": Job([], [FULL, NO_SCHEMA]),
     "refusals": Job(STATEMENTS),
@@ -148,6 +160,15 @@ def test_same_result(number: int, engine: dict[str, Outcome], databases: dict[st
     (ours,) = databases["nasty"].query([(QUERIES[number], ())])
     assert [ours.columns, *ours.rows] == engine["nasty"].results[number]
     assert repr(ours.rows) == repr(engine["nasty"].results[number][1:])  # 1 and 1.0 are equal, but not the same
+
+
+@pytest.mark.parametrize("number", range(len(BOUND)), ids=repr)
+def test_parameters_are_bound_alike(
+    number: int, engine: dict[str, Outcome], databases: dict[str, LocalDatabase]
+) -> None:
+    sql, *parameters = BOUND[number]
+    (ours,) = databases["bound"].query([(sql, parameters)])
+    assert [ours.columns, *ours.rows] == engine["bound"].results[number]
 
 
 def test_same_refusals(engine: dict[str, Outcome], databases: dict[str, LocalDatabase]) -> None:

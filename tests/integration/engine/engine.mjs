@@ -1,5 +1,5 @@
 // Loads statements into the real D1 engine and writes its dumps: `node engine.mjs JOB.json`, answer as JSON on stdout.
-// JOB: {"persist": folder, "databases": {name: {"statements": [sql], "queries": [sql],
+// JOB: {"persist": folder, "databases": {name: {"statements": [sql], "queries": [sql or [sql, parameter, …]],
 //       "dumps": [{"file", "no_schema", "no_data", "tables"}]}}}
 // Answer: {name: {"refused": {statement index: message}, "results": [[columns, row, …]], "errors": {dump file: message}}}
 import { readFileSync, writeFileSync } from "node:fs";
@@ -31,7 +31,10 @@ try {
         await database.prepare(statement).run().catch((error) => (refused[index] = error.message));
       }
     }
-    for (const query of queries) results.push(await database.prepare(query).raw({ columnNames: true }));
+    for (const query of queries) {
+      const [sql, ...parameters] = [query].flat();
+      results.push(await database.prepare(sql).bind(...parameters).raw({ columnNames: true }));
+    }
     for (const { file, no_schema, no_data, tables } of dumps) {
       try {
         const [dump] = await database
