@@ -174,9 +174,9 @@ class D1DumpError(D1Error):
         table: str | None = None,
         retryable: bool | None = None,
     ) -> None:
-        where = "" if table is None else f" in table {table!r}"
-        at = "" if offset is None else f" at byte {offset}"
-        super().__init__(f"{message}{where}{at}", retryable=retryable)
+        at = "" if offset is None else f"byte {offset}: "
+        where = "" if table is None else f"table {table!r}: "
+        super().__init__(f"{at}{where}{message}", retryable=retryable)
         self.offset = offset
         self.table = table
 

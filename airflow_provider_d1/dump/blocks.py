@@ -197,12 +197,16 @@ def _complete(
         for _ in range(rows):
             left_out.append(default)
         if left_out.length > MAX_TEXT:
-            raise D1DumpError("a DEFAULT that is too long for so many rows", offset=block.offset, table=schema.name)
+            raise D1DumpError(
+                "rows are too long: DEFAULT values make a block longer than 128 MiB",
+                offset=block.offset,
+                table=schema.name,
+            )
         by_index[index] = _from_exact([left_out], temporal=block.temporal)[0]
     for index, column in enumerate(schema.columns):
         if column.rowid_alias and by_index[index].stats.null:
             raise D1DumpError(
-                f"a NULL in the INTEGER PRIMARY KEY {column.name!r}, for which SQLite would make up a number,",
+                f"NULL in the INTEGER PRIMARY KEY {column.name!r}, which SQLite would number itself",
                 offset=block.offset,
                 table=schema.name,
             )

@@ -73,7 +73,7 @@ class _Parser:
         """Return the current token and step over it."""
         token = self.peek()
         if token.kind == "end":
-            self.fail("it ends too early")
+            self.fail("statement ends too early")
         self._at += 1
         return token
 
@@ -95,13 +95,13 @@ class _Parser:
     def expect_symbol(self, symbol: bytes) -> None:
         """Step over a symbol that must be there."""
         if not self.take_symbol(symbol):
-            self.fail(f"{symbol.decode()} expected")
+            self.fail(f"expected {symbol.decode()!r}")
 
     def name(self) -> str:
         """Read a name, bare or quoted."""
         token = self.peek()
         if token.kind not in ("word", "quoted", "string") or token.is_word(*_NOT_A_NAME):
-            self.fail("a name expected")
+            self.fail("expected a name")
         self._at += 1
         return self.decode(unquote(token.text))
 
@@ -125,11 +125,11 @@ class _Parser:
         """Read the whole statement."""
         ddl = self.decode(self._sql)
         if not self.take_words("CREATE", "TABLE"):
-            self.fail("only a plain CREATE TABLE can be staged")
+            self.fail("only a plain CREATE TABLE can be read, not TEMP or VIRTUAL")
         self.take_words("IF", "NOT", "EXISTS")
         self._table = name = self.name()
         if self.peek().is_word("AS"):
-            self.fail("AS SELECT would have to be executed; a dump never holds it")
+            self.fail("AS SELECT cannot be read without executing it")
         self.expect_symbol(b"(")
         columns = self.columns()
         key = self.table_constraints(columns)
@@ -145,7 +145,7 @@ class _Parser:
             draft = _Draft(self.name(), self.declared_type())
             self.column_constraints(draft)
             if fold_case(draft.name) in names:
-                self.fail(f"column {draft.name!r} twice")
+                self.fail(f"column {draft.name!r} is defined twice")
             names.add(fold_case(draft.name))
             drafts.append(draft)
             if not self.take_symbol(b","):
@@ -267,7 +267,7 @@ class _Parser:
         while True:
             name = fold_case(self.name())
             if name not in known:
-                self.fail("a primary key of an unknown column")
+                self.fail("PRIMARY KEY names an unknown column")
             key.append(name)
             if self.take_words("COLLATE"):
                 self.name()
@@ -331,7 +331,7 @@ def _finish(
     """Turn the drafts into columns, which needs the whole statement: keys and STRICT come last."""
     inline = [fold_case(draft.name) for draft in drafts if draft.primary_key]
     if len(inline) + bool(key) > 1:
-        fail("more than one primary key")
+        fail("more than one PRIMARY KEY")
     key = key or inline
     single = next((draft for draft in drafts if [fold_case(draft.name)] == key), None)
     alias = (
@@ -355,7 +355,7 @@ def _finish(
         if not draft.generated:
             stored.append(column)
     if not stored:
-        fail("no stored column")
+        fail("the table has no stored column")
     return TableSchema(
         name=name,
         ddl=ddl,

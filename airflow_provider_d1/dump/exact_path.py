@@ -50,17 +50,17 @@ def read_row(row: bytes, columns: Sequence[ExactColumn]) -> None:
     _append(reader, columns)
     reader.skip_space()
     if reader.at != len(row):
-        reader.fail("something behind a row's closing parenthesis")
+        reader.fail("expected the end of the row after its closing parenthesis")
 
 
 def _append(reader: LiteralReader, columns: Sequence[ExactColumn]) -> None:
     literals = reader.row()
     if len(literals) != len(columns):
-        reader.fail(f"a row with {len(literals)} values for {len(columns)} columns ends")
+        reader.fail(f"expected {len(columns)} value{'s' if len(columns) != 1 else ''} in the row, got {len(literals)}")
     for column, literal in zip(columns, literals, strict=True):
         column.append(literal)
     if sum(column.length for column in columns) > MAX_TEXT:
-        reader.fail("rows that replace() makes too long end")
+        reader.fail("rows are too long: replace() makes a block longer than 128 MiB")
 
 
 def read_rows(

@@ -61,8 +61,12 @@ def read_header(match: re.Match[bytes], tables: Mapping[str, TableSchema], offse
         return InsertHeader(prefix, None)
     schema = tables.get(fold_case(name))
     if schema is None:
-        hint = "" if tables else "; it creates none, so it was exported with no_schema"
-        raise D1DumpError(f"an INSERT into {name!r}, which the dump does not create{hint},", offset=offset)
+        problem = (
+            "INSERT before any CREATE TABLE of its table"
+            if tables
+            else "the dump has INSERT but no CREATE TABLE: export it again without no_schema"
+        )
+        raise D1DumpError(problem, offset=offset, table=name)
     if match["columns"] is None:
         return InsertHeader(prefix, schema, tuple(range(len(schema.columns))))
     listed = [decode_name(part.group(), offset) for part in _names(match["columns"])]
@@ -103,10 +107,10 @@ def _layout(
     for name in listed:
         index = by_name.get(fold_case(name))
         if index is None:
-            raise D1DumpError(f"an INSERT with the unknown column {name!r}", offset=offset, table=schema.name)
+            raise D1DumpError(f"INSERT names the unknown column {name!r}", offset=offset, table=schema.name)
         layout.append(index)
     if len(set(layout)) != len(layout):
-        raise D1DumpError("an INSERT that names a column twice", offset=offset, table=schema.name)
+        raise D1DumpError("INSERT names a column twice", offset=offset, table=schema.name)
     defaults = tuple(
         (index, _default(column, schema, offset)) for index, column in enumerate(schema.columns) if index not in layout
     )
@@ -115,9 +119,10 @@ def _layout(
 
 def _default(column: Column, schema: TableSchema, offset: int) -> Literal:
     """Evaluate the DEFAULT of a column that an INSERT leaves out."""
-    problem = f"an INSERT that leaves out {column.name!r}, whose default cannot be told,"
     if column.rowid_alias:
+        problem = f"INSERT omits the INTEGER PRIMARY KEY {column.name!r}, which SQLite would number itself"
         raise D1DumpError(problem, offset=offset, table=schema.name)
+    problem = f"INSERT omits column {column.name!r}, whose DEFAULT cannot be evaluated"
     if column.default is None:
         return Literal(None)
     sql = column.default.encode()

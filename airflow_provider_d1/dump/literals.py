@@ -98,7 +98,7 @@ class LiteralReader:
         """Step over a symbol that must be there."""
         if not self.take(symbol):
             found = self._sql[self.at : self.at + 30].decode("utf-8", "replace")
-            self.fail(f"{symbol.decode()!r} expected, found {found!r}" if found else f"{symbol.decode()!r} expected")
+            self.fail(f"expected {symbol.decode()!r}, found {found!r}" if found else f"expected {symbol.decode()!r}")
 
     def row(self) -> list[Literal]:
         """Read values up to the closing parenthesis, the opening one having been read."""
@@ -114,9 +114,9 @@ class LiteralReader:
         match = _VALUE.match(self._sql, self.at)
         if match is None:
             found = self._sql[self.at : self.at + 30].decode("utf-8", "replace")
-            self.fail(f"a value expected, found {found!r}" if found else "a value expected")
+            self.fail(f"expected a value, found {found!r}" if found else "expected a value")
         if depth > _MAX_DEPTH:
-            self.fail("expression nested too deeply")
+            self.fail("expression is nested too deeply")
         kind = match.lastgroup
         if kind == "word":
             return self._word(match, depth)
@@ -149,7 +149,7 @@ class LiteralReader:
             return literal
         operand = self.value(depth + 1)
         if not isinstance(operand.value, int | float):
-            self.fail("a number expected after the sign")
+            self.fail("expected a number after the sign")
         if not negative:
             return operand
         if operand.value == INT64_MIN and isinstance(operand.value, int):
@@ -160,7 +160,7 @@ class LiteralReader:
         if match["hexadecimal"] is not None:
             digits = match["hexadecimal"].replace(b"_", b"").lstrip(b"0")
             if len(digits) > 16:
-                self.fail("hexadecimal number too big")
+                self.fail("hexadecimal number is longer than 64 bits")
             value = int(digits or b"0", 16)
             value -= 2**64 if value > INT64_MAX else 0
             return Literal(value, UNSAFE_INTEGER if abs(value) >= _FIRST_UNSAFE_INTEGER else 0)
@@ -187,9 +187,14 @@ class LiteralReader:
         if known is not None:
             self.at = match.end()
             return known
+        if word == b"ERROR":
+            self.fail(
+                "the exporter wrote ERROR in place of a value that it could not represent."
+                " Export again; if the word stays, correct or remove the value in D1"
+            )
         if word not in (b"REPLACE", b"CHAR", b"UNISTR", b"CAST"):
             name = match["word"].decode("utf-8", "replace")
-            self.fail(f"{name!r} is neither a literal nor a function that dumps are written with")
+            self.fail(f"{name!r} is neither a literal nor a function that dumps use (replace, char, unistr, CAST)")
         start = self.at
         self.at = match.end()
         self.expect(b"(")
@@ -222,14 +227,14 @@ class LiteralReader:
         if isinstance(value, int):
             return str(value)
         if value is None:
-            self.fail("a text expected")
+            self.fail("expected a text")
         return real_to_text(value)
 
     def _char(self, arguments: list[Literal]) -> Literal:
         characters = []
         for argument in arguments:
             if not isinstance(argument.value, int):
-                self.fail("char() of something that is no integer")
+                self.fail("char() expects integers")
             code = argument.value if 0 <= argument.value <= 0x10FFFF else 0xFFFD
             if 0xD800 <= code < 0xE000:
                 self.fail("invalid UTF-8: char() of a surrogate")
@@ -238,7 +243,7 @@ class LiteralReader:
 
     def _unistr(self, arguments: list[Literal]) -> Literal:
         if len(arguments) != 1:
-            self.fail("unistr() takes one argument")
+            self.fail(f"unistr() expects 1 argument, got {len(arguments)}")
         if arguments[0].value is None:
             return Literal(None)
 
@@ -256,7 +261,7 @@ class LiteralReader:
 
     def _replace(self, arguments: list[Literal]) -> Literal:
         if len(arguments) != 3:
-            self.fail("replace() takes three arguments")
+            self.fail(f"replace() expects 3 arguments, got {len(arguments)}")
         subject, marker, replacement = arguments
         if subject.value is None or marker.value is None or replacement.value is None:
             return Literal(None)
@@ -267,19 +272,19 @@ class LiteralReader:
         if old in ("\\n", "\\r") and subject.written is not None and subject.written.count(old) > 1:
             flags |= AMBIGUOUS_NEWLINE
         if len(text) + text.count(old) * (len(new) - len(old)) > MAX_TEXT:
-            self.fail("replace() makes a text that is too long")
+            self.fail("text is too long: replace() makes it longer than 128 MiB")
         return Literal(text.replace(old, new), flags, subject.written)
 
     def _cast(self, depth: int) -> Literal:
         operand = self.value(depth + 1)
         self.skip_space()
         if self._sql[self.at : self.at + 2].upper() != b"AS":
-            self.fail("AS expected in CAST")
+            self.fail("expected AS in CAST")
         self.at += 2
         match = _CAST_TYPE.match(self._sql, self.at)
         name = match.group().decode("utf-8", "replace").strip() if match else ""
         if not name:
-            self.fail("a type expected in CAST")
+            self.fail("expected a type in CAST")
         value = self._cast_value(operand.value, affinity_of(name, strict=False))
         self.at += len(match.group()) if match else 0
         self.expect(b")")

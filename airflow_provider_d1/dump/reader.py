@@ -114,7 +114,7 @@ class DumpReader:
             self._split(items, final=False)
             if self._offset == before:
                 if len(self._buffer) > MAX_STATEMENT:
-                    raise D1DumpError(f"a statement longer than {MAX_STATEMENT >> 20} MiB", offset=self._offset)
+                    raise D1DumpError(f"statement is longer than {MAX_STATEMENT >> 20} MiB", offset=self._offset)
                 self._wanted = len(self._buffer) * 2  # a long statement is looked at a few times, not at each slice
             else:
                 self._wanted = self._block_size
@@ -130,7 +130,7 @@ class DumpReader:
             return items
         self._finished = True
         if not self._offset and not self._buffer.strip():
-            raise D1DumpError("the dump is empty; even that of an empty database holds a PRAGMA", offset=0)
+            raise D1DumpError("dump is empty; D1 writes at least a PRAGMA, even for an empty database", offset=0)
         self._split(items, final=True)
         return items
 
@@ -153,7 +153,9 @@ class DumpReader:
             if end < 0:
                 if final:
                     raise D1DumpError(
-                        "the dump ends inside a statement", offset=self._offset + start, table=self._subject(start)
+                        "dump ends inside a statement: it is incomplete",
+                        offset=self._offset + start,
+                        table=self._subject(start),
                     )
                 break
             at = end
@@ -178,7 +180,7 @@ class DumpReader:
                 if find_statement_end(self._buffer, start, final=final) < 0:
                     return -1
                 raise D1DumpError(
-                    "an INSERT that is not of the form INSERT INTO … VALUES (…)",
+                    "unsupported INSERT; expected INSERT INTO … VALUES (…)",
                     offset=self._offset + start,
                     table=self._subject(start),
                 )
@@ -194,7 +196,9 @@ class DumpReader:
         offset = self._offset + match.start()
         header = read_header(match, self._tables, offset)
         if header.schema is not None and fold_case(header.schema.name) in self._triggered:
-            raise D1DumpError("an INSERT that would set off a trigger", offset=offset, table=header.schema.name)
+            raise D1DumpError(
+                "INSERT would fire a trigger that the dump created before it", offset=offset, table=header.schema.name
+            )
         return header
 
     def _rows(self, header: InsertHeader, start: int, items: list[TableStarted | Block], *, final: bool) -> int:
@@ -236,7 +240,7 @@ class DumpReader:
             case ["CREATE", "INDEX" | "VIEW", *_] | ["CREATE", "UNIQUE", "INDEX", *_]:
                 pass
             case ["CREATE", "VIRTUAL", *_]:
-                raise D1DumpError("a virtual table, whose rows no dump can hold,", offset=offset)
+                raise D1DumpError("a dump cannot hold the rows of a virtual table", offset=offset)
             case ["PRAGMA", "DEFER_FOREIGN_KEYS" | "FOREIGN_KEYS", *_]:
                 pass
             case ["BEGIN"] | ["BEGIN", "TRANSACTION"] | ["COMMIT"] | ["COMMIT", "TRANSACTION"]:
@@ -244,12 +248,12 @@ class DumpReader:
             case ["ANALYZE"] | ["ANALYZE", _] | ["DELETE", "FROM", "SQLITE_SEQUENCE"]:
                 pass
             case ["ROLLBACK", *_]:
-                raise D1DumpError("ROLLBACK: whoever wrote this dump says that it is not whole", offset=offset)
+                raise D1DumpError("dump ends with ROLLBACK: it is incomplete", offset=offset)
             case []:
                 pass  # a lone semicolon
             case _:
                 start = statement[:60].decode("utf-8", "replace")
-                raise D1DumpError(f"{start!r} is nothing that a dump holds", offset=offset)
+                raise D1DumpError(f"unexpected statement: {start!r}", offset=offset)
 
     def _create_table(self, statement: bytes, offset: int, items: list[TableStarted | Block]) -> None:
         match = _CREATED_NAME.match(statement)
@@ -260,6 +264,6 @@ class DumpReader:
         if known in self._tables:
             if match is not None and match["if_not_exists"]:
                 return
-            raise D1DumpError("a table that was created before", offset=offset, table=schema.name)
+            raise D1DumpError("table is created twice", offset=offset, table=schema.name)
         self._tables[known] = schema
         items.append(TableStarted(schema, offset))

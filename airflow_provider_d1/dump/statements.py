@@ -136,7 +136,7 @@ def check_statement_text(text: bytes, offset: int) -> None:
         raise D1DumpError("invalid UTF-8", offset=offset + error.start) from None
     at = text.find(b"\0")
     if at >= 0:
-        raise D1DumpError("a NUL outside of values", offset=offset + at)
+        raise D1DumpError("NUL byte outside of values", offset=offset + at)
 
 
 def first_words(statement: bytes) -> list[str]:

@@ -45,14 +45,16 @@ def test_columns_left_out_get_their_defaults() -> None:
     assert_same((head + 'INSERT INTO "t" ("f","d") VALUES(\'f\',2);\nINSERT INTO t(d) VALUES(3);').encode())
 
 
-@pytest.mark.parametrize("default", ["CURRENT_TIMESTAMP", "(datetime('now'))", "(1) + 1", "x"])
+@pytest.mark.parametrize("default", ["CURRENT_TIMESTAMP", "(datetime('now'))", "(1 + 1)", "x"])
 def test_a_default_that_would_have_to_be_executed_is_refused(default: str) -> None:
-    dump = f"CREATE TABLE t(a, b DEFAULT {default.replace(' + 1', '')}, c);\nINSERT INTO t(a) VALUES(1);"
-    if default == "(1) + 1":
-        assert rows(dump.encode()) == [(1, 1, None)]
-        return
-    with pytest.raises(D1DumpError, match="default"):
+    dump = f"CREATE TABLE t(a, b DEFAULT {default}, c);\nINSERT INTO t(a) VALUES(1);"
+    with pytest.raises(D1DumpError, match="column 'b', whose DEFAULT"):
         read_with_ours(dump.encode())
+
+
+def test_a_default_in_parentheses_is_evaluated() -> None:
+    dump = "CREATE TABLE t(a, b DEFAULT (1), c);\nINSERT INTO t(a) VALUES(1);"
+    assert rows(dump.encode()) == [(1, 1, None)]
 
 
 def test_multi_row_values() -> None:
@@ -222,7 +224,7 @@ def test_errors_in_rows_name_offset_and_table() -> None:
             read_with_ours(dump)
         assert caught.value.offset == dump.index(b"foo")
         assert caught.value.table == "t"
-        assert "in table 't' at byte" in str(caught.value)
+        assert str(caught.value).startswith(f"byte {dump.index(b'foo')}: table 't': ")
 
 
 def test_invalid_utf8_anywhere() -> None:
@@ -303,7 +305,7 @@ def test_a_null_that_sqlite_would_number_is_refused() -> None:
     for values in (b"NULL,3", b"NULL,unistr('x')"):
         with pytest.raises(D1DumpError, match="PRIMARY KEY"):
             read_with_ours(dump % values)
-    with pytest.raises(D1DumpError, match="default"):
+    with pytest.raises(D1DumpError, match="number itself"):
         read_with_ours((dump % b"2,3") + b"INSERT INTO t(b) VALUES(4);")
 
 

@@ -159,7 +159,7 @@ def test_a_bomb_is_cut_off_before_it_fills_the_memory(pack, tmp_path: Path) -> N
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         stderr.seek(0)
-        assert stderr.read() == b"error: a statement longer than 128 MiB at byte 18\n"
+        assert stderr.read().splitlines()[-1] == b"error: byte 18: statement is longer than 128 MiB"
     assert process.returncode == 1
     assert used.ru_maxrss < 700 << 10  # kilobytes
     assert not (tmp_path / "out").exists()
