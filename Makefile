@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 WAREHOUSE ?= duckdb
 
-.PHONY: demo test lint types unit integration test-system test-airflow2 mutation bench audit pins changelog clean
+.PHONY: demo test lint types unit integration test-system test-airflow2 test-newest mutation bench audit pins changelog clean
 
 $(VENV)/.ready: requirements/dev.txt requirements/bootstrap.txt pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -53,6 +53,16 @@ test-airflow2: .venv-airflow2/.ready
 	.venv-airflow2/bin/uv pip install --quiet --python .venv-airflow2/bin/python --no-deps -e .
 	touch $@
 
+# the unit tests on the newest Python of this machine, which must be newer than 3.11
+test-newest: .venv-newest/.ready
+	.venv-newest/bin/python -m pytest tests/unit
+
+.venv-newest/.ready: requirements/dev.txt pyproject.toml .ci/newest_python.py | $(VENV)/.ready
+	test -x .venv-newest/bin/python || { newest=$$($(VENV)/bin/python .ci/newest_python.py) && $$newest -m venv .venv-newest; }
+	$(VENV)/bin/uv pip install --quiet --python .venv-newest/bin/python -r requirements/dev.txt
+	$(VENV)/bin/uv pip install --quiet --python .venv-newest/bin/python --no-deps -e .
+	touch $@
+
 # switches off one protection after the other and shows that a test fails for each
 mutation: $(VENV)/.ready
 	$(VENV)/bin/python -m tests.mutation.run
@@ -84,4 +94,4 @@ else
 endif
 
 clean:
-	rm -rf $(VENV) .venv-demo .venv-airflow2 .cache
+	rm -rf $(VENV) .venv-demo .venv-airflow2 .venv-newest .cache
