@@ -28,6 +28,7 @@ test: lint types unit integration
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports --no-logo
 
 types: $(VENV)/.ready
 	$(VENV)/bin/mypy
