@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error, D1SignedUrlExpiredError
+from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error, D1SealError, D1SignedUrlExpiredError
 from airflow_provider_d1.operators.arguments import BOOLEAN, EXPORT_RULES, Rule, check
 from airflow_provider_d1.operators.d1 import D1ExportOperator
 from airflow_provider_d1.operators.failures import no_pointless_retry
@@ -116,6 +116,10 @@ class D1ToStagingOperator(D1ExportOperator):
         finished.put(export)
         try:
             result = self._stage(export)
+        except D1SealError as error:
+            finished.forget()
+            # the connection's token was changed while the task was deferred: a retry exports with the new one
+            raise D1SealError(str(error), retryable=True) from error
         except D1Error as error:
             if not error.retryable or isinstance(error, D1SignedUrlExpiredError):
                 finished.forget()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import secrets
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from airflow_provider_d1.emulator.server import Emulator
 from airflow_provider_d1.exceptions import (
     D1ConfigurationError,
     D1ExportError,
+    D1SealError,
     D1SignedUrlExpiredError,
     D1StagingError,
 )
@@ -233,6 +235,28 @@ def test_an_expired_url_of_its_own_is_retried(emulator: Emulator, export: D1Expo
     with pytest.raises(D1SignedUrlExpiredError):
         to_folder(tmp_path, database="shop").execute_complete(context(store), events.success(export))
     assert not store
+
+
+@pytest.fixture
+def rotated(emulator: Emulator, export: D1Export, monkeypatch: pytest.MonkeyPatch) -> D1Export:
+    """An export whose connection has got another token since."""
+    definition = json.loads(os.environ["AIRFLOW_CONN_D1_DEFAULT"])
+    definition["password"] = f"tok-{secrets.token_hex(16)}"
+    monkeypatch.setenv("AIRFLOW_CONN_D1_DEFAULT", json.dumps(definition))
+    return export
+
+
+def test_a_token_rotated_while_the_task_was_deferred_is_retried(rotated: D1Export, tmp_path: Path) -> None:
+    store = Store()
+    with pytest.raises(D1SealError) as raised:
+        to_folder(tmp_path, database="shop").execute_complete(context(store), events.success(rotated))
+    assert raised.value.retryable
+    assert not store  # the retry exports again, with the new token
+
+
+def test_another_tasks_export_under_a_rotated_token_is_not_retried(rotated: D1Export, tmp_path: Path) -> None:
+    with pytest.raises(AirflowFailException, match="D1SealError"):
+        to_folder(tmp_path, export=rotated).execute(context())
 
 
 def test_a_failed_export_is_an_error_and_nothing_is_staged(tmp_path: Path) -> None:
