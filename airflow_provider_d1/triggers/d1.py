@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_d1.cloudflare.clock import SYSTEM_CLOCK
 from airflow_provider_d1.exceptions import D1Error
 from airflow_provider_d1.triggers import events
 from airflow_provider_d1.triggers.runs import begun_before
 
 if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.models import D1Export, OnVirtualTable
+
+
+#: Seconds from the start of a trigger to its event, at least. A worker that defers a task ends a moment later, and the
+#: scheduler reads that end from its executor later still. When the trigger fires and the task is queued again before,
+#: the scheduler takes the late report for the end of the resumed task and fails it ("finished with state success, but
+#: the task instance's state attribute is queued"). Only the event waits, the export does not.
+DEFERRAL_SECONDS = 10.0
 
 
 class D1ExportTrigger(BaseTrigger):
@@ -87,6 +95,7 @@ class D1ExportTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Run the export and send its one event; only a cancellation leaves as an exception."""
+        started = SYSTEM_CLOCK.monotonic()
         try:
             earlier = await begun_before(self.task_instance)
             export = await self._export()
@@ -98,6 +107,8 @@ class D1ExportTrigger(BaseTrigger):
             where = "".join(traceback.format_tb(error.__traceback__))
             self.log.error("Unexpected %s:\n%s", type(error).__name__, where)  # noqa: TRY400
             event = events.failure(error)
+        if self.task_instance is not None:  # dag.test() has no scheduler to be late
+            await SYSTEM_CLOCK.sleep_async(max(0.0, started + DEFERRAL_SECONDS - SYSTEM_CLOCK.monotonic()))
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
     async def _export(self) -> D1Export:

@@ -52,6 +52,20 @@ MUTATIONS = (
         ("tests/unit/cloudflare/test_export_driver.py",),
     ),
     Mutation(
+        "a trigger's event waits until the scheduler knows of the deferral",
+        "airflow_provider_d1/triggers/d1.py",
+        "if self.task_instance is not None:",
+        "if False:",
+        ("tests/unit/triggers/test_export_trigger.py",),
+    ),
+    Mutation(
+        "a token rotated while the task was deferred is retried",
+        "airflow_provider_d1/transfers/staging.py",
+        "raise D1SealError(str(error), retryable=True) from error",
+        "raise",
+        ("tests/unit/transfers/test_staging_operators.py",),
+    ),
+    Mutation(
         "a lost export is started again",
         "cloudflare",
         "_after_poll",

@@ -51,8 +51,7 @@ INSERT INTO huge SELECT i, hex(randomblob(1050)) FROM n;
 SIGNATURE = re.compile(rb"X-Amz-Signature(?:=|%3D|\"?: ?\"?)[0-9a-fA-F]{16}", re.IGNORECASE)
 #: scenarios that are under way at once
 TOGETHER = 8
-#: How long an export takes unless a scenario says otherwise. After a shorter one Airflow's scheduler may declare the
-#: resumed task failed, because it hears too late that a worker let go of it (see "What is not guaranteed" in the docs).
+#: how long an export takes unless a scenario says otherwise: long enough to interfere with it
 EXPORT_SECONDS = 8.0
 #: a guard against hanging only: on a machine that others use too everything takes many times as long
 PATIENCE = 900.0

@@ -59,3 +59,15 @@ def test_a_deferred_task_runs_out_of_time(night: Night) -> None:
         assert "D1ExportTimeoutError" in bed.fails(run)
         bed.abandoned()
         bed.nothing_staged()
+
+
+def test_a_short_export_ends_before_the_process_that_deferred_it(night: Night) -> None:
+    """Airflow fails a resumed task when its scheduler learns only then that the deferring process has ended."""
+    with night.bed("worker_lingers") as bed:
+        bed.emulator.faults.export_seconds = 0.2
+        run = bed.run()
+        state = bed.ended(run)
+        scheduler = (night.airflow.folder / "scheduler.log").read_text(errors="replace")
+        assert [line for line in scheduler.splitlines() if "finished with state success, but" in line] == []
+        assert state == "success", night.airflow.log(bed.name, run)[-6000:]
+        assert len(bed.calls("export_start")) == 1

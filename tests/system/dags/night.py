@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import resource
+import time
 from datetime import timedelta
 
 from airflow.sdk import DAG
@@ -20,6 +22,18 @@ class StageWithoutRoom(D1ToS3Operator):
         if context["ti"].try_number == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, resource.RLIM_INFINITY))
         return super().finish(context, export)
+
+
+class ExportAndLinger(D1ExportOperator):
+    """The process that defers the task ends a while later, as one that flushes logs or traces does."""
+
+    def execute(self, context):
+        atexit.register(time.sleep, 4)
+        return super().execute(context)
+
+    def execute_complete(self, context, event=None):
+        time.sleep(6)  # the task is under way when a late report of the first process's end would come
+        return super().execute_complete(context, event)
 
 
 def stage(
@@ -87,3 +101,6 @@ temp_read_only = stage("temp_read_only", retries=1, temp_dir="/sys")  # not even
 with DAG("two_at_once", schedule=None, catchup=False) as two_at_once:
     for task_id in ("one", "other"):
         D1ExportOperator(task_id=task_id, d1_conn_id="two_at_once", database="shop")
+
+with DAG("worker_lingers", schedule=None, catchup=False) as worker_lingers:
+    ExportAndLinger(task_id="export", d1_conn_id="worker_lingers", database="shop")

@@ -6,14 +6,19 @@ import asyncio
 import inspect
 import json
 import secrets
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.triggers.base import BaseTrigger
 
 from airflow_provider_d1.cloudflare import export as export_module
+from airflow_provider_d1.cloudflare.models import D1Export
 from airflow_provider_d1.exceptions import D1ExportTimeoutError, D1VirtualTableError
-from airflow_provider_d1.triggers.d1 import D1ExportTrigger
+from airflow_provider_d1.triggers import d1 as trigger_module
+from airflow_provider_d1.triggers.d1 import DEFERRAL_SECONDS, D1ExportTrigger
+from tests.unit.cloudflare.d1_fakes import FakeClock
 
 ARGUMENTS = {
     "database": "shop",
@@ -34,6 +39,11 @@ ARGUMENTS = {
 def connection(monkeypatch: pytest.MonkeyPatch) -> None:
     value = {"conn_type": "d1", "password": "tok-123", "extra": {"account_id": "acc"}}
     monkeypatch.setenv("AIRFLOW_CONN_D1_OTHER", json.dumps(value))
+
+
+def an_export() -> D1Export:
+    now = datetime.now(UTC)
+    return D1Export("uuid", "shop", "acc", "b1", "shop.sql", "sealed", now, now, now, polls=1, restarts=0)
 
 
 async def events_of(trigger: BaseTrigger) -> list[dict[str, Any]]:
@@ -133,3 +143,41 @@ async def test_being_killed_ends_nothing_elsewhere(connection: None, monkeypatch
     trigger = D1ExportTrigger(**ARGUMENTS)
     await trigger.on_kill()
     await trigger.cleanup()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize(
+    ("export_seconds", "fired_at"), [(0.0, DEFERRAL_SECONDS), (4.0, DEFERRAL_SECONDS), (3600.0, 3600.0)]
+)
+async def test_it_does_not_fire_before_the_scheduler_knows_of_the_deferral(
+    connection: None, monkeypatch: pytest.MonkeyPatch, export_seconds: float, fired_at: float, fails: bool
+) -> None:
+    clock = FakeClock()
+    began = []
+
+    async def run_export(*_: Any, **__: Any) -> Any:
+        began.append(clock.now)
+        clock.now += export_seconds
+        if fails:
+            raise D1VirtualTableError("no")
+        return an_export()
+
+    monkeypatch.setattr(export_module, "run_export", run_export)
+    monkeypatch.setattr(trigger_module, "SYSTEM_CLOCK", clock)
+    trigger = D1ExportTrigger(**ARGUMENTS)
+    trigger.task_instance = SimpleNamespace(task_id="t")
+    (event,) = await events_of(trigger)
+    assert event["status"] == ("error" if fails else "success")
+    assert began == [0.0]  # only the event waits
+    assert clock.now == fired_at
+
+
+async def test_it_fires_at_once_where_no_scheduler_runs(connection: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run_export(*_: Any, **__: Any) -> None:
+        raise D1VirtualTableError("no")
+
+    clock = FakeClock()
+    monkeypatch.setattr(export_module, "run_export", run_export)
+    monkeypatch.setattr(trigger_module, "SYSTEM_CLOCK", clock)
+    await events_of(D1ExportTrigger(**ARGUMENTS))  # as dag.test() does, which sets no task_instance
+    assert clock.slept == []
