@@ -1,145 +1,59 @@
-"""Postgres: ``COPY FROM STDIN`` into new tables, all of a manifest in one transaction, swapped in by renaming."""
+"""Postgres: ``COPY FROM STDIN``, all of a manifest in one transaction.
+
+``replace`` keeps the table that is there: its rows are replaced, so that everything attached to it stays. Only a table
+that has nothing attached is swapped for a new one, which writes each row once and leaves no dead ones.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error, D1WarehouseError
-from airflow_provider_d1.warehouses import loads
+from airflow_provider_d1.warehouses import loads, postgres_catalog
 from airflow_provider_d1.warehouses.ahead import ahead
 from airflow_provider_d1.warehouses.airflow_connection import limit_connect_time
 from airflow_provider_d1.warehouses.base import LOADS_TABLE, Column, LoadedTable, LoadPlan, Table
 from airflow_provider_d1.warehouses.batches import staged_batches
-from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.drift import Drift, find_drift
 from airflow_provider_d1.warehouses.fitting import fitted, nul_free
 from airflow_provider_d1.warehouses.postgres_copy import HEADER, TRAILER, encoded
+from airflow_provider_d1.warehouses.postgres_errors import is_driver_error, refused, sqlstate
+from airflow_provider_d1.warehouses.postgres_publish import Publication, Session, publish
+from airflow_provider_d1.warehouses.postgres_statements import (
+    DIALECT,
+    NOW,
+    add_column,
+    alter_column,
+    copy,
+    create_loads,
+    create_schema,
+    create_table,
+    drop_helper,
+    move,
+    only,
+    replace_rows,
+    replace_rows_by_key,
+    statements,
+    swap,
+    truncate_and_insert,
+)
 
 if TYPE_CHECKING:
+    from airflow_provider_d1.warehouses.postgres_catalog import Relation
     from airflow_provider_d1.warehouses.store import StagedFiles
+
+__all__ = ["DIALECT", "load", "statements"]
 
 log = logging.getLogger(__name__)
 
 STATEMENT = "COPY"
 
-DIALECT = Dialect(
-    name="Postgres",
-    types={
-        "int64": "bigint",
-        "float64": "double precision",
-        "string": "text",
-        "binary": "bytea",
-        "timestamp[us]": "timestamp",
-        "date32": "date",
-    },
-    known_types={
-        "bigint": "int64",
-        "double precision": "float64",
-        "text": "string",
-        "character varying": "string",
-        "bytea": "binary",
-        "timestamp without time zone": "timestamp[us]",
-        "date": "date32",
-    },
-    max_length=63,
-    reserved_columns=frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}),
-)
-
-_NOW = "clock_timestamp()"
-#: for how long the swap may wait for one lock before it lets the readers queued behind it go first, and how often
-_LOCK_TIMEOUT = "2s"
-_LOCK_ATTEMPTS = 200
 _CONNECT_TIMEOUT = 20
-
-
-# statements: pure functions of the plan
-
-
-def create_schema(plan: LoadPlan) -> str:
-    """Create the target schema."""
-    return f"CREATE SCHEMA IF NOT EXISTS {plan.dialect.identifier(plan.options.schema)}"
-
-
-def create_loads(plan: LoadPlan) -> str:
-    """Create the loader's own table."""
-    return loads.create_statement(plan, "timestamptz")
-
-
-def create_table(plan: LoadPlan, name: str, columns: Sequence[Column]) -> str:
-    """Create a table without keys or constraints: a staging table takes what comes."""
-    listed = ", ".join(f"{plan.dialect.identifier(c.name)} {plan.dialect.types[c.type]}" for c in columns)
-    return f"CREATE TABLE {plan.path(name)} ({listed})"
-
-
-def copy(plan: LoadPlan, name: str, columns: Sequence[Column], *, new: bool) -> str:
-    """Take rows from the client.
-
-    :param new: the table was made in this transaction. Its rows are then frozen, so that a reader whose snapshot is
-        older than the swap finds the new rows in it and not an empty table.
-    """
-    listed = ", ".join(plan.dialect.identifier(c.name) for c in columns)
-    frozen = ", FREEZE true" if new else ""
-    return f"COPY {plan.path(name)} ({listed}) FROM STDIN WITH (FORMAT binary{frozen})"
-
-
-def swap(plan: LoadPlan, table: Table) -> list[str]:
-    """Put the helper table in the place of the old one."""
-    return [
-        f"DROP TABLE IF EXISTS {plan.path(table.name)}",
-        f"ALTER TABLE {plan.path(table.helper)} RENAME TO {plan.dialect.identifier(table.name)}",
-    ]
-
-
-def alter_column(plan: LoadPlan, table: str, column: str, old: str, new: str) -> str:
-    """Widen a column; numbers become text in SQLite's layout, blobs hexadecimal, as staging does it."""
-    name = plan.dialect.identifier(column)
-    using = {
-        (
-            "float64",
-            "string",
-        ): f"CASE WHEN {name} = trunc({name}) AND abs({name}) < 1e17 THEN {name}::bigint::text || '.0' "
-        f"ELSE replace(regexp_replace({name}::text, '^(-?[0-9]+)(e.*)$', '\\1.0\\2'), 'Infinity', 'Inf') END",
-        ("binary", "string"): f"upper(encode({name}, 'hex'))",
-    }.get((old, new), f"{name}::{plan.dialect.types[new]}")
-    return f"ALTER TABLE {plan.path(table)} ALTER COLUMN {name} TYPE {plan.dialect.types[new]} USING {using}"
-
-
-def add_column(plan: LoadPlan, table: str, column: Column) -> str:
-    """Add a column, NULL in the rows that are there."""
-    name, type_name = plan.dialect.identifier(column.name), plan.dialect.types[column.type]
-    return f"ALTER TABLE {plan.path(table)} ADD COLUMN {name} {type_name}"
-
-
-def move(plan: LoadPlan, table: Table, columns: Sequence[Column]) -> list[str]:
-    """Append the helper table's rows to the table, and drop it."""
-    listed = ", ".join(plan.dialect.identifier(c.name) for c in columns)
-    return [
-        f"INSERT INTO {plan.path(table.name)} ({listed}) SELECT {listed} FROM {plan.path(table.helper)}",
-        f"DROP TABLE {plan.path(table.helper)}",
-    ]
-
-
-def statements(plan: LoadPlan) -> list[str]:
-    """Every statement of a load as far as it is known without asking the server."""
-    result = ["BEGIN", create_schema(plan), create_loads(plan)]
-    for table in plan.tables:
-        name = table.helper if plan.options.mode == "replace" else table.name
-        create = create_table(plan, name, table.columns)
-        if plan.options.mode == "append":
-            create = create.replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1)
-        result += [create, copy(plan, name, table.columns, new=plan.options.mode == "replace")]
-    if plan.options.mode == "replace":
-        result += [statement for table in plan.tables for statement in swap(plan, table)]
-    return [*result, loads.insert_statement(plan, plan.tables, _NOW), "COMMIT"]
-
-
-# the load itself
 
 
 def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | None) -> list[LoadedTable]:  # noqa: ARG001
@@ -158,14 +72,14 @@ def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | No
     limit_connect_time(hook.connection, "connect_timeout", _CONNECT_TIMEOUT)
     with closing(_connect(hook, conn_id)) as connection:
         try:
-            result = _Transaction(connection, plan, files).run()
+            result = _Transaction(connection, plan, files).load()
             connection.commit()
         except D1Error:
             raise  # closing the connection rolls back
         except Exception as error:
-            if _sqlstate(error) is None and not _is_driver_error(error):
+            if sqlstate(error) is None and not is_driver_error(error):
                 raise
-            raise _refused(error) from error
+            raise refused(error) from error
     return result
 
 
@@ -173,7 +87,7 @@ def _connect(hook: Any, conn_id: str) -> Any:
     try:
         connection = hook.get_conn()
     except Exception as error:
-        if not _is_driver_error(error):
+        if not is_driver_error(error):
             raise
         raise D1WarehouseError(f"No connection to Postgres through {conn_id!r}: {error}", retryable=True) from error
     if hasattr(
@@ -187,87 +101,185 @@ def _connect(hook: Any, conn_id: str) -> Any:
     return connection
 
 
-class _Transaction:
+class _Transaction(Session):
     """One load in one transaction; the caller commits, or closes the connection."""
 
     def __init__(self, connection: Any, plan: LoadPlan, files: StagedFiles) -> None:
-        self.connection = connection
-        self.cursor = connection.cursor()
-        self.plan = plan
+        super().__init__(connection.cursor(), plan)
         self.files = files
+        self._to_publish: list[Publication] = []
 
-    def run(self) -> list[LoadedTable]:
+    def load(self) -> list[LoadedTable]:
         plan = self.plan
         self._prepare()
         loaded = self._already_loaded() if plan.options.mode == "append" else {}
-        results, finish = [], []
+        results = []
         for table in plan.tables:
-            columns = self._columns(table.name)
-            if plan.options.mode == "append" and columns and loaded.get(table.name):
+            existing = self._existing(table)
+            if plan.options.mode == "append" and existing and loaded.get(table.name):
                 log.info("%s: this export is loaded already; skipped", plan.path(table.name))
                 results.append(LoadedTable(table.name, plan.path(table.name), STATEMENT, 0, skipped=True))
-            elif plan.options.mode == "append" and columns:
-                result, last = self._append(table, columns)
-                results.append(result)
-                finish += last
+            elif existing is None:
+                results.append(self._load_new(table))
+            elif plan.options.mode == "append":
+                results.append(self._append(table, existing))
             else:
-                results.append(self._load_new(table, existing=bool(columns)))
-                finish += swap(plan, table)
+                results.append(self._replace(table, existing))
         done = {result.name for result in results if not result.skipped}
         if done:
-            self._lock([table for table in plan.tables if table.name in done], finish)
-            for statement in finish:
-                self._run(statement)
-            self._run(loads.insert_statement(plan, [table for table in plan.tables if table.name in done], _NOW))
+            publish(self, self._to_publish)
+            self.run(loads.insert_statement(plan, [table for table in plan.tables if table.name in done], NOW))
         return results
 
     def _prepare(self) -> None:
         plan = self.plan
-        self._run("SET LOCAL standard_conforming_strings = on")
-        self._run("SET LOCAL client_encoding = 'UTF8'")
+        self.run("SET LOCAL standard_conforming_strings = on")
+        self.run("SET LOCAL client_encoding = 'UTF8'")
+        # a policy that applies to this role would hide rows from DELETE and from count(*); now it is an error
+        self.run("SET LOCAL row_security = off")
         # loads into one schema go one after the other: else both might find that an export isn't loaded yet
         key = int.from_bytes(hashlib.sha256(f"d1:{plan.options.schema}".encode()).digest()[:8], "big", signed=True)
-        self._run(f"SELECT pg_advisory_xact_lock({key})")
+        self.run(f"SELECT pg_advisory_xact_lock({key})")
         schema = plan.dialect.literal(plan.options.schema)
         # IF NOT EXISTS alone asks for the right to create schemas even when there is nothing to create
-        if not self._rows(f"SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = {schema}"):
-            self._run(create_schema(plan))
-        if not self._columns(LOADS_TABLE):
-            self._run(create_loads(plan))
+        if not self.rows(f"SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = {schema}"):
+            self.run(create_schema(plan))
+        if not self.relation(LOADS_TABLE):
+            self.run(create_loads(plan))
 
     def _already_loaded(self) -> dict[str, bool]:
-        return dict(loads.already_loaded(self._rows(loads.history_query(self.plan))))
+        return dict(loads.already_loaded(self.rows(loads.history_query(self.plan))))
 
-    def _load_new(self, table: Table, *, existing: bool) -> LoadedTable:
-        self._run(create_table(self.plan, table.helper, table.columns))
+    def _existing(self, table: Table) -> Relation | None:
+        existing = self.relation(table.name)
+        if existing is not None and (kind := existing.other_than_table) is not None:
+            raise D1WarehouseError(
+                f"Table {table.name!r} is not loaded: {self.plan.path(table.name)} is {kind}, not a table; rename it, "
+                "or leave the table out with tables=[…]"
+            )
+        return existing
+
+    def _load_new(self, table: Table) -> LoadedTable:
+        self.run(create_table(self.plan, table.helper, table.columns))
         result = self._copy(table, table.helper, table.columns, new=True)
-        if existing:
-            self._keep_grants(table)
-        self._run(f"ANALYZE {self.plan.path(table.helper)}")  # else it has no statistics until autovacuum comes by
+        self.run(f"ANALYZE {self.plan.path(table.helper)}")  # else it has no statistics until autovacuum comes by
+        self._then(table, None, swap(self.plan, table)[1:])
         return result
 
-    def _append(self, table: Table, columns: dict[str, str]) -> tuple[LoadedTable, list[str]]:
+    def _replace(self, table: Table, existing: Relation) -> LoadedTable:
+        self.run(create_table(self.plan, table.helper, table.columns))
+        attached = self.attached(table, existing)
+        if attached:
+            log.info("table=%s rows_replaced=true attached=%s", table.name, "; ".join(attached))
+            self.run(drop_helper(self.plan, table))
+            return self._load_for_rows(table, existing)
+        result = self._copy(table, table.helper, table.columns, new=True)
+        self.run(f"ANALYZE {self.plan.path(table.helper)}")
+        self._then(table, existing, swap(self.plan, table), waits_for_readers=True, swapped=True)
+        return result
+
+    def _load_for_rows(self, table: Table, existing: Relation) -> LoadedTable:
         plan = self.plan
+        # a type that somebody chose may stay as long as every value fits: for drift it is what is staged
+        staged = {column.name for column in table.columns}
+        chosen = {
+            name: kind
+            for name, kind in existing.columns.items()
+            if name in staged and kind not in plan.dialect.known_types
+        }
+        drift = self._drift(table, {**existing.columns, **{name: _catalog_type(table, name) for name in chosen}})
+        for change in drift.altered:
+            self._check_alterable(table, existing, change.column, change.statement)
+        self.run(create_table(plan, table.helper, drift.targets, kind="UNLOGGED TABLE"))
+        result = self._copy(table, table.helper, drift.targets, new=True)
+        self.run(f"ANALYZE {plan.path(table.helper)}")
+        values = {column.name: f"new.{plan.dialect.identifier(column.name)}" for column in drift.targets}
+        for name, kind in chosen.items():
+            values[name] = self._checked_cast(table, name, kind)
+        key = postgres_catalog.key_with_actions(self.rows, existing)
+        if missing := [name for name in key if name not in values]:
+            raise D1WarehouseError(
+                f"Table {table.name!r} is unchanged: a foreign key with ON DELETE … refers to its column "
+                f"{missing[0]!r}, which is not staged, so rows can't be matched; drop the foreign key or its action"
+            )
+        if key:
+            replace = [replace_rows_by_key(plan, table, values, key, partitioned=existing.partitioned)]
+        elif postgres_catalog.refuses_deletes(self.rows, existing):
+            replace = truncate_and_insert(plan, table, values, partitioned=existing.partitioned)
+        else:
+            replace = [replace_rows(plan, table, values, partitioned=existing.partitioned)]
+        changes = self._changes(table, drift)
+        waits = bool(changes) or len(replace) > 1
+        finish = [*changes, *replace, drop_helper(plan, table)]
+        self._then(table, existing, finish, waits_for_readers=waits, rows_replaced=True)
+        return result
 
-        def alter(column: str, old: str, new: str) -> str:
-            return alter_column(plan, table.name, column, old, new)
+    def _checked_cast(self, table: Table, column: str, kind: str) -> str:
+        """The expression that turns a staged column into the type that somebody gave the target's column."""
+        plan = self.plan
+        name, staged = f"new.{plan.dialect.identifier(column)}", _catalog_type(table, column)
+        cast = f"CAST({name} AS {kind})"
+        problem = None
+        try:
+            ((count,),) = self.rows(
+                f"SELECT count(*) FROM {plan.path(table.helper)} new "
+                f"WHERE CAST({cast} AS {staged}) IS DISTINCT FROM {name}"
+            )
+        except Exception as error:
+            if not is_driver_error(error) or refused(error).retryable:
+                raise
+            problem = str(error).strip().partition("\n")[0]
+            cause: Exception | None = error
+        else:
+            problem, cause = f"{count} staged values would change in it" if count else None, None
+        if problem is None:
+            return cast
+        statement = alter_column(plan, table.name, column, "string", plan.dialect.known_types[staged])
+        raise D1WarehouseError(
+            f"Table {table.name!r} is unchanged: its column {column!r} is {kind}, and {problem}; run {statement}"
+        ) from cause
 
-        drift = find_drift(plan.dialect, table, columns, alter, lambda old, new: True)  # noqa: ARG005
+    def _check_alterable(self, table: Table, existing: Relation, column: str, statement: str) -> None:
+        dependents = postgres_catalog.dependents_of_column(self.rows, existing, column, self.plan.dialect.literal)
+        if dependents:
+            raise D1WarehouseError(
+                f"Table {table.name!r} is unchanged: its column {column!r} has to become wider, and Postgres does not "
+                f"change the type of a column that these use: {'; '.join(dependents)}. Drop them, run {statement}, and "
+                "create them again"
+            )
+
+    def _append(self, table: Table, existing: Relation) -> LoadedTable:
+        plan = self.plan
+        drift = self._drift(table, existing.columns)
         if not drift:
-            return self._copy(table, table.name, drift.targets, new=False), []
+            return self._copy(table, table.name, drift.targets, new=False)
         self._check_exact(table, drift)
         # an ALTER TABLE locks readers out until the commit, so it comes after the rows are here
-        self._run(create_table(plan, table.helper, drift.targets))
+        self.run(create_table(plan, table.helper, drift.targets))
         result = self._copy(table, table.helper, drift.targets, new=True)
-        changes = [add_column(plan, table.name, column) for column in drift.added]
-        changes += [alteration.statement for alteration in drift.altered]
-        return result, [*changes, *move(plan, table, drift.targets)]
+        finish = [*self._changes(table, drift), *move(plan, table, drift.targets)]
+        self._then(table, existing, finish, waits_for_readers=True)
+        return result
+
+    def _then(self, table: Table, existing: Relation | None, statements: Sequence[str], **flags: bool) -> None:
+        target = "" if existing is None else only(self.plan, table.name, partitioned=existing.partitioned)
+        self._to_publish.append(Publication(table, existing, target, statements, **flags))
+
+    def _drift(self, table: Table, columns: Mapping[str, str]) -> Drift:
+        def alter(column: str, old: str, new: str) -> str:
+            return alter_column(self.plan, table.name, column, old, new)
+
+        return find_drift(self.plan.dialect, table, columns, alter, lambda old, new: True)  # noqa: ARG005
+
+    def _changes(self, table: Table, drift: Drift) -> list[str]:
+        added = [add_column(self.plan, table.name, column) for column in drift.added]
+        return added + [alteration.statement for alteration in drift.altered]
 
     def _check_exact(self, table: Table, drift: Drift) -> None:
         for change in drift.altered:
             if (change.old, change.new) == ("int64", "float64"):
                 name, path = self.plan.dialect.identifier(change.column), self.plan.path(table.name)
-                ((count,),) = self._rows(f"SELECT count(*) FROM {path} WHERE {name} NOT BETWEEN -{2**53} AND {2**53}")
+                ((count,),) = self.rows(f"SELECT count(*) FROM {path} WHERE {name} NOT BETWEEN -{2**53} AND {2**53}")
                 if count:
                     raise D1WarehouseError(
                         f"table {table.name!r} is as it was: column {change.column!r} would have to become double "
@@ -276,7 +288,7 @@ class _Transaction:
 
     def _copy(self, table: Table, name: str, columns: Sequence[Column], *, new: bool) -> LoadedTable:
         statement = copy(self.plan, name, columns, new=new)
-        log.info("%s", statement)
+        log.info("Running: %s", statement)
         replaced: Counter[str] = Counter()
         with ahead(self._chunks(table, columns, replaced)) as chunks:
             rows = _send(self.cursor, statement, chunks)
@@ -293,62 +305,11 @@ class _Transaction:
             yield from encoded(batch)
         yield TRAILER
 
-    def _keep_grants(self, table: Table) -> None:
-        """Whoever could read the old table can read the new one."""
-        grants = self._rows(
-            "SELECT a.privilege_type, coalesce(quote_ident(r.rolname), 'PUBLIC'), a.is_grantable "
-            "FROM pg_catalog.pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a "
-            "LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee "
-            f"WHERE c.oid = {self._regclass(table.name)} AND a.grantee <> c.relowner"
-        )
-        for privilege, grantee, grantable in grants:
-            option = " WITH GRANT OPTION" if grantable else ""
-            self._run(f"GRANT {privilege} ON {self.plan.path(table.helper)} TO {grantee}{option}")
 
-    def _lock(self, tables: Sequence[Table], statements: Sequence[str]) -> None:
-        """Wait for the readers of the old tables without holding up those who come after them."""
-        existing = sorted(self.plan.path(table.name) for table in tables if self._columns(table.name))
-        if not existing or not statements:
-            return
-        statement = f"LOCK TABLE {', '.join(existing)} IN ACCESS EXCLUSIVE MODE"
-        for attempt in range(_LOCK_ATTEMPTS):
-            self._run("SAVEPOINT d1_swap")
-            self._run(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
-            try:
-                self._run(statement)
-            except Exception as error:
-                if _sqlstate(error) != "55P03":  # lock_not_available
-                    raise
-                self._run("ROLLBACK TO SAVEPOINT d1_swap")
-                if attempt == 0:
-                    log.info("A table is being read; the swap waits and tries again")
-                time.sleep(0.5)
-            else:
-                self._run("RESET lock_timeout")
-                return
-        raise D1WarehouseError(
-            f"The old tables are being read without a pause; nothing was swapped: {statement}", retryable=True
-        )
-
-    def _columns(self, table: str) -> dict[str, str]:
-        """Name → type of a relation's columns, empty when there is no such relation."""
-        return dict(
-            self._rows(
-                "SELECT attname, format_type(atttypid, atttypmod) FROM pg_catalog.pg_attribute "
-                f"WHERE attrelid = {self._regclass(table)} AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
-            )
-        )
-
-    def _regclass(self, table: str) -> str:
-        return f"to_regclass({self.plan.dialect.literal(self.plan.path(table))})"
-
-    def _run(self, statement: str) -> None:
-        log.info("%s", statement)
-        self.cursor.execute(statement)
-
-    def _rows(self, query: str) -> list[tuple[Any, ...]]:
-        self.cursor.execute(query)
-        return list(self.cursor.fetchall())
+def _catalog_type(table: Table, column: str) -> str:
+    """The type of a staged column as ``format_type`` writes it."""
+    staged = next(c.type for c in table.columns if c.name == column)
+    return next(name for name, held in DIALECT.known_types.items() if held == staged)
 
 
 def _send(cursor: Any, statement: str, chunks: Iterator[bytes | memoryview]) -> int:
@@ -377,20 +338,3 @@ class _Readable:
             self._rest = memoryview(chunk).cast("B")
         taken, self._rest = self._rest[:size], self._rest[size:]
         return taken.tobytes()
-
-
-def _sqlstate(error: Exception) -> str | None:
-    return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
-
-
-def _is_driver_error(error: Exception) -> bool:
-    return type(error).__module__.partition(".")[0] in ("psycopg", "psycopg2")
-
-
-def _refused(error: Exception) -> D1WarehouseError:
-    # connection lost, deadlock, serialization failure, lock, shutdown, out of resources: another time it may go
-    state = _sqlstate(error) or "08"
-    return D1WarehouseError(
-        f"Postgres refused the load, every table is as it was: {str(error).strip()}",
-        retryable=state[:2] in ("08", "40", "53", "55", "57", "58"),
-    )

@@ -1,0 +1,62 @@
+"""Postgres's errors: which of them another attempt may mend, by SQLSTATE."""
+
+from __future__ import annotations
+
+from airflow_provider_d1.exceptions import D1WarehouseError
+
+#: classes (two characters) and codes that stay whatever is tried again; everything else may pass another time:
+#: a connection that broke (08), a conflict with another transaction (40), a lock (55), a shutdown or a cancelled
+#: statement (57), a full disk (53100), a standby that is not yet promoted (25006), and all that is not known here
+_PERMANENT = {
+    "0A": "feature not supported",
+    "0L": "invalid grantor",
+    "0P": "invalid role",
+    "22": "data exception: a value out of range or of the wrong form",
+    "23": "integrity constraint violation",
+    "28": "invalid authorization",
+    "2B": "dependent objects still exist",
+    "3D": "no such database",
+    "3F": "no such schema",
+    "42": "syntax error, missing object or missing right",
+    "44": "WITH CHECK OPTION violation",
+    "54": "program limit exceeded",
+}
+_RETRYABLE = {
+    "2BP01": "a view was created on a table while it was swapped; the next attempt replaces its rows instead",
+    "42P06": "another session created the schema at the same moment",
+    "42P07": "another session created the table at the same moment",
+}
+
+
+def sqlstate(error: Exception) -> str | None:
+    """The five characters of an error from psycopg or psycopg2; None when the server sent none."""
+    return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+
+
+def is_driver_error(error: Exception) -> bool:
+    """Whether psycopg or psycopg2 raised it."""
+    return type(error).__module__.partition(".")[0] in ("psycopg", "psycopg2")
+
+
+def is_permanent(error: Exception) -> bool:
+    """Whether the same load would meet the same error again."""
+    state = sqlstate(error)
+    if state is None or state in _RETRYABLE:
+        return False
+    if state == "53200":  # out of memory; for locks it is a setting that is too small
+        return "max_locks_per_transaction" in str(error)
+    if state == "23505" and str(getattr(getattr(error, "diag", None), "constraint_name", "")).startswith("pg_"):
+        return False  # another session created the same schema, table or type at the same moment
+    return state in _PERMANENT or state[:2] in _PERMANENT
+
+
+def refused(error: Exception) -> D1WarehouseError:
+    """The driver's error as one of this package, with Postgres's own words."""
+    text = str(error).strip()
+    remedy = ""
+    if "max_locks_per_transaction" in text:
+        remedy = "; raise that setting, or load fewer tables at a time with tables=[…]"
+    elif "row-level security policy" in text:
+        remedy = "; load as a role that is not subject to the table's policies (its owner, or one with BYPASSRLS)"
+    message = f"Postgres refused the load, every table is as it was: {text}{remedy}"
+    return D1WarehouseError(message, retryable=not is_permanent(error))

@@ -1,0 +1,169 @@
+"""Postgres: putting loaded rows in their place, with the locks that this needs and no reader held up for long."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_d1.exceptions import D1WarehouseError
+from airflow_provider_d1.warehouses import postgres_catalog
+from airflow_provider_d1.warehouses.postgres_errors import sqlstate
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.warehouses.base import LoadPlan, Table
+    from airflow_provider_d1.warehouses.postgres_catalog import Relation
+
+log = logging.getLogger(__name__)
+
+#: a lock that readers do not notice; it waits for longer than deadlock_timeout (1 s), after which autovacuum gives way
+_WRITERS_TIMEOUT = "2s"
+#: a lock that readers wait behind, so it gives up soon and lets them pass
+_READERS_TIMEOUT = "100ms"
+#: seconds between attempts, growing from the first to the last; how many attempts: about eight minutes
+_FIRST_PAUSE, _LAST_PAUSE = 0.1, 5.0
+_LOCK_ATTEMPTS = 100
+
+
+class Session:
+    """Statements of one load, on one cursor in one transaction."""
+
+    def __init__(self, cursor: Any, plan: LoadPlan) -> None:
+        self.cursor = cursor
+        self.plan = plan
+
+    def run(self, statement: str) -> None:
+        """Run a statement that has no rows to give."""
+        log.info("Running: %s", statement)
+        self.cursor.execute(statement)
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
+        self.cursor.execute(query)
+        return list(self.cursor.fetchall())
+
+    def relation(self, table: str) -> Relation | None:
+        """The relation of that name in the target schema."""
+        return postgres_catalog.relation(self.rows, self.plan.dialect.literal(self.plan.path(table)))
+
+    def attached(self, table: Table, existing: Relation) -> list[str]:
+        """What a swap would lose; the helper table is what a new table is like."""
+        helper = f"to_regclass({self.plan.dialect.literal(self.plan.path(table.helper))})"
+        return postgres_catalog.attached(self.rows, existing, helper, self.plan.dialect.known_types)
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What puts the loaded rows of a table in their place.
+
+    :param existing: the table as it was, None for a new one.
+    :param target: how LOCK and SELECT name the existing table.
+    :param waits_for_readers: whether a statement needs the table for itself: a swap, an ALTER TABLE.
+    :param rows_replaced: the table stays the same one, and has to be counted.
+    :param swapped: the table makes way for the helper table.
+    """
+
+    table: Table
+    existing: Relation | None
+    target: str
+    statements: Sequence[str]
+    waits_for_readers: bool = False
+    rows_replaced: bool = False
+    swapped: bool = False
+
+
+def publish(session: Session, steps: Sequence[Publication]) -> None:
+    """Rows that readers do not wait for first; what needs a table for itself comes at the end and is short."""
+    for step in steps:
+        if not step.waits_for_readers:
+            if step.existing is not None:
+                _lock_out_writers(session, step)
+            _finish(session, step)
+    exclusive = [step for step in steps if step.waits_for_readers]
+    if exclusive:
+        _lock_out_readers(session, exclusive)
+        for step in exclusive:
+            _finish(session, step)
+
+
+def _finish(session: Session, step: Publication) -> None:
+    if step.swapped and step.existing is not None:
+        _check_still_bare(session, step, step.existing)
+    for statement in step.statements:
+        session.run(statement)
+    if step.rows_replaced:
+        ((count,),) = session.rows(f"SELECT count(*) FROM {step.target}")
+        if count != step.table.rows:
+            raise D1WarehouseError(
+                f"Table {step.table.name!r} is unchanged: it held {count} rows after its rows were replaced by the "
+                f"manifest's {step.table.rows}; a trigger or rule on it keeps rows in or out, disable it for loads"
+            )
+        session.run(f"ANALYZE {session.plan.path(step.table.name)}")
+
+
+def _check_still_bare(session: Session, step: Publication, existing: Relation) -> None:
+    """Something may have been attached while the rows were loaded; from now on nobody else can reach the table."""
+    attached = session.attached(step.table, existing)
+    if attached or session.relation(step.table.name) != existing:
+        raise D1WarehouseError(
+            f"Table {step.table.name!r} was changed while its rows were loaded "
+            f"({'; '.join(attached) or 'its columns'}); nothing was replaced, try again",
+            retryable=True,
+        )
+
+
+def _lock_out_writers(session: Session, step: Publication) -> None:
+    """Readers go on; a row that somebody else adds meanwhile would stay beside the staged ones."""
+
+    def attempt() -> None:
+        session.run(f"SET LOCAL lock_timeout = '{_WRITERS_TIMEOUT}'")
+        session.run(f"LOCK TABLE {step.target} IN SHARE ROW EXCLUSIVE MODE")
+
+    _attempt_lock(session, attempt, step.table.name)
+
+
+def _lock_out_readers(session: Session, steps: Sequence[Publication]) -> None:
+    """Take all tables for this transaction, but hold up nobody while waiting for one that is being read.
+
+    The table that was being read in the last attempt comes first, at a moment when no other is held.
+    """
+    order = sorted(steps, key=lambda step: step.table.name)
+
+    def attempt() -> None:
+        session.run(f"SET LOCAL lock_timeout = '{_WRITERS_TIMEOUT}'")
+        for step in order:
+            session.run(f"LOCK TABLE {step.target} IN SHARE ROW EXCLUSIVE MODE")
+        session.run(f"SET LOCAL lock_timeout = '{_READERS_TIMEOUT}'")
+        for number, step in enumerate(order):
+            try:
+                session.run(f"LOCK TABLE {step.target} IN ACCESS EXCLUSIVE MODE{' NOWAIT' if number else ''}")
+            except Exception:
+                order.insert(0, order.pop(number))
+                raise
+
+    _attempt_lock(session, attempt, ", ".join(step.table.name for step in order))
+
+
+def _attempt_lock(session: Session, attempt: Callable[[], None], what: str) -> None:
+    pause = _FIRST_PAUSE
+    for number in range(_LOCK_ATTEMPTS):
+        session.run("SAVEPOINT d1_lock")
+        try:
+            attempt()
+        except Exception as error:
+            if sqlstate(error) != "55P03":  # lock_not_available
+                raise
+            session.run("ROLLBACK TO SAVEPOINT d1_lock")
+            if number == 0:
+                log.info("table=%s in use; the load waits and tries again", what)
+            time.sleep(pause)
+            pause = min(pause * 1.5, _LAST_PAUSE)
+        else:
+            session.run("RESET lock_timeout")
+            session.run("RELEASE SAVEPOINT d1_lock")
+            return
+    raise D1WarehouseError(
+        f"Table {what!r} is in use without a pause, and nothing was loaded; try again later", retryable=True
+    )

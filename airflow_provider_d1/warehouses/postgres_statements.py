@@ -1,0 +1,196 @@
+"""Postgres: names and types, and the statements of a load as functions of the plan; none needs a server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from airflow_provider_d1.warehouses import loads
+from airflow_provider_d1.warehouses.dialect import Dialect
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.warehouses.base import Column, LoadPlan, Table
+
+DIALECT = Dialect(
+    name="Postgres",
+    types={
+        "int64": "bigint",
+        "float64": "double precision",
+        "string": "text",
+        "binary": "bytea",
+        "timestamp[us]": "timestamp",
+        "date32": "date",
+    },
+    known_types={
+        "bigint": "int64",
+        "double precision": "float64",
+        "text": "string",
+        "character varying": "string",
+        "bytea": "binary",
+        "timestamp without time zone": "timestamp[us]",
+        "date": "date32",
+    },
+    max_length=63,
+    reserved_columns=frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}),
+)
+
+NOW = "clock_timestamp()"
+
+
+def create_schema(plan: LoadPlan) -> str:
+    """Create the target schema."""
+    return f"CREATE SCHEMA IF NOT EXISTS {plan.dialect.identifier(plan.options.schema)}"
+
+
+def create_loads(plan: LoadPlan) -> str:
+    """Create the loader's own table."""
+    return loads.create_statement(plan, "timestamptz")
+
+
+def create_table(plan: LoadPlan, name: str, columns: Sequence[Column], *, kind: str = "TABLE") -> str:
+    """Create a table without keys or constraints: a staging table takes what comes."""
+    listed = ", ".join(f"{plan.dialect.identifier(c.name)} {plan.dialect.types[c.type]}" for c in columns)
+    return f"CREATE {kind} {plan.path(name)} ({listed})"
+
+
+def copy(plan: LoadPlan, name: str, columns: Sequence[Column], *, new: bool) -> str:
+    """Take rows from the client.
+
+    :param new: the table was made in this transaction. Its rows are then frozen, so that a reader whose snapshot is
+        older than the swap finds the new rows in it and not an empty table.
+    """
+    listed = ", ".join(plan.dialect.identifier(c.name) for c in columns)
+    frozen = ", FREEZE true" if new else ""
+    return f"COPY {plan.path(name)} ({listed}) FROM STDIN WITH (FORMAT binary{frozen})"
+
+
+def swap(plan: LoadPlan, table: Table) -> list[str]:
+    """Put the helper table in the place of the old one."""
+    return [
+        f"DROP TABLE IF EXISTS {plan.path(table.name)}",
+        f"ALTER TABLE {plan.path(table.helper)} RENAME TO {plan.dialect.identifier(table.name)}",
+    ]
+
+
+def only(plan: LoadPlan, table: str, *, partitioned: bool) -> str:
+    """The table without the tables that inherit from it, whose rows are other people's; with its partitions, its own.
+
+    :param partitioned: declared with ``PARTITION BY``.
+    """
+    return plan.path(table) if partitioned else f"ONLY {plan.path(table)}"
+
+
+def replace_rows(plan: LoadPlan, table: Table, values: Mapping[str, str], *, partitioned: bool) -> str:
+    """Put the helper table's rows in the place of the table's, whatever is attached to the table.
+
+    ``DELETE``, not ``TRUNCATE``: TRUNCATE locks readers out until the commit, shows an empty table to those whose
+    snapshot is older, runs no row triggers, and is refused when a foreign key points at the table. The price of
+    DELETE are dead rows, which autovacuum removes. One statement, not two: a foreign key without an action is checked
+    when the statement ends, and then the rows that others refer to are there again. The condition in the end makes
+    the DELETE run first, else a unique index would still find the old rows.
+
+    :param values: target column → expression over the helper table.
+    """
+    target = only(plan, table.name, partitioned=partitioned)
+    return f"WITH deleted AS (DELETE FROM {target} RETURNING 1) " + _insert(plan, table, values, ["deleted"])
+
+
+def truncate_and_insert(plan: LoadPlan, table: Table, values: Mapping[str, str], *, partitioned: bool) -> list[str]:
+    """The same for a table from which Postgres lets nobody delete: readers wait until the commit."""
+    return [f"TRUNCATE {only(plan, table.name, partitioned=partitioned)}", _insert(plan, table, values, [])]
+
+
+def replace_rows_by_key(
+    plan: LoadPlan, table: Table, values: Mapping[str, str], key: Sequence[str], *, partitioned: bool
+) -> str:
+    """The same for a table at which a foreign key with an action points: ``ON DELETE CASCADE`` and its like.
+
+    Only rows that are gone are deleted, so that the action meets only what referred to them.
+
+    :param key: the columns that the foreign key refers to.
+    """
+    identifier = plan.dialect.identifier
+    target, helper = only(plan, table.name, partitioned=partitioned), plan.path(table.helper)
+    same = " AND ".join(f"old.{identifier(name)} = {values[name]}" for name in key)
+    others = [name for name in values if name not in key]
+    parts = [
+        f"deleted AS (DELETE FROM {target} AS old WHERE NOT EXISTS (SELECT FROM {helper} new WHERE {same}) RETURNING 1)"
+    ]
+    if others:
+        assignments = ", ".join(f"{identifier(name)} = {values[name]}" for name in others)
+        before = ", ".join(f"old.{identifier(name)}" for name in others)
+        after = ", ".join(values[name] for name in others)
+        # *<> compares bytes: with <> a text may equal another one under a collation that ignores case
+        parts.append(
+            f"updated AS (UPDATE {target} AS old SET {assignments} FROM {helper} new WHERE {same} "
+            f"AND ROW({before})::record *<> ROW({after})::record AND (SELECT count(*) FROM deleted) >= 0 RETURNING 1)"
+        )
+    first = ["updated" if others else "deleted"]
+    insert = _insert(plan, table, values, first, f"NOT EXISTS (SELECT FROM {target} old WHERE {same})")
+    return f"WITH {', '.join(parts)} {insert}"
+
+
+def _insert(plan: LoadPlan, table: Table, values: Mapping[str, str], first: Sequence[str], condition: str = "") -> str:
+    """INSERT … SELECT that runs after the parts of WITH that are named.
+
+    ``OVERRIDING SYSTEM VALUE`` lets the staged values into an identity column, and changes nothing elsewhere.
+    """
+    listed = ", ".join(plan.dialect.identifier(name) for name in values)
+    conditions = [condition] if condition else []
+    conditions += [f"(SELECT count(*) FROM {name}) >= 0" for name in first]
+    return (
+        f"INSERT INTO {plan.path(table.name)} ({listed}) OVERRIDING SYSTEM VALUE "
+        f"SELECT {', '.join(values.values())} FROM {plan.path(table.helper)} new"
+        + (f" WHERE {' AND '.join(conditions)}" if conditions else "")
+    )
+
+
+def alter_column(plan: LoadPlan, table: str, column: str, old: str, new: str) -> str:
+    """Widen a column; numbers become text in SQLite's layout, blobs hexadecimal, as staging does it."""
+    name = plan.dialect.identifier(column)
+    using = {
+        (
+            "float64",
+            "string",
+        ): f"CASE WHEN {name} = trunc({name}) AND abs({name}) < 1e17 THEN {name}::bigint::text || '.0' "
+        f"ELSE replace(regexp_replace({name}::text, '^(-?[0-9]+)(e.*)$', '\\1.0\\2'), 'Infinity', 'Inf') END",
+        ("binary", "string"): f"upper(encode({name}, 'hex'))",
+    }.get((old, new), f"{name}::{plan.dialect.types[new]}")
+    return f"ALTER TABLE {plan.path(table)} ALTER COLUMN {name} TYPE {plan.dialect.types[new]} USING {using}"
+
+
+def add_column(plan: LoadPlan, table: str, column: Column) -> str:
+    """Add a column, NULL in the rows that are there."""
+    name, type_name = plan.dialect.identifier(column.name), plan.dialect.types[column.type]
+    return f"ALTER TABLE {plan.path(table)} ADD COLUMN {name} {type_name}"
+
+
+def drop_helper(plan: LoadPlan, table: Table) -> str:
+    """Drop the helper table."""
+    return f"DROP TABLE {plan.path(table.helper)}"
+
+
+def move(plan: LoadPlan, table: Table, columns: Sequence[Column]) -> list[str]:
+    """Append the helper table's rows to the table, and drop it."""
+    listed = ", ".join(plan.dialect.identifier(c.name) for c in columns)
+    return [
+        f"INSERT INTO {plan.path(table.name)} ({listed}) SELECT {listed} FROM {plan.path(table.helper)}",
+        drop_helper(plan, table),
+    ]
+
+
+def statements(plan: LoadPlan) -> list[str]:
+    """Every statement of a load as far as it is known without asking the server.
+
+    A table of ``replace`` that has something attached gets its rows replaced instead of the swap that is shown.
+    """
+    result = ["BEGIN", create_schema(plan), create_loads(plan)]
+    for table in plan.tables:
+        name = table.helper if plan.options.mode == "replace" else table.name
+        create = create_table(plan, name, table.columns)
+        if plan.options.mode == "append":
+            create = create.replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1)
+        result += [create, copy(plan, name, table.columns, new=plan.options.mode == "replace")]
+    if plan.options.mode == "replace":
+        result += [statement for table in plan.tables for statement in swap(plan, table)]
+    return [*result, loads.insert_statement(plan, plan.tables, NOW), "COMMIT"]
