@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import difflib
 import hashlib
+import re
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +22,23 @@ OnNul = Literal["fail", "replace"]
 
 #: the loader's own table, one in each schema
 LOADS_TABLE = "_d1_loads"
+_TIME = "%Y%m%dt%H%M%S"
+_HELPER = re.compile(r"_d1_new_(\d{8}t\d{6})_[0-9a-f]{8}_[0-9a-f]{16}")
+_LEFTOVER_AGE = dt.timedelta(days=1)
+
+
+def new_token() -> str:
+    """A name for one load: when it began (UTC), and a random part. In lower case, as some warehouses fold names."""
+    return f"{dt.datetime.now(dt.UTC):{_TIME}}_{secrets.token_hex(4)}"
+
+
+def leftover_helpers(names: Iterable[str], now: dt.datetime | None = None) -> list[str]:
+    """Those of the names that are helper tables of loads that began more than a day ago: they were killed.
+
+    :param now: the present time, in UTC.
+    """
+    limit = f"{(now or dt.datetime.now(dt.UTC)) - _LEFTOVER_AGE:{_TIME}}"
+    return [name for name in names if (match := _HELPER.fullmatch(name)) is not None and match[1] < limit]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +77,18 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table to be loaded; its parts are in row order, ``database_id`` says whose it is."""
+    """A table to be loaded; its parts are in row order, ``token`` is that of the load."""
 
     name: str
     columns: tuple[Column, ...]
     rows: int
     parts: tuple[Part, ...]
-    database_id: str | None = None
+    token: str = ""
 
     @property
     def helper(self) -> str:
-        """Name of the table that the rows are loaded into before they are moved: short, and the same on every run.
-
-        Each database has its own, as several may be loaded into one table at the same time.
-        """
-        whose = f"{self.database_id or ''}\0{self.name}"
-        return f"_d1_new_{hashlib.sha256(whose.encode()).hexdigest()[:16]}"
+        """Name of the table that the rows are loaded into before they are published; no other load has the same."""
+        return f"_d1_new_{self.token}_{hashlib.sha256(self.name.encode()).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,23 +139,26 @@ class LoadedTable:
         return entry
 
 
-def make_plan(manifest: Manifest, uri: str, dialect: Dialect, options: LoadOptions) -> LoadPlan:
+def make_plan(
+    manifest: Manifest, uri: str, dialect: Dialect, options: LoadOptions, token: str | None = None
+) -> LoadPlan:
     """Decide what is loaded, and refuse what can't be, before anything is created.
 
     :param manifest: as read.
     :param uri: where it stands; recorded, and shown.
+    :param token: the name of this load; by default a new one.
     :raises D1ManifestError: when the manifest contradicts itself or holds no tables.
     :raises D1ConfigurationError: for a name in ``tables`` that the manifest does not have.
     :raises D1WarehouseError: for names that this warehouse can't hold or would make one of.
     """
     if manifest.format == "sql":
         raise D1ManifestError(f"{uri} lists an SQL dump, not tables: stage with file_format='parquet' to load it")
-    database_id = manifest.source.database_id
-    tables = tuple(_table(entry, database_id) for entry in _chosen(manifest.tables, options.tables))
+    token = token or new_token()
+    tables = tuple(_table(entry, token) for entry in _chosen(manifest.tables, options.tables))
     _check_names(dialect, options.schema, tables)
     origin = Origin(
         manifest=uri,
-        database_id=database_id,
+        database_id=manifest.source.database_id,
         database_name=manifest.source.database_name,
         bookmark=manifest.source.bookmark,
         dump_sha256=manifest.dump.sha256,
@@ -163,13 +182,13 @@ def _chosen(entries: Iterable[TableEntry], names: tuple[str, ...] | None) -> lis
     return [by_name[name] for name in dict.fromkeys(names)]
 
 
-def _table(entry: TableEntry, database_id: str | None) -> Table:
+def _table(entry: TableEntry, token: str) -> Table:
     listed = sum(file.rows or 0 for file in entry.files)
     if listed != entry.rows:
         raise D1ManifestError(f"table {entry.name!r}: the manifest says {entry.rows} rows, its files have {listed}")
     columns = tuple(Column(column.name, column.type) for column in entry.columns)
     parts = tuple(Part(file.uri, file.rows or 0, file.bytes, file.sha256) for file in entry.files)
-    return Table(entry.name, columns, entry.rows, parts, database_id)
+    return Table(entry.name, columns, entry.rows, parts, token)
 
 
 def _check_names(dialect: Dialect, schema: str, tables: tuple[Table, ...]) -> None:

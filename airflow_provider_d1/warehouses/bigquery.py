@@ -103,9 +103,23 @@ def columns(plan: LoadPlan, table: str) -> str:
     )
 
 
-def replace(plan: LoadPlan, table: Table, existing: bool) -> list[str]:  # noqa: ARG001 - one statement does both
+def helpers(plan: LoadPlan) -> str:
+    """The dataset's helper tables."""
+    dataset = plan.dialect.identifier(plan.options.schema)
+    return f"SELECT table_name FROM {dataset}.INFORMATION_SCHEMA.TABLES WHERE table_name LIKE '_d1_new_%'"
+
+
+def swap(plan: LoadPlan, table: Table, existing: bool) -> list[str]:  # noqa: ARG001 - one statement does both
     """Put the helper table's contents in the place of the old table, at once and without a scan."""
     return [f"CREATE OR REPLACE TABLE {plan.path(table.name)} COPY {plan.path(table.helper)}"]
+
+
+def overwrite(plan: LoadPlan, table: Table, targets: Sequence[Column]) -> list[str]:
+    """Replace the table's rows, in a transaction; the table and all that is attached to it stay.
+
+    TRUNCATE is refused to who can't see all rows; DELETE would leave the others.
+    """
+    return [f"TRUNCATE TABLE {plan.path(table.name)}", insert_from_helper(plan, table, targets, _widened)]
 
 
 def append(plan: LoadPlan, table: Table, targets: Sequence[Column]) -> list[str]:
@@ -132,9 +146,9 @@ def alterable(old: str, new: str) -> bool:
     return (old, new) == ("int64", "float64")
 
 
-def drop_helper(plan: LoadPlan, table: Table) -> str:
-    """Remove the helper table."""
-    return f"DROP TABLE IF EXISTS {plan.path(table.helper)}"
+def drop_helper(plan: LoadPlan, name: str) -> str:
+    """Remove a helper table."""
+    return f"DROP TABLE IF EXISTS {plan.path(name)}"
 
 
 def statements(plan: LoadPlan) -> list[str]:
@@ -165,7 +179,9 @@ _STEPS = partial(
     statement="LOAD",
     prepare=prepare,
     columns=columns,
-    replace=replace,
+    helpers=helpers,
+    swap=swap,
+    overwrite=overwrite,
     append=append,
     record=_record,
     add_column=add_column,

@@ -13,10 +13,10 @@ from typing import Any
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1WarehouseError
 from airflow_provider_d1.warehouses import loads
-from airflow_provider_d1.warehouses.base import Column, LoadedTable, LoadPlan, Table
+from airflow_provider_d1.warehouses.base import Column, LoadedTable, LoadPlan, Table, leftover_helpers
 from airflow_provider_d1.warehouses.batches import schema_of, staged_batches
 from airflow_provider_d1.warehouses.dialect import Dialect
-from airflow_provider_d1.warehouses.drift import Drift, find_drift
+from airflow_provider_d1.warehouses.drift import Drift, columns_as_staged, find_drift
 from airflow_provider_d1.warehouses.fitting import fitted
 from airflow_provider_d1.warehouses.s3_access import S3Access, s3_access
 from airflow_provider_d1.warehouses.store import S3Store, StagedFiles, split_s3
@@ -77,9 +77,14 @@ def create_table(plan: LoadPlan, name: str, columns: Sequence[Column]) -> str:
     return f"CREATE TABLE {plan.path(name)} ({listed}) ENGINE = MergeTree ORDER BY tuple()"
 
 
-def drop_helper(plan: LoadPlan, table: Table) -> str:
-    """Remove the helper table, a killed run's too."""
-    return f"DROP TABLE IF EXISTS {plan.path(table.helper)} SYNC"
+def create_like(plan: LoadPlan, table: Table) -> str:
+    """Create the helper table with all that makes up the table: engine, keys, TTL, codecs, defaults, comments."""
+    return f"CREATE TABLE {plan.path(table.helper)} AS {plan.path(table.name)}"
+
+
+def drop_helper(plan: LoadPlan, name: str) -> str:
+    """Remove a helper table."""
+    return f"DROP TABLE IF EXISTS {plan.path(name)} SYNC"
 
 
 def insert_from_s3(plan: LoadPlan, table: Table, targets: Sequence[Column], *, session_token: bool) -> str:
@@ -149,7 +154,8 @@ def statements(plan: LoadPlan) -> list[str]:
     result = [create_database(plan), create_loads(plan)]
     from_s3 = plan.file_format == "parquet" and plan.origin.manifest.startswith("s3://")
     for table in plan.tables:
-        result += [drop_helper(plan, table), create_table(plan, table.helper, table.columns)]
+        replace = plan.options.mode == "replace"
+        result.append(create_like(plan, table) if replace else create_table(plan, table.helper, table.columns))
         if from_s3:
             result += [insert_from_s3(plan, table, table.columns, session_token=False)] * len(table.parts)
         else:
@@ -159,7 +165,7 @@ def statements(plan: LoadPlan) -> list[str]:
             result += [swap(plan, table, existing=True)]
         else:
             result += [attach(plan, table, "all")]
-        result += [drop_helper(plan, table), loads.insert_statement(plan, [table], _NOW)]
+        result += [drop_helper(plan, table.helper), loads.insert_statement(plan, [table], _NOW)]
     return result
 
 
@@ -227,11 +233,13 @@ class _Load:
         self.plan = plan
         self.files = files
         self.s3 = self._s3()
+        #: table → rows that were in it before and went into its helper table too
+        self.copied: dict[str, int] = {}
 
     def run(self) -> list[LoadedTable]:
         plan = self.plan
         self._prepare()
-        self._refuse_views()
+        self._refuse_other_engines()
         append = plan.options.mode == "append"
         loaded = loads.already_loaded(self._rows(loads.history_query(plan))) if append else {}
         results = []
@@ -248,8 +256,7 @@ class _Load:
                 )
                 results.append(LoadedTable(table.name, plan.path(table.name), STATEMENT, table.rows))
             for table, last in finish:
-                for statement in [*last, loads.insert_statement(plan, [table], _NOW)]:
-                    self._run(statement)
+                self._publish(table, last)
         except BaseException:
             with suppress(Exception):  # what went wrong first is what counts
                 self._drop_helpers()
@@ -257,29 +264,58 @@ class _Load:
         self._drop_helpers()
         return results
 
+    def _publish(self, table: Table, statements: Sequence[str]) -> None:
+        adds = any(" ATTACH PARTITION " in statement for statement in statements)
+        before = self._count(table.name) if adds else 0
+        for statement in statements:
+            self._run(statement)
+        rows = self._count(table.name) - before
+        expected = table.rows + self.copied.get(table.name, 0)
+        # another load may append at the same time
+        if rows < expected or (rows > expected and not adds):
+            raise D1WarehouseError(
+                f"table {table.name!r} has {rows} new rows after the load, {expected} were expected: was it changed "
+                "by something else at the same time?",
+                retryable=True,
+            )
+        self._run(loads.insert_statement(self.plan, [table], _NOW))
+
+    def _count(self, table: str) -> int:
+        ((count,),) = self._rows(f"SELECT count() FROM {self.plan.path(table)}")
+        return int(count)
+
     def _drop_helpers(self) -> None:
         for table in self.plan.tables:
-            self._run(drop_helper(self.plan, table))
+            self._run(drop_helper(self.plan, table.helper))
 
     def _prepare(self) -> None:
         schema = self.plan.dialect.literal(self.plan.options.schema)
         if not self._rows(f"SELECT 1 FROM system.databases WHERE name = {schema}"):
             self._run(create_database(self.plan))
         self._run(create_loads(self.plan))
+        query = f"SELECT name FROM system.tables WHERE database = {schema} AND name LIKE '_d1_new_%'"
+        for name in leftover_helpers(name for (name,) in self._rows(query)):
+            self._run(drop_helper(self.plan, name))
 
-    def _refuse_views(self) -> None:
-        """EXCHANGE TABLES would take a view for a table, and the helper's end would be the view's."""
+    def _refuse_other_engines(self) -> None:
+        """A view, or a table whose rows are elsewhere (Distributed, Merge): a helper like it would hold none itself."""
         schema = self.plan.dialect.literal(self.plan.options.schema)
-        query = f"SELECT name FROM system.tables WHERE database = {schema} AND engine LIKE '%View'"
-        views = {name for (name,) in self._rows(query)}
+        query = f"SELECT name, engine FROM system.tables WHERE database = {schema} AND engine NOT LIKE '%MergeTree'"
+        others = dict(self._rows(query))
         for table in self.plan.tables:
-            if table.name in views:
-                raise D1WarehouseError(f"{self.plan.path(table.name)} is a view; it is left as it is")
+            if table.name in others:
+                raise D1WarehouseError(
+                    f"{self.plan.path(table.name)} has the engine {others[table.name]}, not a MergeTree; it is left as "
+                    "it is. Load into another schema, or drop it first"
+                )
 
     def _new(self, table: Table, existing: Mapping[str, str]) -> list[str]:
-        self._run(drop_helper(self.plan, table))
-        self._run(create_table(self.plan, table.helper, table.columns))
-        self._fill(table, table.columns, 0)
+        columns = columns_as_staged(self.plan.dialect, table, existing) if existing else None
+        if columns is None:
+            self._run(create_table(self.plan, table.helper, table.columns))
+        else:
+            self._run(create_like(self.plan, table))
+        self._fill(table, columns or table.columns, 0)
         return [swap(self.plan, table, existing=bool(existing))]
 
     def _append(self, table: Table, existing: Mapping[str, str]) -> list[str]:
@@ -290,8 +326,7 @@ class _Load:
 
         drift = find_drift(plan.dialect, table, existing, alter, lambda old, new: True)  # noqa: ARG005
         self._check_exact(table, drift)
-        self._run(drop_helper(plan, table))
-        self._run(f"CREATE TABLE {plan.path(table.helper)} AS {plan.path(table.name)}")
+        self._run(create_like(plan, table))
         changes = [add_column(plan, table.helper, column) for column in drift.added]
         changes += [alter_column(plan, table.helper, change.column, change.old, change.new) for change in drift.altered]
         for statement in changes:
@@ -299,8 +334,8 @@ class _Load:
         if drift.altered:
             log.info("%s: a column becomes wider; the table is built anew", plan.path(table.name))
             self._run(copy_old(plan, table, drift))
-            ((old_rows,),) = self._rows(f"SELECT count() FROM {plan.path(table.name)}")
-            self._fill(table, drift.targets, old_rows)
+            self.copied[table.name] = self._count(table.helper)
+            self._fill(table, drift.targets, self.copied[table.name])
             return [swap(plan, table, existing=True)]
         self._fill(table, drift.targets, 0)
         schema, helper = plan.dialect.literal(plan.options.schema), plan.dialect.literal(table.helper)
@@ -332,7 +367,7 @@ class _Load:
             names = [column.name for column in targets]
             path = self.plan.path(table.helper)
             self.client.raw_insert(path, names, self._stream(table, targets), fmt="ArrowStream")
-        ((rows,),) = self._rows(f"SELECT count() FROM {self.plan.path(table.helper)}")
+        rows = self._count(table.helper)
         if rows != before + table.rows:
             raise D1WarehouseError(f"table {table.name!r}: {rows - before} rows arrived of the manifest's {table.rows}")
 
@@ -340,8 +375,7 @@ class _Load:
         from clickhouse_connect.driver.exceptions import ClickHouseError
 
         self.files.check_contents(table)
-        path = self.plan.path(table.helper)
-        ((before,),) = self._rows(f"SELECT count() FROM {path}")
+        before = self._count(table.helper)
         for part in table.parts:
             statement = insert_from_s3(self.plan, table, targets, session_token=access.session_token is not None)
             log.info("%s -- %s", statement, part.uri)
@@ -353,7 +387,7 @@ class _Load:
                 raise D1WarehouseError(
                     f"ClickHouse could not load {part.uri} of table {table.name!r}: {words}"
                 ) from None
-            ((after,),) = self._rows(f"SELECT count() FROM {path}")
+            after = self._count(table.helper)
             if after - before != part.rows:
                 rows = after - before
                 raise D1WarehouseError(

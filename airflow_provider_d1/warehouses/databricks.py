@@ -101,10 +101,24 @@ def columns(plan: LoadPlan, table: str) -> str:
     )
 
 
-def replace(plan: LoadPlan, table: Table, existing: bool) -> list[str]:  # noqa: ARG001 - one statement does both
+def helpers(plan: LoadPlan) -> str:
+    """The schema's helper tables."""
+    schema = plan.dialect.literal(plan.dialect.fold(plan.options.schema))
+    return (
+        f"SELECT table_name FROM information_schema.tables WHERE table_schema = {schema} "
+        "AND table_name LIKE '_d1_new_%'"
+    )
+
+
+def swap(plan: LoadPlan, table: Table, existing: bool) -> list[str]:  # noqa: ARG001 - one statement does both
     """Put the helper table's contents in the place of the old table in one commit; its grants stay."""
     # a clone is a deep one unless it says otherwise: it needs no file of the helper table
     return [f"CREATE OR REPLACE TABLE {plan.path(table.name)} CLONE {plan.path(table.helper)}"]
+
+
+def overwrite(plan: LoadPlan, table: Table, targets: Sequence[Column]) -> list[str]:
+    """Replace the table's rows in one commit; the table and all that is attached to it stay."""
+    return [insert_from_helper(plan, table, targets, _widened, "INSERT OVERWRITE TABLE")]
 
 
 def append(plan: LoadPlan, table: Table, targets: Sequence[Column]) -> list[str]:
@@ -127,9 +141,9 @@ def alter_column(plan: LoadPlan, table: str, column: str, old: str, new: str) ->
     )
 
 
-def drop_helper(plan: LoadPlan, table: Table) -> str:
-    """Remove the helper table."""
-    return f"DROP TABLE IF EXISTS {plan.path(table.helper)}"
+def drop_helper(plan: LoadPlan, name: str) -> str:
+    """Remove a helper table."""
+    return f"DROP TABLE IF EXISTS {plan.path(name)}"
 
 
 def statements(plan: LoadPlan) -> list[str]:
@@ -155,7 +169,9 @@ _STEPS = partial(
     statement="COPY INTO",
     prepare=prepare,
     columns=columns,
-    replace=replace,
+    helpers=helpers,
+    swap=swap,
+    overwrite=overwrite,
     append=append,
     record=_record,
     add_column=add_column,

@@ -45,6 +45,23 @@ class Drift:
         return bool(self.added or self.altered)
 
 
+def columns_as_staged(dialect: Dialect, table: Table, existing: Mapping[str, str]) -> tuple[Column, ...] | None:
+    """The warehouse's columns in staged order if they are the staged ones, with the staged types; else None.
+
+    :param existing: the warehouse's columns, with their types as its catalogue gives them.
+    """
+    by_fold = {dialect.fold(name): name for name in existing}
+    if len(existing) != len(table.columns):
+        return None
+    columns = []
+    for column in table.columns:
+        name = by_fold.get(dialect.fold(column.name))
+        if name is None or dialect.known_types.get(existing[name].lower()) != column.type:
+            return None
+        columns.append(Column(name, column.type))
+    return tuple(columns)
+
+
 def find_drift(
     dialect: Dialect,
     table: Table,

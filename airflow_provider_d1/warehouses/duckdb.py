@@ -17,7 +17,7 @@ from airflow_provider_d1.warehouses import loads
 from airflow_provider_d1.warehouses.base import Column, LoadedTable, LoadPlan, Table
 from airflow_provider_d1.warehouses.batches import schema_of, staged_batches
 from airflow_provider_d1.warehouses.dialect import Dialect, ascii_lower
-from airflow_provider_d1.warehouses.drift import Drift, find_drift
+from airflow_provider_d1.warehouses.drift import Drift, columns_as_staged, find_drift
 from airflow_provider_d1.warehouses.fitting import fitted
 from airflow_provider_d1.warehouses.s3_access import S3Access, s3_access
 from airflow_provider_d1.warehouses.store import S3Store, StagedFiles, split_s3
@@ -83,8 +83,13 @@ def create_table_as(plan: LoadPlan, table: Table, source: str) -> str:
     return f"CREATE OR REPLACE TABLE {plan.path(table.name)} AS SELECT {_names(plan, table.columns)} FROM {source}"
 
 
+def delete(plan: LoadPlan, table: Table) -> str:
+    """Take all rows out; the table and all that is attached to it stay."""
+    return f"DELETE FROM {plan.path(table.name)}"
+
+
 def insert(plan: LoadPlan, table: Table, targets: Sequence[Column], source: str) -> str:
-    """Append what the source holds."""
+    """Add what the source holds."""
     listed = _names(plan, targets)
     staged = listed if source == _BATCHES else _names(plan, table.columns)
     return f"INSERT INTO {plan.path(table.name)} ({listed}) SELECT {staged} FROM {source}"
@@ -140,7 +145,7 @@ def statements(plan: LoadPlan) -> list[str]:
             result.append(f"CREATE TABLE IF NOT EXISTS {plan.path(table.name)} ({columns})")
             result.append(insert(plan, table, table.columns, source))
         else:
-            result.append(create_table_as(plan, table, source))
+            result += [delete(plan, table), insert(plan, table, table.columns, source)]
     return [*result, loads.insert_statement(plan, plan.tables, _NOW), "COMMIT"]
 
 
@@ -213,8 +218,8 @@ class _Transaction:
         results = []
         self._refuse_twins()
         for table in plan.tables:
-            columns = self._columns(table.name) if append else {}
-            if columns and loaded.get(table.name):
+            columns = self._columns(table.name)
+            if append and columns and loaded.get(table.name):
                 log.info("%s: this export is loaded already; skipped", plan.path(table.name))
                 results.append(LoadedTable(table.name, plan.path(table.name), STATEMENT_APPEND, 0, skipped=True))
             else:
@@ -244,7 +249,12 @@ class _Transaction:
 
     def _load_table(self, table: Table, existing: dict[str, str], *, reads_s3: bool) -> LoadedTable:
         plan = self.plan
-        targets = self._drifted(table, existing) if existing else table.columns
+        if plan.options.mode == "append":
+            targets = self._drifted(table, existing) if existing else table.columns
+            kept = bool(existing)
+        else:
+            same = columns_as_staged(plan.dialect, table, existing) if existing else None
+            targets, kept = same or table.columns, same is not None
         as_staged = [column.type for column in targets] == [column.type for column in table.columns]
         paths = self._readable_paths(table, reads_s3=reads_s3) if as_staged else None
         if paths is None:
@@ -253,19 +263,27 @@ class _Transaction:
         else:
             source = parquet_source(plan, paths)
             self._check_parts(table, paths)
-        if existing:
+        before = self._count(table) if kept and plan.options.mode == "append" else 0
+        if kept and plan.options.mode == "replace":
+            self._run(delete(plan, table))
+        if kept:
             statement, kind = insert(plan, table, targets, source), STATEMENT_APPEND
         else:
             statement, kind = create_table_as(plan, table, source), STATEMENT_NEW
         try:
             log.info("%s", statement)
-            ((rows,),) = self.connection.execute(statement).fetchall()
+            self.connection.execute(statement)
         finally:
             if paths is None:
                 self.connection.unregister(_BATCHES)
+        rows = self._count(table) - before
         if rows != table.rows:
             raise D1WarehouseError(f"table {table.name!r}: {rows} rows arrived of the manifest's {table.rows}")
         return LoadedTable(table.name, plan.path(table.name), kind, rows)
+
+    def _count(self, table: Table) -> int:
+        ((count,),) = self._rows(f"SELECT count(*) FROM {self.plan.path(table.name)}")
+        return int(count)
 
     def _drifted(self, table: Table, existing: dict[str, str]) -> tuple[Column, ...]:
         plan = self.plan

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1WarehouseError
 from airflow_provider_d1.warehouses import loads
-from airflow_provider_d1.warehouses.base import Column, LoadedTable, LoadPlan, Table
-from airflow_provider_d1.warehouses.drift import Drift, find_drift
+from airflow_provider_d1.warehouses.base import Column, LoadedTable, LoadPlan, Table, leftover_helpers
+from airflow_provider_d1.warehouses.drift import Drift, columns_as_staged, find_drift
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,10 @@ class Steps:
     :param statement: the kind of statement that loads, for the task's return value.
     :param prepare: statements before all tables: schema, ``_d1_loads``.
     :param columns: query for a table's columns in order: name, type; no rows when there is no such table.
+    :param helpers: query for the names of the schema's helper tables, those of other loads too; more names do no harm.
     :param fill: loads the staged files into the helper table and returns the rows that the warehouse counted.
-    :param replace: puts the helper table in the place of the old one; the flag says that there is an old one.
+    :param swap: puts the helper table in the place of the old one; the flag says that there is an old one.
+    :param overwrite: replaces the rows of the table by the helper table's; gets its columns with their types there.
     :param append: adds the helper table's rows to the table; gets its columns with their types there.
     :param record: records tables in ``_d1_loads``.
     :param add_column: adds a column, NULL in the rows that are there.
@@ -50,14 +52,16 @@ class Steps:
     statement: str
     prepare: Callable[[LoadPlan], list[str]]
     columns: Callable[[LoadPlan, str], str]
+    helpers: Callable[[LoadPlan], str]
     fill: Callable[[LoadPlan, Table], int]
-    replace: Callable[[LoadPlan, Table, bool], list[str]]
+    swap: Callable[[LoadPlan, Table, bool], list[str]]
+    overwrite: Callable[[LoadPlan, Table, Sequence[Column]], list[str]]
     append: Callable[[LoadPlan, Table, Sequence[Column]], list[str]]
     record: Callable[[LoadPlan, Table], str]
     add_column: Callable[[LoadPlan, str, Column], str]
     alter_column: Callable[[LoadPlan, str, str, str, str], str]
     alterable: Callable[[str, str], bool]
-    drop_helper: Callable[[LoadPlan, Table], str]
+    drop_helper: Callable[[LoadPlan, str], str]
     begin: str
     transactional_ddl: bool
     table_suffix: str = ""
@@ -122,10 +126,11 @@ class _Run:
         plan, steps = self.plan, self.steps
         for statement in steps.prepare(plan):
             self.execute(statement)
+        self._drop_leftovers()
         append = plan.options.mode == "append"
         loaded = loads.already_loaded(self.session.rows(loads.history_query(plan))) if append else {}
         results: list[LoadedTable] = []
-        finish: list[tuple[Table, list[str]]] = []
+        publications: list[_Publication] = []
         for table in plan.tables:
             existing = self._columns(table.name)
             path = plan.path(table.name)
@@ -135,21 +140,23 @@ class _Run:
                 continue
             drift = self._drift(table, existing) if append and existing else None
             self._fill(table)
-            if drift is not None:
-                last = self._append(table, drift)
-            elif append:
-                last = [steps.create_missing(plan, table), *steps.append(plan, table, table.columns)]
-            else:
-                last = steps.replace(plan, table, bool(existing))
-            finish.append((table, last))
+            publications.append(self._publication(table, existing, drift))
             results.append(LoadedTable(table.name, path, steps.statement, table.rows))
-        for table, last in finish:
-            self._finish(table, last)
+        for publication in publications:
+            self._publish(publication)
         return results
 
     def drop_helpers(self) -> None:
         for table in self.plan.tables:
-            self.execute(self.steps.drop_helper(self.plan, table))
+            self.execute(self.steps.drop_helper(self.plan, table.helper))
+
+    def _drop_leftovers(self) -> None:
+        """Helper tables of loads that were killed; where DDL is transactional there can be none."""
+        if self.steps.transactional_ddl:
+            return
+        names = [str(name) for (name, *_) in self.session.rows(self.steps.helpers(self.plan))]
+        for name in leftover_helpers(names):
+            self.execute(self.steps.drop_helper(self.plan, name))
 
     def _columns(self, table: str) -> Mapping[str, str]:
         return {
@@ -157,7 +164,6 @@ class _Run:
         }
 
     def _fill(self, table: Table) -> None:
-        self.execute(self.steps.drop_helper(self.plan, table))
         self.execute(self.steps.create_helper(self.plan, table))
         rows = self.steps.fill(self.plan, table) if table.rows else 0
         if rows != table.rows:
@@ -183,35 +189,64 @@ class _Run:
                     )
         return drift
 
-    def _append(self, table: Table, drift: Drift) -> list[str]:
+    def _publication(self, table: Table, existing: Mapping[str, str], drift: Drift | None) -> _Publication:
         plan, steps = self.plan, self.steps
-        changes = [steps.add_column(plan, table.name, column) for column in drift.added]
-        changes += [change.statement for change in drift.altered]
-        return [*changes, *steps.append(plan, table, drift.targets)]
+        if drift is not None:
+            changes = [steps.add_column(plan, table.name, column) for column in drift.added]
+            changes += [change.statement for change in drift.altered]
+            return _Publication(table, changes, steps.append(plan, table, drift.targets))
+        if plan.options.mode == "append":
+            return _Publication(table, [steps.create_missing(plan, table)], steps.append(plan, table, table.columns))
+        columns = columns_as_staged(plan.dialect, table, existing) if existing else None
+        if columns is not None:
+            return _Publication(table, [], steps.overwrite(plan, table, columns))
+        return _Publication(table, steps.swap(plan, table, bool(existing)), [])
 
-    def _finish(self, table: Table, statements: Sequence[str]) -> None:
-        """The last steps of one table and its record; in one transaction where that helps."""
-        plan, steps = self.plan, self.steps
-        record = steps.record(plan, table)
-        if plan.options.mode == "append" and not steps.transactional_ddl and steps.begin and statements:
-            # DDL commits by itself: only the INSERT into the table and its record belong together
-            *before, insert = statements
-            for statement in before:
-                self.execute(statement)
-            self._together([insert, record])
-            return
-        for statement in [*statements, record]:
+    def _publish(self, publication: _Publication) -> None:
+        """The last steps of one table and its record; in one transaction where that is possible."""
+        plan, steps, table = self.plan, self.steps, publication.table
+        for statement in publication.ddl:
             self.execute(statement)
-
-    def _together(self, statements: Sequence[str]) -> None:
-        self.execute(self.steps.begin)
+        whole = bool(publication.dml) and bool(steps.begin) and not steps.transactional_ddl
+        if whole:
+            self.execute(steps.begin)
         try:
-            for statement in statements:
+            before = self._count(table) if plan.options.mode == "append" else 0
+            for statement in publication.dml:
                 self.execute(statement)
+            self._check_published(table, before)
+            self.execute(steps.record(plan, table))
         except BaseException:
-            self.session.rows("ROLLBACK")
+            if whole:
+                with suppress(Exception):  # what went wrong first is what counts
+                    self.session.rows("ROLLBACK")
             raise
-        self.execute("COMMIT")
+        if whole:
+            self.execute("COMMIT")
+
+    def _check_published(self, table: Table, before: int) -> None:
+        """Count the rows where they are now. Another load may append at the same time, where it need not wait."""
+        rows = self._count(table) - before
+        if rows == table.rows or (rows > table.rows and self.plan.options.mode == "append"):
+            return
+        raise D1WarehouseError(
+            f"table {table.name!r} has {rows} new rows after the load, {table.rows} were expected: was it changed by "
+            "something else at the same time?",
+            retryable=True,
+        )
+
+    def _count(self, table: Table) -> int:
+        ((count,),) = self.session.rows(f"SELECT COUNT(*) FROM {self.plan.path(table.name)}")
+        return int(count)
+
+
+@dataclass(frozen=True, slots=True)
+class _Publication:
+    """How a table's rows become visible: DDL, which commits by itself in most warehouses, then statements on rows."""
+
+    table: Table
+    ddl: list[str]
+    dml: list[str]
 
 
 def _create_table(head: str, plan: LoadPlan, table: Table, suffix: str) -> str:
@@ -221,11 +256,16 @@ def _create_table(head: str, plan: LoadPlan, table: Table, suffix: str) -> str:
 
 
 def insert_from_helper(
-    plan: LoadPlan, table: Table, targets: Sequence[Column], widened: Callable[[str, str, str], str]
+    plan: LoadPlan,
+    table: Table,
+    targets: Sequence[Column],
+    widened: Callable[[str, str, str], str],
+    verb: str = "INSERT INTO",
 ) -> str:
     """Append the helper table's rows, each column in the type that it has in the table.
 
     :param widened: (quoted name, staged type, wider type) → expression.
+    :param verb: what the statement begins with.
     """
     dialect = plan.dialect
     names = ", ".join(dialect.identifier(target.name) for target in targets)
@@ -235,7 +275,7 @@ def insert_from_helper(
         else widened(dialect.identifier(staged.name), staged.type, target.type)
         for staged, target in zip(table.columns, targets, strict=True)
     )
-    return f"INSERT INTO {plan.path(table.name)} ({names}) SELECT {values} FROM {plan.path(table.helper)}"
+    return f"{verb} {plan.path(table.name)} ({names}) SELECT {values} FROM {plan.path(table.helper)}"
 
 
 def planned(plan: LoadPlan, steps: Steps, fill: Callable[[LoadPlan, Table], list[str]]) -> list[str]:
@@ -246,13 +286,13 @@ def planned(plan: LoadPlan, steps: Steps, fill: Callable[[LoadPlan, Table], list
     result = [steps.begin] if steps.transactional_ddl else []
     result += steps.prepare(plan)
     for table in plan.tables:
-        result += [steps.drop_helper(plan, table), steps.create_helper(plan, table), *fill(plan, table)]
+        result += [steps.create_helper(plan, table), *fill(plan, table)]
     for table in plan.tables:
         if plan.options.mode == "append":
             result += [steps.create_missing(plan, table), *steps.append(plan, table, table.columns)]
         else:
-            result += steps.replace(plan, table, True)
+            result += steps.overwrite(plan, table, table.columns)
         result.append(steps.record(plan, table))
         if not steps.transactional_ddl:
-            result.append(steps.drop_helper(plan, table))
+            result.append(steps.drop_helper(plan, table.helper))
     return [*result, "COMMIT"] if steps.transactional_ddl else result

@@ -52,14 +52,16 @@ def insert_statement(plan: LoadPlan, tables: Iterable[Table], now: str) -> str:
 
 
 def history_query(plan: LoadPlan) -> str:
-    """For each table: when it was last replaced, and when this very export of this database was last loaded into it."""
+    """For each table of the plan: when it was last replaced, and when this very export was last loaded into it."""
     dialect = plan.dialect
     name, at, mode = (dialect.identifier(column) for column in ("table_name", "loaded_at", "mode"))
     replaced = f"{mode} = {dialect.literal('replace')}"
+    same = _same_origin(dialect, plan.origin)
+    names = ", ".join(dialect.literal(table.name) for table in plan.tables)
+    tables = f"{name} IN ({names}) AND " if names else ""
     return (
-        f"SELECT {name}, MAX(CASE WHEN {replaced} THEN {at} END), "
-        f"MAX(CASE WHEN {_same_origin(dialect, plan.origin)} THEN {at} END) "
-        f"FROM {plan.path(LOADS_TABLE)} GROUP BY {name}"
+        f"SELECT {name}, MAX(CASE WHEN {replaced} THEN {at} END), MAX(CASE WHEN {same} THEN {at} END) "
+        f"FROM {plan.path(LOADS_TABLE)} WHERE {tables}({replaced} OR ({same})) GROUP BY {name}"
     )
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error, D1WarehouseError
 from airflow_provider_d1.warehouses import loads
 from airflow_provider_d1.warehouses.airflow_connection import limit_connect_time
+from airflow_provider_d1.warehouses.base import leftover_helpers
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.helper_tables import (
     Steps,
@@ -114,7 +115,13 @@ def columns(plan: LoadPlan, table: str) -> str:
     )
 
 
-def replace(plan: LoadPlan, table: Table, existing: bool) -> list[str]:  # noqa: ARG001 - IF EXISTS sees for itself
+def helpers(plan: LoadPlan) -> str:
+    """The schema's helper tables."""
+    schema = plan.dialect.literal(plan.dialect.fold(plan.options.schema))
+    return f"SELECT table_name FROM svv_tables WHERE table_schema = {schema} AND table_name LIKE '_d1_new_%'"
+
+
+def swap(plan: LoadPlan, table: Table, existing: bool) -> list[str]:  # noqa: ARG001 - IF EXISTS sees for itself
     """Put the helper table in the place of the old one."""
     return [
         f"DROP TABLE IF EXISTS {plan.path(table.name)}",
@@ -122,9 +129,14 @@ def replace(plan: LoadPlan, table: Table, existing: bool) -> list[str]:  # noqa:
     ]
 
 
+def overwrite(plan: LoadPlan, table: Table, targets: Sequence[Column]) -> list[str]:
+    """Replace the table's rows; the table and all that is attached to it stay. TRUNCATE would commit."""
+    return [f"DELETE FROM {plan.path(table.name)}", *append(plan, table, targets)]
+
+
 def append(plan: LoadPlan, table: Table, targets: Sequence[Column]) -> list[str]:
     """Add the helper table's rows to the table."""
-    return [insert_from_helper(plan, table, targets, _widened), drop_helper(plan, table)]
+    return [insert_from_helper(plan, table, targets, _widened), drop_helper(plan, table.helper)]
 
 
 def add_column(plan: LoadPlan, table: str, column: Column) -> str:
@@ -144,9 +156,9 @@ def alter_column(plan: LoadPlan, table: str, column: str, old: str, new: str) ->
     )
 
 
-def drop_helper(plan: LoadPlan, table: Table) -> str:
-    """Remove the helper table."""
-    return f"DROP TABLE IF EXISTS {plan.path(table.helper)}"
+def drop_helper(plan: LoadPlan, name: str) -> str:
+    """Remove a helper table."""
+    return f"DROP TABLE IF EXISTS {plan.path(name)}"
 
 
 def statements(plan: LoadPlan) -> list[str]:
@@ -176,7 +188,9 @@ _STEPS = partial(
     statement="COPY",
     prepare=prepare,
     columns=columns,
-    replace=replace,
+    helpers=helpers,
+    swap=swap,
+    overwrite=overwrite,
     append=append,
     record=_record,
     add_column=add_column,
@@ -218,6 +232,7 @@ def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | No
     connection._usock.settimeout(None)  # noqa: SLF001 - the limit is for connecting; a COPY may be silent for long
     with closing(connection):
         session = _Cursor(connection)
+        _delete_leftover_manifests(files.store.hook.get_conn(), plan)
         fill = partial(_fill, session, files, access)
         try:
             return run_load(plan, session, _STEPS(fill=fill))
@@ -226,6 +241,16 @@ def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | No
         except Error as error:
             words = str(error) if access is None else access.hidden_in(str(error))
             raise D1WarehouseError(f"Redshift refused the load, every table is as it was: {words}") from None
+
+
+def _delete_leftover_manifests(client: Any, plan: LoadPlan) -> None:
+    """COPY manifests of loads that were killed. Who may not list or delete leaves them."""
+    bucket, start = split_s3(f"{plan.origin.manifest.rpartition('/')[0]}/_copy_")
+    with suppress(Exception):
+        listed = client.list_objects_v2(Bucket=bucket, Prefix=f"{start}_d1_new_").get("Contents", [])
+        keys = {entry["Key"].removeprefix(start).removesuffix(".json"): entry["Key"] for entry in listed}
+        for helper in leftover_helpers(keys):
+            client.delete_object(Bucket=bucket, Key=keys[helper])
 
 
 def _fill(session: _Cursor, files: StagedFiles, access: S3Access | None, plan: LoadPlan, table: Table) -> int:

@@ -120,13 +120,27 @@ def columns(plan: LoadPlan, table: str) -> str:
     )
 
 
-def replace(plan: LoadPlan, table: Table, existing: bool) -> list[str]:
+def helpers(plan: LoadPlan) -> str:
+    """The schema's helper tables."""
+    schema = plan.dialect.literal(plan.options.schema)
+    return (
+        f"SELECT table_name FROM information_schema.tables WHERE table_schema = {schema} "
+        "AND table_name LIKE '_d1_new_%'"
+    )
+
+
+def swap(plan: LoadPlan, table: Table, existing: bool) -> list[str]:
     """Put the helper table's contents in the place of the old table in one statement; who could read it still can."""
     if existing:
         return [
             f"CREATE OR REPLACE TABLE {plan.path(table.name)} COPY GRANTS AS SELECT * FROM {plan.path(table.helper)}"
         ]
     return [f"ALTER TABLE {plan.path(table.helper)} RENAME TO {plan.path(table.name)}"]
+
+
+def overwrite(plan: LoadPlan, table: Table, targets: Sequence[Column]) -> list[str]:
+    """Replace the table's rows in one statement; the table and all that is attached to it stay."""
+    return [insert_from_helper(plan, table, targets, _widened, "INSERT OVERWRITE INTO")]
 
 
 def append(plan: LoadPlan, table: Table, targets: Sequence[Column]) -> list[str]:
@@ -151,9 +165,9 @@ def alter_column(plan: LoadPlan, table: str, column: str, old: str, new: str) ->
     )
 
 
-def drop_helper(plan: LoadPlan, table: Table) -> str:
-    """Remove the helper table."""
-    return f"DROP TABLE IF EXISTS {plan.path(table.helper)}"
+def drop_helper(plan: LoadPlan, name: str) -> str:
+    """Remove a helper table."""
+    return f"DROP TABLE IF EXISTS {plan.path(name)}"
 
 
 def statements(plan: LoadPlan) -> list[str]:
@@ -189,7 +203,9 @@ _STEPS = partial(
     statement="COPY INTO",
     prepare=prepare,
     columns=columns,
-    replace=replace,
+    helpers=helpers,
+    swap=swap,
+    overwrite=overwrite,
     append=append,
     record=_record,
     add_column=add_column,

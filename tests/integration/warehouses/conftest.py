@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from airflow_provider_d1.transfers.staging_to_warehouse import D1StagingToWarehouseOperator
-from tests.integration.warehouses.warehouse_engines import CONN_ID, ClickHouse, DuckDB, Engine, Postgres
+from tests.integration.warehouses.fakesnow_gaps import fakesnow_without_gaps
+from tests.integration.warehouses.warehouse_engines import CONN_ID, ClickHouse, DuckDB, Engine, Postgres, Snowflake
 
 Load = Callable[..., dict[str, Any]]
 
@@ -26,16 +27,32 @@ def clickhouse_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
         yield folder
 
 
+@pytest.fixture
+def postgres_engine(postgres: Any) -> Postgres:
+    return Postgres(postgres)
+
+
+@pytest.fixture
+def duckdb_engine(tmp_path: Path) -> DuckDB:
+    return DuckDB(tmp_path / "warehouse.duckdb")
+
+
+@pytest.fixture
+def clickhouse_engine(clickhouse_folder: Path) -> ClickHouse:
+    return ClickHouse(clickhouse_folder)
+
+
+@pytest.fixture
+def snowflake_engine() -> Iterator[Snowflake]:
+    """fakesnow, with its gaps filled: see test_warehouse_snowflake.py."""
+    with fakesnow_without_gaps():
+        yield Snowflake()
+
+
 @pytest.fixture(params=["postgres", "duckdb", "clickhouse"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """A real warehouse with an Airflow connection to it."""
-    engine: Engine
-    if request.param == "postgres":
-        engine = Postgres(request.getfixturevalue("postgres"))
-    elif request.param == "duckdb":
-        engine = DuckDB(tmp_path / "warehouse.duckdb")
-    else:
-        engine = ClickHouse(request.getfixturevalue("clickhouse_folder"))
+    engine: Engine = request.getfixturevalue(f"{request.param}_engine")
     monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", engine.airflow_connection())
     return engine
 

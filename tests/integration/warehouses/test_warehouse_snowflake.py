@@ -1,8 +1,8 @@
 """Snowflake as far as fakesnow goes: PUT, COPY of Parquet by column names, rename, replace, append, drift.
 
-fakesnow (0.11) is Snowflake's Python connector with DuckDB behind it. Two gaps of its ``COPY INTO`` are filled here:
-``FILES`` of an internal stage, and ``MATCH_BY_COLUMN_NAME = CASE_SENSITIVE`` for columns that are not upper-case. It
-does not do, and these tests don't show:
+fakesnow (0.11) is Snowflake's Python connector with DuckDB behind it. Three gaps are filled by fakesnow_gaps.py:
+``FILES`` of an internal stage, ``MATCH_BY_COLUMN_NAME = CASE_SENSITIVE`` for columns that are not upper-case, and
+``INSERT OVERWRITE``, as DELETE and INSERT. It does not do, and these tests don't show:
 
 - an external stage, columns that differ in nothing but case;
 - a schema whose name has a space or a quote (its own stage folders), an apostrophe in any name (its SQL);
@@ -13,12 +13,9 @@ does not do, and these tests don't show:
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fakesnow
-import fakesnow.copy_into
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -38,22 +35,9 @@ MORE = pa.table({"id": [4], "name": ["Grace"], "email": ["grace@example.com"]})
 
 
 @pytest.fixture
-def engine() -> Iterator[Snowflake]:
-    urls_of = fakesnow.copy_into._source_urls
-
-    def urls(source: str, files: list[str]) -> list[str]:
-        internal = fakesnow.copy_into.stage.is_internal(source)
-        return urls_of(f"{Path(source).as_uri()}/" if internal else source, files)
-
-    def exact_names(*table: Any) -> list[str]:
-        return [name for name, _ in fakesnow.copy_into._describe_table(*table)]
-
-    with pytest.MonkeyPatch.context() as patch, fakesnow.patch():
-        patch.setattr(fakesnow.copy_into, "_source_urls", urls)
-        patch.setattr(fakesnow.copy_into, "_get_table_columns", exact_names)
-        engine = Snowflake()
-        patch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", engine.airflow_connection())
-        yield engine
+def engine(snowflake_engine: Snowflake, monkeypatch: pytest.MonkeyPatch) -> Snowflake:
+    monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", snowflake_engine.airflow_connection())
+    return snowflake_engine
 
 
 @pytest.fixture

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import re
 from functools import partial
 from typing import Any
 
 import pytest
 
 from airflow_provider_d1.exceptions import D1WarehouseError
-from airflow_provider_d1.staging.manifest import Source
 from airflow_provider_d1.warehouses import bigquery, databricks, redshift, snowflake
+from airflow_provider_d1.warehouses.base import LoadOptions, make_plan
 from airflow_provider_d1.warehouses.helper_tables import run_load
 from tests.unit.warehouses.warehouse_plans import manifest, plan
 
+OPTIONS = LoadOptions(schema="staging")
+DAY = dt.timedelta(days=1)
 TABLES = {"users": {"id": "int64", "name": "string"}}
 
 
@@ -21,6 +25,9 @@ class Warehouse:
 
     def __init__(self, columns: list[tuple[str, str]], history: list[tuple[Any, ...]] = (), fails: str = "\0") -> None:
         self.columns, self.history, self.fails = columns, list(history), fails
+        self.helpers: list[str] = []
+        self.rows_there = 10 if columns else 0
+        self.arrives = 3
         self.told: list[str] = []
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
@@ -28,11 +35,20 @@ class Warehouse:
             raise RuntimeError(statement)
         if "MAX(CASE" in statement:
             return self.history
-        if statement.startswith("SELECT COUNT"):
+        if "NOT BETWEEN" in statement:
             return [(0,)]
+        if statement.startswith("SELECT COUNT"):
+            return [(self.rows_there,)]
+        if statement.startswith("SELECT table_name"):
+            return [(name,) for name in self.helpers]
         if statement.startswith("SELECT"):
             return self.columns
         self.told.append(statement)
+        if "users" in statement and "VALUES" not in statement:
+            if statement.startswith(("TRUNCATE", "DELETE", "INSERT OVERWRITE", "CREATE OR REPLACE", "ALTER TABLE")):
+                self.rows_there = 0 if "ADD COLUMN" not in statement and "ALTER COLUMN" not in statement else 10
+            if statement.startswith(("INSERT", "CREATE OR REPLACE")) or "RENAME" in statement:
+                self.rows_there += self.arrives
         return []
 
     def kinds(self) -> list[str]:
@@ -57,7 +73,6 @@ def test_a_new_table() -> None:
     assert warehouse.kinds() == [
         "CREATE SCHEMA",
         "CREATE TABLE",
-        "DROP TABLE",
         "CREATE TABLE",
         "fill it",
         "ALTER TABLE",
@@ -66,11 +81,73 @@ def test_a_new_table() -> None:
     ]
 
 
-def test_an_old_table_is_replaced_in_one_statement() -> None:
-    warehouse = Warehouse(SNOWFLAKE_COLUMNS)
-    load(snowflake, warehouse)
-    assert sum('"users"' in statement for statement in warehouse.told) == 1
-    assert any("CREATE OR REPLACE" in statement and "COPY GRANTS" in statement for statement in warehouse.told)
+def existing(module, **columns: str) -> list[tuple[str, str]]:
+    """A table's columns, given by their staged types, as the warehouse's catalogue has them."""
+    known = {staged: own for own, staged in reversed(module.DIALECT.known_types.items())}
+    return [(name, known[kind]) for name, kind in columns.items()]
+
+
+PUBLISHED = {
+    snowflake: ["BEGIN", "INSERT OVERWRITE", "INSERT INTO", "COMMIT", "DROP TABLE"],
+    bigquery: ["BEGIN TRANSACTION", "TRUNCATE TABLE", "INSERT INTO", "INSERT INTO", "COMMIT", "DROP TABLE"],
+    databricks: ["INSERT OVERWRITE", "INSERT INTO", "DROP TABLE"],
+    redshift: ["DELETE FROM", "INSERT INTO", "DROP TABLE", "INSERT INTO", "COMMIT"],
+}
+
+
+@pytest.mark.parametrize("module", PUBLISHED)
+def test_a_table_with_the_staged_columns_stays_and_its_rows_are_replaced(module) -> None:
+    """With it stay the grants, policies, comments, keys and views that it has."""
+    warehouse = Warehouse(existing(module, name="string", id="int64"))
+    load(module, warehouse)
+    kinds = warehouse.kinds()
+    assert kinds[kinds.index("fill it") + 1 :] == PUBLISHED[module]
+    target = module.DIALECT.identifier("staging", "users")
+    touched = [statement for statement in warehouse.told if target in statement]
+    assert not any(statement.startswith(("DROP", "CREATE", "ALTER")) for statement in touched)
+
+
+@pytest.mark.parametrize("module", PUBLISHED)
+@pytest.mark.parametrize(
+    "columns", [{"id": "int64"}, {"id": "string", "name": "string"}, {"id": "int64", "nom": "string"}]
+)
+def test_a_table_with_other_columns_is_swapped(module, columns) -> None:
+    warehouse = Warehouse(existing(module, **columns))
+    load(module, warehouse)
+    assert not any(statement.startswith(("TRUNCATE", "DELETE", "INSERT OVERWRITE")) for statement in warehouse.told)
+
+
+@pytest.mark.parametrize("module", PUBLISHED)
+@pytest.mark.parametrize("mode", ["replace", "append"])
+def test_rows_are_counted_in_the_table_itself(module, mode) -> None:
+    for columns in ([], existing(module, id="int64", name="string"), existing(module, id="int64")):
+        warehouse = Warehouse(columns)
+        warehouse.arrives = 2
+        with pytest.raises(D1WarehouseError, match="'users' has 2 new rows after the load, 3 were expected") as failure:
+            load(module, warehouse, mode)
+        assert failure.value.retryable
+        assert not any("VALUES" in statement for statement in warehouse.told)  # it is not recorded as loaded
+        assert "COMMIT" not in warehouse.told
+
+
+@pytest.mark.parametrize("module", PUBLISHED)
+def test_every_name_that_a_load_creates_is_its_own(module) -> None:
+    made = [make_plan(manifest(TABLES), "s3://bucket/d1/_manifest.json", module.DIALECT, OPTIONS) for _ in range(2)]
+    one, other = ("\n".join(module.statements(each)).lower() for each in made)
+    names = set(re.findall(r"_d1_new_\w+", one))
+    assert names
+    assert not names & set(re.findall(r"_d1_new_\w+", other))
+
+
+@pytest.mark.parametrize("module", [snowflake, bigquery, databricks])
+def test_helper_tables_of_killed_loads_are_dropped_after_a_day(module) -> None:
+    warehouse = Warehouse([])
+    now = dt.datetime.now(dt.UTC)
+    old, young = (f"_d1_new_{now - age:%Y%m%dt%H%M%S}_00000000_{'0' * 16}" for age in (DAY * 1.1, DAY * 0.9))
+    warehouse.helpers = [old, young, "_d1_new_by_somebody", "_d1_new_99999999t999999_00000000_" + "0" * 16]
+    load(module, warehouse)
+    dropped = [statement for statement in warehouse.told if "_00000000_" in statement]
+    assert dropped == [f"DROP TABLE IF EXISTS {module.DIALECT.identifier('staging', old)}"]
 
 
 @pytest.mark.parametrize("module", [snowflake, bigquery, databricks])
@@ -141,13 +218,6 @@ def test_a_first_append_overwrites_nothing(module) -> None:
     first, second = (statement for statement in warehouse.told if target in statement)
     assert first.startswith(f"CREATE TABLE IF NOT EXISTS {target} (")
     assert second.startswith(f"INSERT INTO {target} (")
-
-
-def test_databases_that_are_loaded_at_once_have_helper_tables_of_their_own() -> None:
-    plans = [plan(snowflake, manifest(TABLES, source=Source(database_id=name))) for name in ("a", "b", "a")]
-    one, other, again = (made.tables[0].helper for made in plans)
-    assert one != other
-    assert one == again
 
 
 def test_the_first_error_is_told_when_cleaning_up_fails_too() -> None:

@@ -16,6 +16,7 @@ from airflow_provider_d1.staging.manifest import (
 )
 from airflow_provider_d1.warehouses.base import LoadOptions, LoadPlan, make_plan
 
+TOKEN = "20261122t000000_0badcafe"
 TYPES = ("int64", "float64", "string", "binary", "timestamp[us]", "date32")
 
 
@@ -47,4 +48,4 @@ def manifest(tables: dict[str, dict[str, str]] | None = None, **changes: Any) ->
 
 def plan(warehouse: ModuleType, manifest: Manifest, **options: Any) -> LoadPlan:
     uri = "s3://bucket/d1/shop's/_manifest.json"
-    return make_plan(manifest, uri, warehouse.DIALECT, LoadOptions(**{"schema": "staging", **options}))
+    return make_plan(manifest, uri, warehouse.DIALECT, LoadOptions(**{"schema": "staging", **options}), TOKEN)

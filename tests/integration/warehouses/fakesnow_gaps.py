@@ -1,0 +1,42 @@
+"""What fakesnow (0.11) lacks and the loader needs, filled in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fakesnow
+import fakesnow.copy_into
+import fakesnow.cursor
+import pytest
+
+_OVERWRITE = re.compile(r"INSERT OVERWRITE INTO ((?:\"(?:[^\"]|\"\")*\"\.?)+)(.*)", re.DOTALL)
+
+
+@contextmanager
+def fakesnow_without_gaps() -> Iterator[None]:
+    """``fakesnow.patch()`` with ``FILES`` of an internal stage, columns in any case, and ``INSERT OVERWRITE``."""
+    urls_of = fakesnow.copy_into._source_urls
+    execute = fakesnow.cursor.FakeSnowflakeCursor.execute
+
+    def urls(source: str, files: list[str]) -> list[str]:
+        internal = fakesnow.copy_into.stage.is_internal(source)
+        return urls_of(f"{Path(source).as_uri()}/" if internal else source, files)
+
+    def exact_names(*table: Any) -> list[str]:
+        return [name for name, _ in fakesnow.copy_into._describe_table(*table)]
+
+    def overwrites(cursor: Any, command: str, *arguments: Any, **options: Any) -> Any:
+        if (found := _OVERWRITE.fullmatch(command)) is not None:
+            execute(cursor, f"DELETE FROM {found[1]}")
+            command = f"INSERT INTO {found[1]}{found[2]}"
+        return execute(cursor, command, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch, fakesnow.patch():
+        patch.setattr(fakesnow.copy_into, "_source_urls", urls)
+        patch.setattr(fakesnow.copy_into, "_get_table_columns", exact_names)
+        patch.setattr(fakesnow.cursor.FakeSnowflakeCursor, "execute", overwrites)
+        yield
