@@ -41,6 +41,16 @@ def leftover_helpers(names: Iterable[str], now: dt.datetime | None = None) -> li
     return [name for name in names if (match := _HELPER.fullmatch(name)) is not None and match[1] < limit]
 
 
+#: classes of SQLSTATE that stay until somebody changes something: unsupported features, cardinality, data, constraints,
+#: credentials, dependent objects, missing databases and schemas, syntax and permissions, views' check options, limits
+_PERMANENT_SQLSTATES = frozenset(("0A", "21", "22", "23", "28", "2B", "3D", "3F", "42", "44", "54", "56"))
+
+
+def is_permanent_sqlstate(state: str | None) -> bool:
+    """Whether an error of this SQLSTATE comes again until somebody changes something; unknown ones may pass."""
+    return state is not None and state[:2] in _PERMANENT_SQLSTATES
+
+
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
     """How to load; the operator's arguments of the same names.

@@ -195,6 +195,25 @@ _STEPS = partial(
 
 # the load itself
 
+_TRANSIENT_REASONS = frozenset(
+    ("backendError", "internalError", "rateLimitExceeded", "jobRateLimitExceeded", "quotaExceeded", "aborted")
+    + ("resourcesExceeded", "stopped", "timeout", "jobBackendError", "jobInternalError", "tableUnavailable")
+)
+
+
+def is_permanent(error: Exception) -> bool:
+    """Whether the driver's error comes again until somebody changes something."""
+    from google.api_core.exceptions import GoogleAPICallError
+    from google.auth.exceptions import GoogleAuthError, TransportError
+
+    if isinstance(error, GoogleAuthError):
+        return not (isinstance(error, TransportError) or error.retryable)
+    if not isinstance(error, GoogleAPICallError) or "due to concurrent update" in str(error):
+        return False
+    if any(entry.get("reason") in _TRANSIENT_REASONS for entry in error.errors if isinstance(entry, dict)):
+        return False
+    return error.code in (400, 401, 403, 404, 405, 412, 501)
+
 
 def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | None) -> list[LoadedTable]:  # noqa: ARG001
     """Load the plan's tables through the connection ``conn_id``; each of them whole or not at all.
@@ -215,11 +234,13 @@ def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | No
         try:
             session = _Session(client)
         except (GoogleAPIError, GoogleAuthError) as error:
-            raise D1WarehouseError(f"No connection to BigQuery through {conn_id!r}: {error}", retryable=True) from error
+            raise D1WarehouseError(
+                f"No connection to BigQuery through {conn_id!r}: {error}", retryable=not is_permanent(error)
+            ) from error
         try:
             return run_load(plan, session, _STEPS(fill=partial(_fill, client, files)))
-        except GoogleAPIError as error:
-            raise D1WarehouseError(f"BigQuery refused the load: {error}") from error
+        except (GoogleAPIError, GoogleAuthError) as error:
+            raise D1WarehouseError(f"BigQuery refused the load: {error}", retryable=not is_permanent(error)) from error
 
 
 def _fill(client: Any, files: StagedFiles, plan: LoadPlan, table: Table) -> int:

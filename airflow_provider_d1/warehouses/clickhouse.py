@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from typing import Any
@@ -198,6 +199,22 @@ def _widened(plan: LoadPlan, name: str, old: str, new: str) -> str:
 
 # the load itself
 
+_CODE = re.compile(r"\bCode: (\d+)")
+#: values and types that don't fit, unknown columns, functions, tables, databases and settings, wrong syntax, missing
+#: rights, wrong credentials. Not 57 (the table exists: another load may have made it) nor 499 (whatever S3 said).
+_PERMANENT_CODES = frozenset(
+    (6, 10, 16, 20, 27, 36, 38, 41, 42, 43, 44, 46, 47, 48, 50, 53, 60, 62, 69, 70, 72, 81, 115, 117, 122, 164)
+    + (192, 193, 194, 291, 344, 349, 450, 497, 516, 636)
+)
+
+
+def is_permanent(error: Exception) -> bool:
+    """Whether the driver's error comes again until somebody changes something."""
+    code = _CODE.search(str(error))
+    if code is not None:
+        return int(code[1]) in _PERMANENT_CODES
+    return type(error).__name__ in ("ProgrammingError", "DataError", "NotSupportedError")
+
 
 def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | None) -> list[LoadedTable]:  # noqa: ARG001
     """Load the plan's tables through the connection ``conn_id``; each of them whole or not at all.
@@ -217,12 +234,16 @@ def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | No
     try:
         client = hook.get_client()
     except ClickHouseError as error:
-        raise D1WarehouseError(f"No connection to ClickHouse through {conn_id!r}: {error}", retryable=True) from error
+        raise D1WarehouseError(
+            f"No connection to ClickHouse through {conn_id!r}: {error}", retryable=not is_permanent(error)
+        ) from error
     with closing(client):
         try:
             return _Load(client, plan, files).run()
         except ClickHouseError as error:
-            raise D1WarehouseError(f"ClickHouse refused the load: {error}") from error
+            raise D1WarehouseError(
+                f"ClickHouse refused the load: {error}", retryable=not is_permanent(error)
+            ) from error
 
 
 class _Load:
@@ -385,7 +406,8 @@ class _Load:
             except ClickHouseError as error:
                 words = access.hidden_in(str(error))
                 raise D1WarehouseError(
-                    f"ClickHouse could not load {part.uri} of table {table.name!r}: {words}"
+                    f"ClickHouse could not load {part.uri} of table {table.name!r}: {words}",
+                    retryable=not is_permanent(error),
                 ) from None
             after = self._count(table.helper)
             if after - before != part.rows:

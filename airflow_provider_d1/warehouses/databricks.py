@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1WarehouseError
 from airflow_provider_d1.warehouses import loads
+from airflow_provider_d1.warehouses.base import is_permanent_sqlstate
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.helper_tables import (
     Steps,
@@ -186,6 +187,20 @@ _STEPS = partial(
 
 # the load itself
 
+_SQLSTATE = re.compile(r"SQLSTATE: (\w{5})")
+#: of older runtimes, which give no SQLSTATE
+_PERMANENT_CLASSES = re.compile(
+    r"\[(PARSE_SYNTAX_ERROR|TABLE_OR_VIEW_NOT_FOUND|SCHEMA_NOT_FOUND|UNRESOLVED_COLUMN|INSUFFICIENT_PERMISSIONS|CAST_)"
+)
+
+
+def is_permanent(error: Exception) -> bool:
+    """Whether the driver's error comes again until somebody changes something."""
+    if getattr(error, "context", {}).get("http-code") in (400, 401, 403, 404):
+        return True
+    state = _SQLSTATE.search(str(error))
+    return is_permanent_sqlstate(state[1]) if state else _PERMANENT_CLASSES.search(str(error)) is not None
+
 
 def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | None) -> list[LoadedTable]:  # noqa: ARG001
     """Load the plan's tables through the connection ``conn_id``; each of them whole or not at all.
@@ -202,18 +217,22 @@ def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | No
         raise D1ConfigurationError(
             f"Loading into Databricks needs its provider: pip install 'airflow-provider-d1[databricks]' ({error})"
         ) from error
-    # the driver would go on trying for a quarter of an hour
-    hook = DatabricksSqlHook(databricks_conn_id=conn_id, _retry_stop_after_attempts_duration=30)
+    # the driver tries for a quarter of an hour: so long can a stopped SQL warehouse take to start
+    hook = DatabricksSqlHook(databricks_conn_id=conn_id)
     try:
         connection = hook.get_conn()
     except Error as error:
-        raise D1WarehouseError(f"No connection to Databricks through {conn_id!r}: {error}", retryable=True) from error
+        raise D1WarehouseError(
+            f"No connection to Databricks through {conn_id!r}: {error}", retryable=not is_permanent(error)
+        ) from error
     with closing(connection):
         session = _Cursor(connection)
         try:
             return run_load(plan, session, _STEPS(fill=partial(_fill, session, files)))
         except Error as error:
-            raise D1WarehouseError(f"Databricks refused the load: {error}") from error
+            raise D1WarehouseError(
+                f"Databricks refused the load: {error}", retryable=not is_permanent(error)
+            ) from error
 
 
 def _fill(session: _Cursor, files: StagedFiles, plan: LoadPlan, table: Table) -> int:

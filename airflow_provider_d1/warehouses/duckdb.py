@@ -160,6 +160,24 @@ def _not_a_pattern(path: str) -> str:
 # the load itself
 
 
+def is_permanent(error: Exception) -> bool:
+    """Whether DuckDB's error comes again until somebody changes something."""
+    from duckdb import (
+        DataError,
+        DependencyException,
+        HTTPException,
+        IntegrityError,
+        NotSupportedError,
+        PermissionException,
+        ProgrammingError,
+    )
+
+    if isinstance(error, HTTPException):
+        return getattr(error, "status_code", None) in (401, 403)
+    permanent = (DataError, DependencyException, IntegrityError, NotSupportedError, PermissionException)
+    return isinstance(error, (ProgrammingError, *permanent))
+
+
 def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | None) -> list[LoadedTable]:  # noqa: ARG001
     """Load the plan's tables into the DuckDB database behind ``conn_id``; all of them or none. It is closed at the end.
 
@@ -184,7 +202,9 @@ def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | No
         try:
             return _Transaction(connection, plan, files).run()
         except Error as error:
-            raise D1WarehouseError(f"DuckDB refused the load, every table is as it was: {error}") from error
+            raise D1WarehouseError(
+                f"DuckDB refused the load, every table is as it was: {error}", retryable=not is_permanent(error)
+            ) from error
 
 
 class _Transaction:
@@ -327,6 +347,8 @@ class _Transaction:
 
     def _check_parts(self, table: Table, paths: Sequence[str]) -> None:
         """Each part's rows and columns, from its footer, before DuckDB reads it."""
+        from duckdb import Error as DuckDBError
+
         listed = ", ".join(self.plan.dialect.literal(_not_a_pattern(path)) for path in paths)
         expected = [(column.name, DIALECT.types[column.type]) for column in table.columns]
         try:
@@ -335,8 +357,10 @@ class _Transaction:
                 f"SELECT file_name, name, duckdb_type FROM parquet_schema([{listed}]) WHERE num_children IS NULL "
                 "ORDER BY file_name, column_id"
             )
-        except Exception as error:
-            raise D1ManifestError(f"table {table.name!r}: a part can't be read as Parquet: {error}") from error
+        except DuckDBError as error:
+            raise D1ManifestError(
+                f"table {table.name!r}: a part can't be read as Parquet: {error}", retryable=not is_permanent(error)
+            ) from error
         for part, path in zip(table.parts, paths, strict=True):
             if counts[path] != part.rows:
                 raise D1ManifestError(
@@ -388,7 +412,10 @@ class _Transaction:
         try:
             self.connection.execute(create_secret(access))
         except DuckDBError as error:
-            raise D1WarehouseError(f"DuckDB took no secret for s3://{access.bucket} ({type(error).__name__})") from None
+            raise D1WarehouseError(
+                f"DuckDB took no secret for s3://{access.bucket} ({type(error).__name__})",
+                retryable=not is_permanent(error),
+            ) from None
         try:
             yield True
         finally:

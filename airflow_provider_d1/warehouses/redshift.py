@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error, D1WarehouseError
 from airflow_provider_d1.warehouses import loads
 from airflow_provider_d1.warehouses.airflow_connection import limit_connect_time
-from airflow_provider_d1.warehouses.base import leftover_helpers
+from airflow_provider_d1.warehouses.base import is_permanent_sqlstate, leftover_helpers
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.helper_tables import (
     Steps,
@@ -205,6 +205,13 @@ _STEPS = partial(
 # the load itself
 
 
+def is_permanent(error: Exception) -> bool:
+    """Whether the driver's error comes again until somebody changes something."""
+    fields = error.args[0] if error.args else None
+    state = fields.get("C") if isinstance(fields, dict) else None
+    return is_permanent_sqlstate(state) or type(error).__name__ in ("NotSupportedError", "DataError")
+
+
 def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | None) -> list[LoadedTable]:
     """Load the plan's tables through the connection ``conn_id``; all of them or none.
 
@@ -228,7 +235,9 @@ def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | No
     try:
         connection = hook.get_conn()
     except Error as error:
-        raise D1WarehouseError(f"No connection to Redshift through {conn_id!r}: {error}", retryable=True) from error
+        raise D1WarehouseError(
+            f"No connection to Redshift through {conn_id!r}: {error}", retryable=not is_permanent(error)
+        ) from error
     connection._usock.settimeout(None)  # noqa: SLF001 - the limit is for connecting; a COPY may be silent for long
     with closing(connection):
         session = _Cursor(connection)
@@ -240,7 +249,9 @@ def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | No
             raise
         except Error as error:
             words = str(error) if access is None else access.hidden_in(str(error))
-            raise D1WarehouseError(f"Redshift refused the load, every table is as it was: {words}") from None
+            raise D1WarehouseError(
+                f"Redshift refused the load, every table is as it was: {words}", retryable=not is_permanent(error)
+            ) from None
 
 
 def _delete_leftover_manifests(client: Any, plan: LoadPlan) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError, D1WarehouseError
 from airflow_provider_d1.warehouses import loads
+from airflow_provider_d1.warehouses.base import is_permanent_sqlstate
 from airflow_provider_d1.warehouses.batches import check_parquet
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.helper_tables import (
@@ -219,6 +220,16 @@ _STEPS = partial(
 
 # the load itself
 
+#: wrong syntax, missing objects and rights (which have other SQLSTATEs too), wrong or disabled credentials
+_PERMANENT_ERRORS = frozenset(
+    (904, 1003, 2003, 2043, 3001, 390100, 390101, 390102, 390144, 390186, 390189, 390201, 390303, 390422)
+)
+
+
+def is_permanent(error: Exception) -> bool:
+    """Whether the driver's error comes again until somebody changes something."""
+    return is_permanent_sqlstate(getattr(error, "sqlstate", None)) or getattr(error, "errno", -1) in _PERMANENT_ERRORS
+
 
 def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | None) -> list[LoadedTable]:  # noqa: ARG001
     """Load the plan's tables through the connection ``conn_id``; each of them whole or not at all.
@@ -236,13 +247,15 @@ def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | No
     try:
         connection = SnowflakeHook(snowflake_conn_id=conn_id, login_timeout=45).get_conn()
     except Error as error:
-        raise D1WarehouseError(f"No connection to Snowflake through {conn_id!r}: {error}", retryable=True) from error
+        raise D1WarehouseError(
+            f"No connection to Snowflake through {conn_id!r}: {error}", retryable=not is_permanent(error)
+        ) from error
     with closing(connection):
         session = _Cursor(connection)
         try:
             return run_load(plan, session, _STEPS(fill=partial(_fill, session, files)))
         except Error as error:
-            raise D1WarehouseError(f"Snowflake refused the load: {error}") from error
+            raise D1WarehouseError(f"Snowflake refused the load: {error}", retryable=not is_permanent(error)) from error
 
 
 def _fill(session: _Cursor, files: StagedFiles, plan: LoadPlan, table: Table) -> int:

@@ -181,11 +181,9 @@ class StagedFiles:
                 raise D1ManifestError(f"table {table.name!r}: {part.uri} is not in the manifest's own store")
             size = self.store.size(part.uri)
             if size is None:
-                raise D1ManifestError(f"table {table.name!r}: its part {part.uri} is missing")
+                raise _changed(table, part, "is missing")
             if size != part.bytes:
-                raise D1ManifestError(
-                    f"table {table.name!r}: its part {part.uri} has {size} bytes, the manifest says {part.bytes}"
-                )
+                raise _changed(table, part, f"has {size} bytes, the manifest says {part.bytes}")
 
     def check_contents(self, table: Table) -> None:
         """Where the warehouse reads the parts by itself: read them once here, if checksums are to be verified.
@@ -219,12 +217,15 @@ class StagedFiles:
             self.store.fetch(part.uri, path)
         size = path.stat().st_size if path.is_file() else None
         if size != part.bytes:
-            raise D1ManifestError(
-                f"table {table.name!r}: its part {part.uri} has {size} bytes, the manifest says {part.bytes}"
-            )
+            raise _changed(table, part, f"has {size} bytes, the manifest says {part.bytes}")
         if self._verify and _sha256(path) != part.sha256:
-            raise D1ManifestError(f"table {table.name!r}: the SHA-256 of its part {part.uri} is not the manifest's")
+            raise _changed(table, part, "has another SHA-256 than the manifest says")
         return path
+
+
+def _changed(table: Table, part: Part, what: str) -> D1ManifestError:
+    """Retryable: if a newer staging run has replaced the file, the next attempt reads that run's manifest."""
+    return D1ManifestError(f"table {table.name!r}: its part {part.uri} {what}", retryable=True)
 
 
 def _sha256(path: Path) -> str:

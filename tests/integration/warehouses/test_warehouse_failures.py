@@ -105,6 +105,11 @@ def test_broken_files(engine, load_staged, standing, tmp_path, file_format, mode
         folder.mkdir()
         uri = write_staged(folder, {"first": NEW, "second": NEW}, file_format, bookmark="new", rows_in_part=5)
         accident(folder)
+        if accident in (missing, longer):  # by a newer run, whose manifest the next attempt may read
+            with pytest.raises(D1ManifestError, match="'second'") as gone:
+                load_staged(uri, mode=mode)
+            assert gone.value.retryable
+            continue
         with pytest.raises(AirflowFailException, match="'second'") as failure:
             load_staged(uri, mode=mode)
         assert isinstance(failure.value.__cause__, D1ManifestError | D1WarehouseError), accident
@@ -118,8 +123,9 @@ def test_checksums_are_compared_when_asked_for(engine, schema, load_staged, stan
     pq.write_table(NEW.set_column(1, "name", pa.array(["NAME"] * 10)), path, compression="zstd")
     path.write_bytes(path.read_bytes()[:size].ljust(size, b"\0"))
     edit_manifest(folder, lambda manifest: manifest["tables"][1]["files"][0].update(bytes=path.stat().st_size))
-    with pytest.raises(AirflowFailException, match=r"SHA-256.*second|second.*SHA-256"):
+    with pytest.raises(D1ManifestError, match=r"second.*SHA-256") as failure:
         load_staged(uri, verify_checksums=True)
+    assert failure.value.retryable
     standing()
 
 

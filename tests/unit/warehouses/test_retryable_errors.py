@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_d1.exceptions import D1WarehouseError
 from airflow_provider_d1.warehouses import bigquery, clickhouse, databricks, duckdb, redshift, snowflake
+from airflow_provider_d1.warehouses.store import S3Store, StagedFiles
+from tests.unit.warehouses.warehouse_plans import manifest, plan
 
 
 def of(module: str, name: str) -> Callable[..., Exception]:
@@ -50,8 +53,8 @@ TRANSIENT: list[tuple[Any, Callable[[], Exception]]] = [
     (redshift, lambda: rs("XX000", "Spectrum Scan Error: S3ServiceException: Please reduce your request rate")),
     (snowflake, lambda: of(SF, "ServiceUnavailableError")(msg="HTTP 503: Service Unavailable", errno=250003)),
     (snowflake, lambda: of(SF, "OperationalError")(msg="250003: 503 Service Unavailable", errno=250003)),
-    (snowflake, lambda: of(SF, "GatewayTimeoutError")()),
-    (snowflake, lambda: of(SF, "TooManyRequests")()),
+    (snowflake, of(SF, "GatewayTimeoutError")),
+    (snowflake, of(SF, "TooManyRequests")),
     (
         snowflake,
         lambda: of(SF, "ProgrammingError")(
@@ -67,7 +70,10 @@ TRANSIENT: list[tuple[Any, Callable[[], Exception]]] = [
     (snowflake, lambda: of(SF, "InternalError")(msg="Processing aborted by error 300010", errno=603, sqlstate="XX000")),
     (snowflake, lambda: of(SF, "DatabaseError")(msg="Session no longer exists", errno=390111, sqlstate="08001")),
     (snowflake, lambda: of(SF, "ProgrammingError")(msg="Authentication token has expired", errno=390114)),
-    (databricks, lambda: of(DBX, "ServerOperationError")("[DELTA_CONCURRENT_APPEND] ConcurrentAppendException: Files…")),
+    (
+        databricks,
+        lambda: of(DBX, "ServerOperationError")("[DELTA_CONCURRENT_APPEND] ConcurrentAppendException: Files…"),
+    ),
     (
         databricks,
         lambda: of(DBX, "ServerOperationError")(
@@ -125,7 +131,10 @@ PERMANENT: list[tuple[Any, Callable[[], Exception]]] = [
     (snowflake, lambda: of(SF, "ProgrammingError")(msg="out of representable range", errno=100132, sqlstate="22003")),
     (snowflake, lambda: of(SF, "DatabaseError")(msg="Incorrect username or password", errno=390100, sqlstate="08001")),
     (snowflake, lambda: of(SF, "DatabaseError")(msg="JWT token is invalid", errno=390144, sqlstate="08001")),
-    (databricks, lambda: of(DBX, "ServerOperationError")("[PARSE_SYNTAX_ERROR] Syntax error. SQLSTATE: 42601 (line 1)")),
+    (
+        databricks,
+        lambda: of(DBX, "ServerOperationError")("[PARSE_SYNTAX_ERROR] Syntax error. SQLSTATE: 42601 (line 1)"),
+    ),
     (databricks, lambda: of(DBX, "ServerOperationError")("[TABLE_OR_VIEW_NOT_FOUND] The table … SQLSTATE: 42P01")),
     (databricks, lambda: of(DBX, "ServerOperationError")("[INSUFFICIENT_PERMISSIONS] … SQLSTATE: 42501")),
     (databricks, lambda: of(DBX, "ServerOperationError")("[CAST_OVERFLOW] … SQLSTATE: 22003")),
@@ -169,3 +178,23 @@ def test_an_error_that_may_pass_is_retryable(case) -> None:
 def test_an_error_that_stays_is_not(case) -> None:
     module, make = case
     assert module.is_permanent(make())
+
+
+def test_databricks_waits_for_a_stopped_sql_warehouse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's own limit of 15 minutes stays: a shorter one than its longest pause forbids every retry."""
+    hooks = importlib.import_module("airflow.providers.databricks.hooks.databricks_sql")
+    given: dict[str, Any] = {}
+
+    class Hook:
+        def __init__(self, **options: Any) -> None:
+            given.update(options)
+
+        def get_conn(self) -> Any:
+            raise of(DBX, "RequestError")("the warehouse is starting", {"http-code": 503})
+
+    monkeypatch.setattr(hooks, "DatabricksSqlHook", Hook)
+    files = StagedFiles(S3Store(None), "s3://bucket/d1/_manifest.json", verify_checksums=False)
+    with pytest.raises(D1WarehouseError, match="No connection to Databricks through 'lake'") as failure:
+        databricks.load(plan(databricks, manifest()), files, "lake", None)
+    assert failure.value.retryable
+    assert given == {"databricks_conn_id": "lake"}
