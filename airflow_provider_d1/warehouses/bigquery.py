@@ -196,8 +196,20 @@ _STEPS = partial(
 # the load itself
 
 _TRANSIENT_REASONS = frozenset(
-    ("backendError", "internalError", "rateLimitExceeded", "jobRateLimitExceeded", "quotaExceeded", "aborted")
-    + ("resourcesExceeded", "stopped", "timeout", "jobBackendError", "jobInternalError", "tableUnavailable")
+    (
+        "backendError",
+        "internalError",
+        "rateLimitExceeded",
+        "jobRateLimitExceeded",
+        "quotaExceeded",
+        "aborted",
+        "resourcesExceeded",
+        "stopped",
+        "timeout",
+        "jobBackendError",
+        "jobInternalError",
+        "tableUnavailable",
+    )
 )
 
 

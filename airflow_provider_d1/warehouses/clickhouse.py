@@ -203,8 +203,44 @@ _CODE = re.compile(r"\bCode: (\d+)")
 #: values and types that don't fit, unknown columns, functions, tables, databases and settings, wrong syntax, missing
 #: rights, wrong credentials. Not 57 (the table exists: another load may have made it) nor 499 (whatever S3 said).
 _PERMANENT_CODES = frozenset(
-    (6, 10, 16, 20, 27, 36, 38, 41, 42, 43, 44, 46, 47, 48, 50, 53, 60, 62, 69, 70, 72, 81, 115, 117, 122, 164)
-    + (192, 193, 194, 291, 344, 349, 450, 497, 516, 636)
+    (
+        6,
+        10,
+        16,
+        20,
+        27,
+        36,
+        38,
+        41,
+        42,
+        43,
+        44,
+        46,
+        47,
+        48,
+        50,
+        53,
+        60,
+        62,
+        69,
+        70,
+        72,
+        81,
+        115,
+        117,
+        122,
+        164,
+        192,
+        193,
+        194,
+        291,
+        344,
+        349,
+        450,
+        497,
+        516,
+        636,
+    )
 )
 
 
