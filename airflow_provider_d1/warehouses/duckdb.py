@@ -175,7 +175,8 @@ def is_permanent(error: Exception) -> bool:
     if isinstance(error, HTTPException):
         return getattr(error, "status_code", None) in (401, 403)
     permanent = (DataError, DependencyException, IntegrityError, NotSupportedError, PermissionException)
-    return isinstance(error, (ProgrammingError, *permanent))
+    # what is wrong in a Parquet file's own headers has no class of its own
+    return isinstance(error, (ProgrammingError, *permanent)) or "TProtocolException" in str(error)
 
 
 def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | None) -> list[LoadedTable]:  # noqa: ARG001
@@ -259,7 +260,19 @@ class _Transaction:
                 f"AND lower(schema_name) = {schema}"
             )
         }
+        views = {
+            ascii_lower(name)
+            for (name,) in self._rows(
+                "SELECT view_name FROM duckdb_views() WHERE database_name = current_database() "
+                f"AND lower(schema_name) = {schema}"
+            )
+        }
         for table in self.plan.tables:
+            if ascii_lower(table.name) in views:
+                raise D1WarehouseError(
+                    f"table {table.name!r} is not loaded: {self.plan.path(table.name)} is a view; rename it, or leave "
+                    "the table out with tables=[…]"
+                )
             twin = standing.get(ascii_lower(table.name), table.name)
             if twin != table.name:
                 raise D1WarehouseError(

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_provider_d1.exceptions import D1ManifestError
 from airflow_provider_d1.warehouses import duckdb as duckdb_loader
 from tests.integration.dag_runs import BUCKET
 from tests.integration.warehouses.staged import write_staged
@@ -92,8 +93,9 @@ def test_a_part_that_is_not_there_any_more(engine, schema, load_staged, staged_i
         if found["Key"].endswith("t0/part-00001.parquet")
     )
     s3.client().delete_object(Bucket=BUCKET, Key=key)
-    with pytest.raises(AirflowFailException, match=r"'users'.*part-00001.*missing"):
+    with pytest.raises(D1ManifestError, match=r"'users'.*part-00001.*missing") as failure:
         load_staged(uri)
+    assert failure.value.retryable
     assert engine.rows(schema, "users") == before
     with pytest.raises(AirflowFailException, match="no manifest at s3://"):
         load_staged(f"s3://{BUCKET}/elsewhere/_manifest.json")

@@ -171,11 +171,11 @@ def test_broken_parts_leave_the_old_table(engine, schema, load_staged, stage, tm
 def test_an_error_while_appending_adds_nothing(engine, schema, load_staged, stage, monkeypatch) -> None:
     load_staged(stage({"users": USERS}))
     whole = loads.insert_statement
-    monkeypatch.setattr(loads, "insert_statement", lambda plan, tables, now: whole(plan, tables, now) + " no such word")
     uri = stage({"users": USERS})
-    with pytest.raises(AirflowFailException, match="Snowflake refused"):
-        load_staged(uri, mode="append")
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(loads, "insert_statement", lambda plan, tables, now: whole(plan, tables, now) + " no such word")
+        with pytest.raises(AirflowFailException, match="Snowflake refused"):
+            load_staged(uri, mode="append")
     assert engine.rows(schema, "users") == rows_of(USERS)
     assert load_staged(uri, mode="append")["rows"] == 3
 
