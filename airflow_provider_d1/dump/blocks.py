@@ -165,6 +165,7 @@ def _from_exact(exact: list[ExactColumn], *, temporal: bool) -> list[ParsedColum
             unsafe=column.unsafe,
             infinite=column.infinite,
             ambiguous=column.ambiguous,
+            exact_newlines=column.exact_newlines,
             forms=temporal,
         )
         for column in exact

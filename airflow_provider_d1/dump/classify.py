@@ -49,20 +49,41 @@ _KIND[ord("N")] = Kind.NULL
 
 
 class Wrapper(NamedTuple):
-    """One of D1's ways to write a text with newlines: the words around it, the newlines in it, its strings."""
+    """One of D1's ways to write a text with newlines.
+
+    :param before: the bytes before the text.
+    :param behind: the bytes behind it.
+    :param placeholders: what stands for a line feed and for a carriage return in it; empty where the text has none.
+    :param strings: how many strings all of it has.
+    """
 
     before: bytes
     behind: bytes
-    line_feeds: bool
-    carriage_returns: bool
+    placeholders: tuple[bytes, bytes]
     strings: int
 
 
-#: the most frequent first; none can be taken for another
+def _wrapper(line_feed: bytes, carriage_return: bytes) -> Wrapper:
+    behind = b"'"
+    if carriage_return:
+        behind += b",'%s',char(13))" % carriage_return
+    if line_feed:
+        behind += b",'%s',char(10))" % line_feed
+    calls = bool(line_feed) + bool(carriage_return)
+    return Wrapper(b"replace(" * calls + b"'", behind, (line_feed, carriage_return), 1 + calls)
+
+
+#: the most frequent first; none can be taken for another. The placeholders that newer exporters choose when a text
+#: holds all of these, such as ``(\\n0)``, are left to the exact path
 WRAPPERS = (
-    Wrapper(b"replace('", b"','\\n',char(10))", True, False, 2),
-    Wrapper(b"replace(replace('", b"','\\r',char(13)),'\\n',char(10))", True, True, 3),
-    Wrapper(b"replace('", b"','\\r',char(13))", False, True, 2),
+    _wrapper(b"\\n", b""),
+    _wrapper(b"\\n", b"\\r"),
+    _wrapper(b"", b"\\r"),
+    _wrapper(b"\\012", b""),
+    _wrapper(b"\\012", b"\\r"),
+    _wrapper(b"\\n", b"\\015"),
+    _wrapper(b"\\012", b"\\015"),
+    _wrapper(b"", b"\\015"),
 )
 NO_WRAPPER = len(WRAPPERS)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +47,8 @@ class ColumnStats:
     :param unsafe_integers: whole-number literals from 2**53 on, in columns without REAL affinity.
     :param infinities: infinite numbers.
     :param ambiguous_newlines: texts in which a newline may have been a backslash and a letter.
+    :param exact_newlines: texts whose newlines were written in a form that only newer exporters use; one of them proves
+        that no newline of the whole dump is ambiguous.
     :param replacement_characters: texts with U+FFFD.
     :param temporal_forms: union of the forms (:mod:`airflow_provider_d1.dump.temporal`) of all texts; 0: not asked for.
     """
@@ -61,6 +63,7 @@ class ColumnStats:
     unsafe_integers: int = 0
     infinities: int = 0
     ambiguous_newlines: int = 0
+    exact_newlines: int = 0
     replacement_characters: int = 0
     temporal_forms: int = 0
 
@@ -96,6 +99,15 @@ class ColumnStats:
 
 
 _COUNTS = tuple(field.name for field in fields(ColumnStats) if field.name != "temporal_forms")
+
+
+def settle_newlines(tables: Sequence[Sequence[ColumnStats]]) -> list[tuple[ColumnStats, ...]]:
+    """Return the statistics of a whole dump's tables without the ambiguous newlines that are proven to be exact.
+
+    An exporter that once wrote a newline in a form of its own does so wherever it has to, in all tables.
+    """
+    proven = any(stats.exact_newlines for columns in tables for stats in columns)
+    return [tuple(replace(stats, ambiguous_newlines=0) if proven else stats for stats in columns) for columns in tables]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +208,7 @@ def from_values(
     unsafe: int = 0,
     infinite: int = 0,
     ambiguous: int = 0,
+    exact_newlines: int = 0,
     forms: bool = False,
 ) -> ParsedColumn:
     """Build a column from stored values, one by one.
@@ -204,6 +217,7 @@ def from_values(
     :param unsafe: rows with an unsafe whole-number literal; not counted in a REAL column.
     :param infinite: rows with an infinite literal that is not among the values any more (it became a text).
     :param ambiguous: rows with an ambiguous newline.
+    :param exact_newlines: rows with a newline that only newer exporters write so.
     :param forms: whether to look at the temporal form of texts.
     """
     integers = [v for v in values if isinstance(v, int)]
@@ -222,6 +236,7 @@ def from_values(
         unsafe_integers=unsafe if keeps_apart else 0,
         infinities=infinite + sum(math.isinf(v) for v in reals),
         ambiguous_newlines=ambiguous,
+        exact_newlines=exact_newlines,
         replacement_characters=sum("\ufffd" in v for v in texts),
         temporal_forms=temporal.forms(_from_values(texts, STRING)) if forms and texts else 0,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from airflow_provider_d1.dump.affinity import Affinity, Value, apply_affinity
 from airflow_provider_d1.dump.literals import (
     AMBIGUOUS_NEWLINE,
+    EXACT_NEWLINE,
     INFINITE,
     MAX_TEXT,
     UNSAFE_INTEGER,
@@ -26,6 +27,7 @@ class ExactColumn:
     unsafe: int = 0
     infinite: int = 0
     ambiguous: int = 0
+    exact_newlines: int = 0
 
     def append(self, literal: Literal) -> None:
         """Store a literal as the column does."""
@@ -37,6 +39,7 @@ class ExactColumn:
             self.unsafe += bool(literal.flags & UNSAFE_INTEGER)
             self.infinite += bool(literal.flags & INFINITE) and not isinstance(value, float)
             self.ambiguous += bool(literal.flags & AMBIGUOUS_NEWLINE)
+            self.exact_newlines += bool(literal.flags & EXACT_NEWLINE)
 
 
 def read_row(row: bytes, columns: Sequence[ExactColumn]) -> None:

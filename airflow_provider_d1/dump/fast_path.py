@@ -37,10 +37,18 @@ _DATE_MARK[list(b"-/:")] = True
 _NUMERIC_TEXT = r"^[ \t\n\v\f\r]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t\n\v\f\r]*(\x00(?s:.)*)?$"
 _REPLACEMENT_CHARACTER = "\ufffd"
 _BACKSLASH = ord("\\")
-_NEWLINES = (
-    (ord("n"), ord("\n"), np.array([*(wrapper.line_feeds for wrapper in WRAPPERS), False])),
-    (ord("r"), ord("\r"), np.array([*(wrapper.carriage_returns for wrapper in WRAPPERS), False])),
+#: each placeholder of a newline, the newline, and which wrappers use it
+_PLACEHOLDERS = tuple(
+    (
+        placeholder,
+        ord(newline),
+        np.array([*(wrapper.placeholders[which] == placeholder for wrapper in WRAPPERS), False]),
+    )
+    for placeholder, newline, which in ((b"\\n", "\n", 0), (b"\\r", "\r", 1), (b"\\012", "\n", 0), (b"\\015", "\r", 1))
 )
+#: what older exporters use too, even where the text holds it already
+_PLAIN_LENGTH = len(b"\\n")
+_EXACT = np.array([*(max(map(len, wrapper.placeholders)) > _PLAIN_LENGTH for wrapper in WRAPPERS), False])
 _BEFORE = np.array([*(len(wrapper.before) for wrapper in WRAPPERS), len("'")])
 _BEHIND = np.array([*(len(wrapper.behind) for wrapper in WRAPPERS), len("'")])
 
@@ -102,9 +110,10 @@ def _read_texts(
     else:
         starts, ends = column.starts + 1, column.ends - 1
     array = _strings(fields, column, starts, ends, present)
-    ambiguous = 0
+    ambiguous = exact_newlines = 0
     if wrapped:
         array, ambiguous = _unwrapped(array, column.wrappers)
+        exact_newlines = int(np.count_nonzero(_EXACT[column.wrappers]))
     elif (text_data(array)[0] == QUOTE).any():
         array = pc.replace_substring(array, pattern="''", replacement="'")
     if affinity in (Affinity.INTEGER, Affinity.REAL, Affinity.NUMERIC):
@@ -115,6 +124,7 @@ def _read_texts(
     stats = ColumnStats(
         text=len(array) - array.null_count,
         ambiguous_newlines=ambiguous,
+        exact_newlines=exact_newlines,
         replacement_characters=int(np.count_nonzero(found)),
         temporal_forms=temporal.forms(array) if temporal_forms else 0,
     )
@@ -143,32 +153,37 @@ def _read_blobs(fields: Fields, column: ClassifiedColumn) -> ParsedColumn:
 def _unwrapped(array: pa.Array, wrappers: Bytes) -> tuple[pa.Array, int]:
     """Put real newlines into wrapped texts and undouble all quotes, in one pass.
 
-    :return: the texts, and how many of the wrapped ones have a marker more than once.
+    Every change drops bytes: the second of two quotes, and all of a placeholder but the byte that becomes the newline.
+    So the places of all dropped bytes are collected, what lies between them is copied, and the offsets move up.
+
+    :return: the texts, and how many of the wrapped ones have a plain placeholder more than once.
     """
     data, offsets = text_data(array)
     data = data.copy()
     at = np.flatnonzero((data == QUOTE) | (data == _BACKSLASH))
-    quotes = np.flatnonzero(data[at] == QUOTE)
-    drop = np.zeros(len(at), np.bool_)
-    drop[quotes[1::2]] = True
-    letters = data.take(at + 1, mode="clip")
-    letters[quotes] = 0
+    is_quote = data[at] == QUOTE
+    dropped = [at[is_quote][1::2]]  # inside a text quotes come in pairs
+    at = at[~is_quote]
     ambiguous = np.zeros(len(array), np.bool_)
-    for letter, newline, has_it in _NEWLINES:
-        marks = np.flatnonzero(letters == letter)
-        row = np.searchsorted(offsets, at[marks], side="right") - 1
-        real = has_it[wrappers[row]] & (at[marks] + 1 < offsets[row + 1])
+    for placeholder, newline, uses_it in _PLACEHOLDERS:
+        if not uses_it[wrappers].any():
+            continue
+        marks = at
+        for place, byte in enumerate(placeholder[1:], 1):
+            marks = marks[data.take(marks + place, mode="clip") == byte]
+        row = np.searchsorted(offsets, marks, side="right") - 1
+        # a backslash at the end of a text is followed by the bytes of the next one
+        real = uses_it[wrappers[row]] & (marks + len(placeholder) <= offsets[row + 1])
         marks, row = marks[real], row[real]
-        data[at[marks]] = newline
-        at[marks] += 1  # the letter goes
-        drop[marks] = True
-        if len(row):
+        data[marks] = newline
+        dropped += [marks + place for place in range(1, len(placeholder))]
+        if len(row) and len(placeholder) == _PLAIN_LENGTH:
             ambiguous |= np.bincount(row, minlength=len(array)) > 1
-    dropped = at[drop]
-    starts = np.zeros(len(dropped) + 1, np.int64)
-    starts[1:] = dropped + 1
-    kept = take_slices(pa.py_buffer(data), starts, np.append(dropped, len(data)))
-    moved = (offsets - np.searchsorted(dropped, offsets)).astype(np.int32)
+    gone = np.sort(np.concatenate(dropped))
+    starts = np.zeros(len(gone) + 1, np.int64)
+    starts[1:] = gone + 1
+    kept = take_slices(pa.py_buffer(data), starts, np.append(gone, len(data)))
+    moved = (offsets - np.searchsorted(gone, offsets)).astype(np.int32)
     texts = pa.Array.from_buffers(STRING, len(array), [array.buffers()[0], pa.py_buffer(moved), kept.buffers()[2]])
     return texts, int(np.count_nonzero(ambiguous))
 

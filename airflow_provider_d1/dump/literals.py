@@ -28,6 +28,8 @@ UNSAFE_INTEGER = 1
 INFINITE = 2
 #: a text inside ``replace()`` whose marker occurs more than once: one of them may have been a real backslash and letter
 AMBIGUOUS_NEWLINE = 4
+#: a text in which a placeholder stands for its newlines that the text itself does not hold, as newer exporters write it
+EXACT_NEWLINE = 8
 
 _FIRST_UNSAFE_INTEGER = 2**53
 _MAX_DEPTH = 50
@@ -48,6 +50,10 @@ _VALUE = re.compile(
     re.VERBOSE,
 )
 _CAST_TYPE = re.compile(rb"[^()']*(?:\([0-9 ,+-]*\))?", re.DOTALL)
+#: what older exporters put in the place of each newline, even where the text holds it already
+_PLAIN_PLACEHOLDERS = ("\\n", "\\r")
+#: what newer exporters put there when the text holds the plain one
+_OTHER_PLACEHOLDERS = {"\n": re.compile(r"\\012|\(\\n[0-9]+\)"), "\r": re.compile(r"\\015|\(\\r[0-9]+\)")}
 _UNISTR_ESCAPE = re.compile(
     r"\\(?:(\\)|([0-9A-Fa-f]{4})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|\+([0-9A-Fa-f]{6})|)", re.DOTALL
 )
@@ -268,9 +274,12 @@ class LiteralReader:
         text, old, new = self._text(subject.value), self._text(marker.value), self._text(replacement.value)
         if not old or old[0] == "\0":  # SQLite looks at the first byte only
             return subject
-        flags = subject.flags & AMBIGUOUS_NEWLINE
-        if old in ("\\n", "\\r") and subject.written is not None and subject.written.count(old) > 1:
-            flags |= AMBIGUOUS_NEWLINE
+        flags = subject.flags & (AMBIGUOUS_NEWLINE | EXACT_NEWLINE)
+        if subject.written is not None:
+            if old in _PLAIN_PLACEHOLDERS and subject.written.count(old) > 1:
+                flags |= AMBIGUOUS_NEWLINE
+            elif new in _OTHER_PLACEHOLDERS and _OTHER_PLACEHOLDERS[new].fullmatch(old):
+                flags |= EXACT_NEWLINE
         if len(text) + text.count(old) * (len(new) - len(old)) > MAX_TEXT:
             self.fail("text is too long: replace() makes it longer than 128 MiB")
         return Literal(text.replace(old, new), flags, subject.written)

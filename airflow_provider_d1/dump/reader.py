@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_d1.dump.blocks import Block
 from airflow_provider_d1.dump.create_table import parse_create_table
+from airflow_provider_d1.dump.encodings import LONGEST_START, check_encoding
 from airflow_provider_d1.dump.exact_path import check_rows
 from airflow_provider_d1.dump.insert_headers import INSERT_HEADER, InsertHeader, decode_name, read_header
 from airflow_provider_d1.dump.insert_runs import run_end
@@ -95,6 +96,7 @@ class DumpReader:
         self._tables: dict[str, TableSchema] = {}
         self._header: InsertHeader | None = None
         self._triggered: set[str] = set()  # tables with an INSERT trigger
+        self._text_start: int | None = None  # just past a byte order mark; None until the first bytes are here
         self._finished = False
 
     @property
@@ -109,6 +111,8 @@ class DumpReader:
         """
         self._buffer += data
         items: list[TableStarted | Block] = []
+        if not self._check_encoding(final=False):
+            return items
         while len(self._buffer) >= self._wanted:
             before = self._offset
             self._split(items, final=False)
@@ -129,10 +133,18 @@ class DumpReader:
         if self._finished:
             return items
         self._finished = True
-        if not self._offset and not self._buffer.strip():
+        self._check_encoding(final=True)
+        if self._offset == self._text_start and not self._buffer.strip():
             raise D1DumpError("dump is empty; D1 writes at least a PRAGMA, even for an empty database", offset=0)
         self._split(items, final=True)
         return items
+
+    def _check_encoding(self, *, final: bool) -> bool:
+        """Refuse other encodings and step over a byte order mark, once; False while too few bytes are here."""
+        if self._text_start is None and (final or len(self._buffer) >= LONGEST_START):
+            self._offset = self._text_start = check_encoding(bytes(self._buffer[:LONGEST_START]))
+            del self._buffer[: self._text_start]
+        return self._text_start is not None
 
     def _split(self, items: list[TableStarted | Block], *, final: bool) -> None:
         """Cut complete statements off the buffer, until more bytes are needed (or, at the end, all are gone)."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_provider_d1 import __version__
+from airflow_provider_d1.dump.column_types import settle_newlines
 from airflow_provider_d1.dump.reader import TableStarted
 from airflow_provider_d1.exceptions import D1FidelityError, D1TypeConflictError
 from airflow_provider_d1.staging.audit import AuditColumns, type_name
@@ -123,6 +124,9 @@ class TableRouter:
         :raises D1FidelityError: with ``on_lossy="fail"``, naming every column.
         :raises D1TypeConflictError: with ``on_type_conflict="fail"``, naming every column.
         """
+        settled = settle_newlines([writer.stats for writer in self._writers.values()])
+        for writer, stats in zip(self._writers.values(), settled, strict=True):
+            writer.stats = stats
         self._judge()
         for writer in self._writers.values():
             if writer is self._current or writer.waits or not writer.begun:

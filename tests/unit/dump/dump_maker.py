@@ -1,4 +1,4 @@
-"""Random tables and values, written as D1 (of three eras) and the sqlite3 command line write them; for tests.
+"""Random tables and values, written as D1 (of four eras) and the sqlite3 command line write them; for tests.
 
 Written apart from the reader and from the emulator, straight from what is known of the format.
 """
@@ -28,6 +28,7 @@ PIECES = [
     "char(10)", "\0", "12", "1e5", " 7 ", "2024-01-01", "2024-01-01 10:00:00", "0x1F", "nan", "inf", "Infinit", "",
     "", "x" * 70,
     ");\nINSERT INTO \"t\" VALUES(", "BEGIN", "END;", "\ufeff", "0", ".5", "-", "9223372036854775807", "\\u0041",
+    "\\012", "\\015", "(\\n0)", "(\\r0)",
 ]  # fmt: skip
 INTEGERS = [0, 1, -1, 7, 12, 255, 2**31, 2**53 - 1, 2**53, 2**53 + 1, -(2**53) - 1, 2**62, 2**63 - 1, -(2**63), 10**18]
 REALS = [
@@ -70,6 +71,17 @@ def d1_text(text: str) -> str:
     return quoted
 
 
+def new_d1_text(text: str) -> str:
+    """Return a text as D1 writes it since autumn 2026: by placeholders that the text does not hold."""
+    quoted = "'" + text.replace("'", "''") + "'"
+    for newline, letter, code in (("\r", "r", "015"), ("\n", "n", "012")):
+        if newline in text:
+            names = [f"\\{letter}", f"\\{code}", *(f"(\\{letter}{number})" for number in range(len(text)))]
+            marker = next(name for name in names if name not in text)
+            quoted = f"replace({quoted.replace(newline, marker)},'{marker}',char({ord(newline)}))"
+    return quoted
+
+
 def unistr_text(text: str) -> str:
     """Return a text as the sqlite3 command line writes it since 3.50."""
     if not any(ord(c) < 32 for c in text):
@@ -84,7 +96,9 @@ def literal(value: object, style: str, chance: Random) -> str:
     if isinstance(value, bytes):
         return f"X'{value.hex()}'"
     if isinstance(value, str):
-        return unistr_text(value) if style == "sqlite" and chance.random() < 0.7 else d1_text(value)
+        if style == "sqlite" and chance.random() < 0.7:
+            return unistr_text(value)
+        return new_d1_text(value) if style == "new" else d1_text(value)
     if isinstance(value, float) and math.isinf(value):
         spelling = "Infinity" if style == "bare" else "9e999"
         return ("-" if value < 0 else "") + spelling
@@ -214,7 +228,7 @@ def made_table(chance: Random, name: str, style: str) -> tuple[MadeTable, list[s
     order = list(range(len(columns)))
     if style == "sqlite" and chance.random() < 0.2:
         chance.shuffle(order)
-    listed = style == "d1" or order != sorted(order)
+    listed = style in ("d1", "new") or order != sorted(order)
     names = "(" + ",".join(quote(columns[i], style, chance) for i in order) + ") " if listed else ""
     insert = f"INSERT INTO {quote(name, style, chance)} {names}VALUES("
     lines = [insert + ",".join(literal(row[i], style, chance) for i in order) + ");" for row in rows]
@@ -239,7 +253,7 @@ def in_turns(chance: Random, tables: list[list[str]]) -> list[str]:
 
 def made_dump(chance: Random) -> bytes:
     """Draw a whole dump."""
-    style = chance.choice(["d1", "d1", "d1", "old", "bare", "sqlite"])
+    style = chance.choice(["d1", "d1", "new", "old", "bare", "sqlite"])
     names: list[str] = []
     for _ in range(chance.randrange(1, 4)):
         name = chance.choice(NAMES)
