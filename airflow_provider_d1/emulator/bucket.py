@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from airflow_provider_d1.emulator.dump_writer import VirtualTableError, chunks, refuse_virtual_tables
 
 if TYPE_CHECKING:
+    from airflow_provider_d1.emulator.databases import LocalDatabase
     from airflow_provider_d1.emulator.dump_writer import DumpOptions
-    from airflow_provider_d1.emulator.store import LocalDatabase
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,14 @@ from starlette.routing import Route
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from airflow_provider_d1.emulator.calls import CallLog, Download, Log
     from airflow_provider_d1.emulator.faults import Faults
+    from airflow_provider_d1.emulator.request_log import CallLog, Log, RecordedDownload
 
 
 def control_routes(
     faults: Faults,
     calls: CallLog,
-    downloads: Log[Download],
+    downloads: Log[RecordedDownload],
     ids: Mapping[str, str],
     reset: Callable[[], None],
 ) -> list[Route]:

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from airflow_provider_d1.emulator import literals, raw_texts
+from airflow_provider_d1.emulator import dump_literals
 
 if TYPE_CHECKING:
     import apsw
 
-    from airflow_provider_d1.emulator.raw_texts import Value
+    from airflow_provider_d1.emulator.dump_literals import Value
 
 VIRTUAL_TABLE_ERROR = "D1 Export error: cannot export databases with Virtual Tables (fts5)"
 #: D1 looks for this anywhere in the statement, comments included, and then cuts off what should be its beginning
@@ -104,12 +104,12 @@ def _table(connection: apsw.Connection, name: str, sql: str, options: DumpOption
 
 
 def _rows(connection: apsw.Connection, table: str) -> Iterator[bytes]:
-    quoted = literals.identifier(table)
+    quoted = dump_literals.identifier(table)
     # table_info, not table_xinfo: it leaves generated columns out, and so does D1
-    columns = [literals.identifier(str(row[1])) for row in connection.execute(f"PRAGMA table_info={quoted}")]
+    columns = [dump_literals.identifier(str(row[1])) for row in connection.execute(f"PRAGMA table_info={quoted}")]
     prefix = f"INSERT INTO {quoted} ({','.join(columns)}) VALUES("
     for row in _values(connection, columns, quoted):
-        yield f"{prefix}{literals.row(row)});".encode()
+        yield f"{prefix}{dump_literals.row(row)});".encode()
 
 
 def _values(connection: apsw.Connection, columns: Sequence[str], quoted: str) -> Iterator[Iterable[Value]]:
@@ -119,9 +119,9 @@ def _values(connection: apsw.Connection, columns: Sequence[str], quoted: str) ->
             yield row
     except UnicodeDecodeError:
         # A text that is not UTF-8: from here on texts are fetched as bytes, which costs more.
-        rows = connection.execute(f"SELECT {raw_texts.fields(columns)} FROM {quoted}")  # noqa: S608 - quoted names
+        rows = connection.execute(f"SELECT {dump_literals.as_bytes(columns)} FROM {quoted}")  # noqa: S608 - quoted names
         for row in islice(rows, done, None):
-            yield raw_texts.decoded(row)
+            yield dump_literals.with_text(row)
 
 
 def chunks(connection: apsw.Connection, options: DumpOptions, size: int = 1 << 20) -> Iterator[bytes]:

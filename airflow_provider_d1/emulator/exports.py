@@ -35,7 +35,7 @@ class DumpJob(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Active:
+class ExportActive:
     """Still at work."""
 
     bookmark: str
@@ -43,7 +43,7 @@ class Active:
 
 
 @dataclass(frozen=True, slots=True)
-class Complete:
+class ExportComplete:
     """Done; the dump is stored under ``filename``."""
 
     bookmark: str
@@ -52,14 +52,14 @@ class Complete:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class ExportFailed:
     """Refused, forgotten or broken. With a bookmark it is told as ``status: "error"``, without as an inner failure."""
 
     error: str
     bookmark: str | None = None
 
 
-Answer = Active | Complete | Failed
+ExportAnswer = ExportActive | ExportComplete | ExportFailed
 
 
 @dataclass(slots=True)
@@ -89,7 +89,7 @@ class _Export:
         return lines
 
 
-class ExportDesk:
+class ExportSession:
     """Takes the starts and polls for one database.
 
     :param write: begins to write a dump of the given options under the given file name.
@@ -122,13 +122,13 @@ class ExportDesk:
             return self._held_by_others(now)
         return self._export is not None or self._held_by_others(now)
 
-    def start(self, options: DumpOptions, now: float) -> Answer:
+    def start(self, options: DumpOptions, now: float) -> ExportAnswer:
         """Begin an export of what the options say."""
         self._cancel_unpolled(now)
         if self._export is not None or self._held_by_others(now):
-            return Failed(BUSY_START)
+            return ExportFailed(BUSY_START)
         if self._faults.start_error and self._fails_now():
-            return Failed(self._faults.start_error)
+            return ExportFailed(self._faults.start_error)
         bookmark = self._new_bookmark()
         filename = f"{self._name}-{bookmark}.sql"
         self._export = _Export(
@@ -140,36 +140,36 @@ class ExportDesk:
             max(1, self._faults.export_parts),
             self._write(options, filename),
         )
-        return Active(bookmark, (f"Generating {filename}",))
+        return ExportActive(bookmark, (f"Generating {filename}",))
 
-    def poll(self, bookmark: str, now: float) -> Answer:
+    def poll(self, bookmark: str, now: float) -> ExportAnswer:
         """Answer a poll. ``complete`` is told once: afterwards the bookmark is unknown."""
         self._cancel_unpolled(now)
         export = self._export
         if export is None or export.bookmark != bookmark:
-            return Failed(LOST)
+            return ExportFailed(LOST)
         if export.polls >= self._faults.lost_after_polls and self._faults.take("lost_exports"):
             self._forget(now)
-            return Failed(LOST)
+            return ExportFailed(LOST)
         export.polls += 1
         export.touched = now
         if export.job.error is None and not export.ready(now):
-            return Active(bookmark, export.news(now))
+            return ExportActive(bookmark, export.news(now))
         return self._complete(export, now)
 
-    def _complete(self, export: _Export, now: float) -> Answer:
+    def _complete(self, export: _Export, now: float) -> ExportAnswer:
         if export.job.error is not None:
             self._forget(now)
-            return Failed(export.job.error)
+            return ExportFailed(export.job.error)
         if self._faults.export_error and self._fails_now():
             self._forget(now)
-            return Failed(self._faults.export_error)
+            return ExportFailed(self._faults.export_error)
         if self._faults.export_status_error and self._fails_now():
             self._forget(now)
-            return Failed(self._faults.export_status_error, export.bookmark)
+            return ExportFailed(self._faults.export_status_error, export.bookmark)
         messages = (*export.news(now), f"Finished uploading {export.filename} in {export.parts} parts.")
         self._export = None
-        return Complete(export.bookmark, messages, export.filename)
+        return ExportComplete(export.bookmark, messages, export.filename)
 
     def _fails_now(self) -> bool:
         return self._faults.export_error_times < 0 or self._faults.take("export_error_times")

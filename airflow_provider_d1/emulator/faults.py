@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import InitVar, dataclass, fields
 from typing import Any, get_type_hints
 
-from airflow_provider_d1.emulator.calls import KINDS
+from airflow_provider_d1.emulator.request_log import KINDS
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Faults:
     drop_table: str = ""
 
     # -- the API
-    #: what follows, down to ``reset_connections``, applies only to these kinds of call (comma-separated, `Call.kind`)
+    #: what follows, down to ``reset_connections``, applies only to these kinds of call, separated by commas
     only: str = ""
     #: seconds that each answer is held back
     slow_seconds: float = 0.0

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 from starlette.concurrency import run_in_threadpool
 
 from airflow_provider_d1.emulator import bodies, envelopes, exports
-from airflow_provider_d1.emulator.access import Access, no_route
+from airflow_provider_d1.emulator.authentication import Authenticator, no_route
 from airflow_provider_d1.emulator.bucket import Bucket, DumpThread
-from airflow_provider_d1.emulator.download import object_path
+from airflow_provider_d1.emulator.databases import Databases, LocalDatabase, QueryError, QueryResult
 from airflow_provider_d1.emulator.envelopes import D1_ERROR, NO_ROUTE, NOT_FOUND, ApiError, Json
-from airflow_provider_d1.emulator.exports import BUSY, Active, Complete, ExportDesk
-from airflow_provider_d1.emulator.store import LocalDatabase, QueryError, StatementResult, Store
+from airflow_provider_d1.emulator.exports import BUSY, ExportActive, ExportComplete, ExportSession
+from airflow_provider_d1.emulator.signed_downloads import object_path
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.emulator.clock import Clock
     from airflow_provider_d1.emulator.dump_writer import DumpOptions
     from airflow_provider_d1.emulator.faults import Faults
     from airflow_provider_d1.emulator.signing import Signer
+    from airflow_provider_d1.emulator.virtual_clock import VirtualClock
 
 #: a dump of a few rows is given this long to be ready for the first poll, in real seconds
 _SMALL_DUMP_SECONDS = 1.0
@@ -42,12 +42,12 @@ class ApiCall:
     origin: str
 
 
-Answer = tuple[int, Json]
-Handler = Callable[..., Awaitable[Answer]]
+RouteResult = tuple[int, Json]
+Handler = Callable[..., Awaitable[RouteResult]]
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class MatchedRoute:
     """Where a call leads."""
 
     kind: str
@@ -69,11 +69,11 @@ class Routes:
 
     def __init__(
         self,
-        store: Store,
-        access: Access,
+        store: Databases,
+        access: Authenticator,
         bucket: Bucket,
         signer: Signer,
-        clock: Clock,
+        clock: VirtualClock,
         faults: Faults,
         cancel_after: float,
     ) -> None:
@@ -84,7 +84,7 @@ class Routes:
         self._clock = clock
         self._faults = faults
         self._cancel_after = cancel_after
-        self._desks: dict[str, ExportDesk] = {}
+        self._sessions: dict[str, ExportSession] = {}
         self._jobs: dict[str, DumpThread] = {}
         database = r"/accounts/(?P<account>[^/]+)/d1/database"
         one = rf"{database}/(?P<database>[^/]+)"
@@ -99,21 +99,21 @@ class Routes:
             ("GET", "/accounts/(?P<account>[^/]+)/tokens/verify", "verify", self.verify),
         ]
 
-    def find(self, method: str, path: str, body: object) -> Route | None:
+    def find(self, method: str, path: str, body: object) -> MatchedRoute | None:
         """The route of a call; a poll is told from a start by its body."""
         for wanted, pattern, kind, handler in self._table:
             match = re.fullmatch(pattern, path)
             if match and method == wanted:
                 poll = kind == "export_start" and isinstance(body, dict) and body.get("current_bookmark")
-                return Route("export_poll" if poll else kind, handler, match.groupdict())
+                return MatchedRoute("export_poll" if poll else kind, handler, match.groupdict())
         return None
 
-    async def verify(self, _call: ApiCall, account: str | None = None) -> Answer:
+    async def verify(self, _call: ApiCall, account: str | None = None) -> RouteResult:
         """``GET …/tokens/verify``."""
         message = {"code": 10000, "message": "This API Token is valid and active", "type": None}
         return 200, {**envelopes.success(self._access.verify(account)), "messages": [message]}
 
-    async def list_databases(self, call: ApiCall, account: str) -> Answer:
+    async def list_databases(self, call: ApiCall, account: str) -> RouteResult:
         """``GET …/d1/database``: a page of the databases whose name contains ``name``."""
         self._access.enter(account, call.path)
         page = bodies.whole_number(call.query.get("page", "1"), "page", 1, None)
@@ -123,7 +123,7 @@ class Routes:
         info = {"count": len(shown), "page": page, "per_page": per_page, "total_count": len(found)}
         return 200, envelopes.success([_listed(database) for database in shown], result_info=info)
 
-    async def get_database(self, call: ApiCall, account: str, database: str) -> Answer:
+    async def get_database(self, call: ApiCall, account: str, database: str) -> RouteResult:
         """``GET …/d1/database/{uuid}``."""
         found = self._open(call, account, database)
 
@@ -138,18 +138,20 @@ class Routes:
 
         return 200, envelopes.success(await run_in_threadpool(describe))
 
-    async def query(self, call: ApiCall, account: str, database: str) -> Answer:
+    async def query(self, call: ApiCall, account: str, database: str) -> RouteResult:
         """``POST …/query``: rows as objects, in which a later column of the same name wins."""
         return await self._run(call, account, database, lambda r: [dict(zip(r.columns, row)) for row in r.rows])  # noqa: B905 - always the same length
 
-    async def raw(self, call: ApiCall, account: str, database: str) -> Answer:
+    async def raw(self, call: ApiCall, account: str, database: str) -> RouteResult:
         """``POST …/raw``: columns and rows apart."""
         return await self._run(call, account, database, lambda r: {"columns": r.columns, "rows": r.rows})
 
-    async def _run(self, call: ApiCall, account: str, database: str, shape: Callable[[StatementResult], Any]) -> Answer:
+    async def _run(
+        self, call: ApiCall, account: str, database: str, shape: Callable[[QueryResult], Any]
+    ) -> RouteResult:
         found = self._open(call, account, database)
         statements = bodies.statements(call.body)
-        if self._desk(found).unavailable(self._clock.now()):
+        if self._session(found).unavailable(self._clock.now()):
             raise ApiError(400, D1_ERROR, BUSY)
         began = time.perf_counter()
         try:
@@ -182,35 +184,37 @@ class Routes:
             ]
         )
 
-    async def bookmark(self, call: ApiCall, account: str, database: str) -> Answer:
+    async def bookmark(self, call: ApiCall, account: str, database: str) -> RouteResult:
         """``GET …/time_travel/bookmark``; there is no past here, so ``timestamp`` changes nothing."""
         found = self._open(call, account, database)
         return 200, envelopes.success({"bookmark": await run_in_threadpool(found.bookmark)})
 
-    async def export(self, call: ApiCall, account: str, database: str) -> Answer:
+    async def export(self, call: ApiCall, account: str, database: str) -> RouteResult:
         """``POST …/export``, for start and poll alike."""
         found = self._open(call, account, database)
         options, bookmark = bodies.export(call.body)
-        desk = self._desk(found)
+        session = self._session(found)
         if bookmark is None:
-            answer = await self._start(found, desk, options)
+            answer = await self._start(found, session, options)
         else:
-            answer = desk.poll(bookmark, self._clock.now())
+            answer = session.poll(bookmark, self._clock.now())
         status, body = envelopes.export(answer)
-        if isinstance(answer, Complete):
+        if isinstance(answer, ExportComplete):
             lifetime = timedelta(seconds=self._faults.url_seconds)
             url = self._signer.sign(call.origin, object_path(answer.filename), datetime.now(UTC), lifetime)
             body["result"]["result"]["signed_url"] = url
         return status, body
 
-    async def _start(self, database: LocalDatabase, desk: ExportDesk, options: DumpOptions) -> exports.Answer:
+    async def _start(
+        self, database: LocalDatabase, session: ExportSession, options: DumpOptions
+    ) -> exports.ExportAnswer:
         if self._faults.drop_table:
             await run_in_threadpool(database.drop_table, self._faults.drop_table)
-        answer = desk.start(options, self._clock.now())
-        if isinstance(answer, Active):
+        answer = session.start(options, self._clock.now())
+        if isinstance(answer, ExportActive):
             if self._faults.complete_at_start:
                 await run_in_threadpool(self._jobs[database.uuid].join)
-                return desk.poll(answer.bookmark, self._clock.now())
+                return session.poll(answer.bookmark, self._clock.now())
             if not self._faults.export_seconds:
                 await run_in_threadpool(self._jobs[database.uuid].join, _SMALL_DUMP_SECONDS)
         return answer
@@ -224,8 +228,8 @@ class Routes:
             raise ApiError(404, NOT_FOUND, f"The database {database} could not be found")
         return found
 
-    def _desk(self, database: LocalDatabase) -> ExportDesk:
-        if database.uuid not in self._desks:
+    def _session(self, database: LocalDatabase) -> ExportSession:
+        if database.uuid not in self._sessions:
 
             def write(options: DumpOptions, filename: str) -> DumpThread:
                 strict = self._faults.virtual_tables_always_fail
@@ -234,12 +238,14 @@ class Routes:
                 return job
 
             name = _UNSAFE.sub("-", database.name)
-            self._desks[database.uuid] = ExportDesk(write, name, database.bookmark, self._faults, self._cancel_after)
-        return self._desks[database.uuid]
+            self._sessions[database.uuid] = ExportSession(
+                write, name, database.bookmark, self._faults, self._cancel_after
+            )
+        return self._sessions[database.uuid]
 
     def forget_exports(self) -> None:
         """End the dumps that are still being written, and unlock every database."""
-        self._desks.clear()
+        self._sessions.clear()
         for job in list(self._jobs.values()):
             job.cancel()
             job.join()

@@ -9,7 +9,7 @@ from typing import Any
 
 import apsw
 
-from airflow_provider_d1.emulator import literals
+from airflow_provider_d1.emulator.dump_literals import identifier
 
 #: a file, SQL text, single statements, ``{"table": [{"column": value, …}, …]}``, or None for an empty database
 Seed = Path | str | Sequence[str] | Mapping[str, Sequence[Mapping[str, Any]]] | None
@@ -110,11 +110,11 @@ def _rows(connection: apsw.Connection, table: str, rows: Sequence[Mapping[str, A
             if value is not None or name not in columns:
                 columns[name] = columns.get(name) or _DECLARED.get(type(value), "")
     if not columns:
-        raise SeedError(f"table {table!r} needs at least one row, to know its columns by")
-    definition = ", ".join(f"{literals.identifier(name)} {declared}".rstrip() for name, declared in columns.items())
+        raise SeedError(f"table {table!r} needs at least one row (columns are inferred from it)")
+    definition = ", ".join(f"{identifier(name)} {declared}".rstrip() for name, declared in columns.items())
     marks = ", ".join("?" * len(columns))
-    connection.execute(f"CREATE TABLE {literals.identifier(table)} ({definition})")
+    connection.execute(f"CREATE TABLE {identifier(table)} ({definition})")
     connection.executemany(
-        f"INSERT INTO {literals.identifier(table)} VALUES ({marks})",  # noqa: S608 - a quoted name and question marks
+        f"INSERT INTO {identifier(table)} VALUES ({marks})",  # noqa: S608 - a quoted name and question marks
         [tuple(row.get(name) for name in columns) for row in rows],
     )

@@ -14,19 +14,19 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from airflow_provider_d1.emulator.access import Access
+from airflow_provider_d1.emulator.api_app import API_PREFIX, ApiApp
+from airflow_provider_d1.emulator.authentication import Authenticator
+from airflow_provider_d1.emulator.broken_connections import BreakableProtocol
 from airflow_provider_d1.emulator.bucket import Bucket
-from airflow_provider_d1.emulator.calls import CallLog, Download, Log
-from airflow_provider_d1.emulator.clock import Clock
-from airflow_provider_d1.emulator.connections import BreakableProtocol
 from airflow_provider_d1.emulator.control import control_routes
-from airflow_provider_d1.emulator.download import PREFIX, Downloads
+from airflow_provider_d1.emulator.databases import Databases
 from airflow_provider_d1.emulator.faults import Faults
-from airflow_provider_d1.emulator.gate import API_PREFIX, Gate
-from airflow_provider_d1.emulator.ratelimit import RateLimit
+from airflow_provider_d1.emulator.request_log import CallLog, Log, RecordedDownload
 from airflow_provider_d1.emulator.routes import Routes
+from airflow_provider_d1.emulator.server_rate_limit import ServerRateLimit
+from airflow_provider_d1.emulator.signed_downloads import PREFIX, SignedDownloads
 from airflow_provider_d1.emulator.signing import Signer
-from airflow_provider_d1.emulator.store import Store
+from airflow_provider_d1.emulator.virtual_clock import VirtualClock
 
 if TYPE_CHECKING:
     from airflow_provider_d1.emulator.seeds import Seed
@@ -75,13 +75,13 @@ class Emulator:
         self.account_id = account_id
         self.email = email
         self.calls = CallLog()
-        self.downloads: Log[Download] = Log()
+        self.downloads: Log[RecordedDownload] = Log()
         self._databases = dict(databases or {})
         self._dumps = dict(dumps or {})
         self._account_owned = account_owned_token
         self._address = (host, port)
         self._cancel_after = cancel_after
-        self._clock = Clock(speed)
+        self._clock = VirtualClock(speed)
         self.faults = Faults(clock=self._clock.now)
         self.faults.set(faults or {})
 
@@ -110,7 +110,7 @@ class Emulator:
         :raises airflow_provider_d1.emulator.seeds.SeedError: when a seed cannot be read.
         """
         self._folder = tempfile.TemporaryDirectory(prefix="d1-emulator-")
-        self._store = Store(Path(self._folder.name), self.account_id)
+        self._store = Databases(Path(self._folder.name), self.account_id)
         try:
             for name in {**self._databases, **self._dumps}:
                 self._store.add(name, self._databases.get(name), self._dumps.get(name))
@@ -138,17 +138,17 @@ class Emulator:
         return self
 
     def _application(self) -> Starlette:
-        access = Access(self.token, self.account_id, self.email, self._account_owned, self.faults)
+        access = Authenticator(self.token, self.account_id, self.email, self._account_owned, self.faults)
         bucket = Bucket(Path(self._folder.name))
         signer = Signer()
         self._routes = Routes(self._store, access, bucket, signer, self._clock, self.faults, self._cancel_after)
-        self._limit = RateLimit(self.faults)
-        gate = Gate(self._routes, access, self._limit, self._clock, self.faults, self.calls)
-        downloads = Downloads(bucket, signer, self._clock, self.faults, self.downloads)
+        self._limit = ServerRateLimit(self.faults)
+        api = ApiApp(self._routes, access, self._limit, self._clock, self.faults, self.calls)
+        downloads = SignedDownloads(bucket, signer, self._clock, self.faults, self.downloads)
         control = control_routes(self.faults, self.calls, self.downloads, self._store.ids(), self.reset)
         return Starlette(
             routes=[
-                Mount(API_PREFIX, app=gate),
+                Mount(API_PREFIX, app=api),
                 Mount(PREFIX, app=downloads),
                 Mount(CONTROL_PREFIX, routes=control),
             ]

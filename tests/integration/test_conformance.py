@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_d1.emulator import dump_writer
-from airflow_provider_d1.emulator.store import LocalDatabase, QueryError
+from airflow_provider_d1.emulator.databases import LocalDatabase, QueryError
 from tests.integration import real_engine
 from tests.integration.random_database import Generator
 from tests.integration.real_engine import DumpRequest, Job, Outcome

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from airflow_provider_d1.emulator.bucket import Bucket, DumpThread
+from airflow_provider_d1.emulator.databases import LocalDatabase
 from airflow_provider_d1.emulator.dump_writer import VIRTUAL_TABLE_ERROR, DumpOptions
-from airflow_provider_d1.emulator.store import LocalDatabase
 
 if TYPE_CHECKING:
     import apsw

@@ -8,8 +8,8 @@ from pathlib import Path
 import apsw
 import pytest
 
+from airflow_provider_d1.emulator.databases import LocalDatabase
 from airflow_provider_d1.emulator.dump_writer import DumpOptions, VirtualTableError, chunks, refuse_virtual_tables
-from airflow_provider_d1.emulator.store import LocalDatabase
 
 CORPUS = Path(__file__).parents[2] / "data" / "corpus"
 

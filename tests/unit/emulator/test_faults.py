@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_d1.emulator.calls import KINDS
 from airflow_provider_d1.emulator.faults import Faults, parse
+from airflow_provider_d1.emulator.request_log import KINDS
 
 
 def test_all_faults_are_off_at_first() -> None:

@@ -18,16 +18,16 @@ from xml.sax.saxutils import escape
 from starlette.requests import Request
 from starlette.responses import Response
 
-from airflow_provider_d1.emulator import connections
-from airflow_provider_d1.emulator.calls import Download, Log
+from airflow_provider_d1.emulator import broken_connections
+from airflow_provider_d1.emulator.request_log import Log, RecordedDownload
 from airflow_provider_d1.emulator.signing import R2Error, Signer
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
     from airflow_provider_d1.emulator.bucket import Bucket, StoredObject
-    from airflow_provider_d1.emulator.clock import Clock
     from airflow_provider_d1.emulator.faults import Faults
+    from airflow_provider_d1.emulator.virtual_clock import VirtualClock
 
 PREFIX = "/d1-sqlio-outgoing"
 _PIECE = 1 << 20
@@ -42,7 +42,7 @@ def object_path(key: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DownloadPlan:
     """What is sent: bytes ``begin`` to ``end`` of the object, of which the client gets only up to ``stop``."""
 
     status: int
@@ -52,7 +52,7 @@ class Plan:
     headers: dict[str, str]
 
 
-class Downloads:
+class SignedDownloads:
     """The ASGI application behind the signed URLs.
 
     :param bucket: the objects.
@@ -62,7 +62,9 @@ class Downloads:
     :param log: where each request is written down.
     """
 
-    def __init__(self, bucket: Bucket, signer: Signer, clock: Clock, faults: Faults, log: Log[Download]) -> None:
+    def __init__(
+        self, bucket: Bucket, signer: Signer, clock: VirtualClock, faults: Faults, log: Log[RecordedDownload]
+    ) -> None:
         self._bucket = bucket
         self._signer = signer
         self._clock = clock
@@ -73,7 +75,7 @@ class Downloads:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         request = Request(scope, receive)
-        entry = Download(
+        entry = RecordedDownload(
             request.url.path,
             request.headers.get("range"),
             any(name in request.headers for name in ("authorization", "x-auth-key", "x-auth-email", "cookie")),
@@ -106,7 +108,7 @@ class Downloads:
         whole = plan.stop == plan.end
         await send(_body(piece, changed=changed, more=not whole))
         if not whole:
-            await connections.cut(scope, receive)
+            await broken_connections.cut(scope, receive)
 
     def _open(self, request: Request) -> tuple[str, StoredObject]:
         if "authorization" in request.headers:
@@ -128,7 +130,7 @@ class Downloads:
             raise R2Error(404, "NoSuchKey", "The specified key does not exist.")
         return key, found
 
-    def _plan(self, request: Request, key: str, found: StoredObject) -> Plan:
+    def _plan(self, request: Request, key: str, found: StoredObject) -> DownloadPlan:
         faults = self._faults
         etag = found.etag
         if faults.changed_etag or (faults.changed_body and self._seen[key]):
@@ -161,9 +163,9 @@ class Downloads:
             stop = min(stop, begin + at)
         if not faults.no_content_length:
             headers["content-length"] = str(announced)
-        return Plan(status, begin, end, stop, headers)
+        return DownloadPlan(status, begin, end, stop, headers)
 
-    async def _pieces(self, path: Path, plan: Plan) -> AsyncIterator[bytes]:
+    async def _pieces(self, path: Path, plan: DownloadPlan) -> AsyncIterator[bytes]:
         pace = self._faults.download_pace
         size = min(_PIECE, max(1, pace // 20)) if pace else _PIECE
         began, sent = time.monotonic(), 0

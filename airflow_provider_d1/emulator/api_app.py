@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.responses import Response
 
-from airflow_provider_d1.emulator import connections
-from airflow_provider_d1.emulator.access import Access, no_route
-from airflow_provider_d1.emulator.calls import Call, CallLog
+from airflow_provider_d1.emulator import broken_connections
+from airflow_provider_d1.emulator.authentication import Authenticator, no_route
 from airflow_provider_d1.emulator.envelopes import D1_ERROR, NO_ROUTE, THROTTLED, ApiError
-from airflow_provider_d1.emulator.routes import ApiCall, Route, Routes
+from airflow_provider_d1.emulator.request_log import CallLog, RecordedCall
+from airflow_provider_d1.emulator.routes import ApiCall, MatchedRoute, Routes
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from airflow_provider_d1.emulator.clock import Clock
     from airflow_provider_d1.emulator.faults import Faults
-    from airflow_provider_d1.emulator.ratelimit import RateLimit
+    from airflow_provider_d1.emulator.server_rate_limit import ServerRateLimit
+    from airflow_provider_d1.emulator.virtual_clock import VirtualClock
 
 API_PREFIX = "/client/v4"
 UNKNOWN = "unknown"
@@ -36,7 +36,7 @@ class ConnectionLostError(Exception):
     """The caller gets no answer: the connection is reset."""
 
 
-class Gate:
+class ApiApp:
     """The API as an ASGI application: every call passes the faults, the limit and the credential check, in this order.
 
     :param routes: what answers in the end.
@@ -48,7 +48,13 @@ class Gate:
     """
 
     def __init__(
-        self, routes: Routes, access: Access, limit: RateLimit, clock: Clock, faults: Faults, log: CallLog
+        self,
+        routes: Routes,
+        access: Authenticator,
+        limit: ServerRateLimit,
+        clock: VirtualClock,
+        faults: Faults,
+        log: CallLog,
     ) -> None:
         self._routes = routes
         self._access = access
@@ -72,13 +78,13 @@ class Gate:
             response = None
         status = response.status_code if response else 0
         kind = route.kind if route else UNKNOWN
-        self._log.add(Call(kind, request.method, path, dict(request.query_params), body, began, status))
+        self._log.add(RecordedCall(kind, request.method, path, dict(request.query_params), body, began, status))
         if response is None:
-            await connections.reset(scope, receive)
+            await broken_connections.reset(scope, receive)
         else:
             await response(scope, receive, send)
 
-    async def _answer(self, headers: Mapping[str, str], call: ApiCall, route: Route | None) -> Response:
+    async def _answer(self, headers: Mapping[str, str], call: ApiCall, route: MatchedRoute | None) -> Response:
         faults = self._faults
         kind = route.kind if route else UNKNOWN
         hit = not faults.only or kind in faults.only.split(",")

@@ -11,7 +11,7 @@ KINDS = ("list", "get", "query", "raw", "export_start", "export_poll", "bookmark
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class RecordedCall:
     """One API call.
 
     ``kind`` is one of ``KINDS``; ``path`` has no query and no ``/client/v4``; ``body`` is the JSON that was sent;
@@ -29,7 +29,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Download:
+class RecordedDownload:
     """One request for a signed URL.
 
     ``path`` is without its query; ``authorization`` says whether a credential was sent along, which would be wrong;
@@ -44,7 +44,7 @@ class Download:
     sent: int
 
 
-T = TypeVar("T", Call, Download)
+T = TypeVar("T", RecordedCall, RecordedDownload)
 
 
 class Log(Sequence[T], Generic[T]):
@@ -85,9 +85,9 @@ class Log(Sequence[T], Generic[T]):
         return repr(self._snapshot())
 
 
-class CallLog(Log[Call]):
+class CallLog(Log[RecordedCall]):
     """The API calls, in the order of their answers."""
 
-    def of(self, *kinds: str) -> list[Call]:
+    def of(self, *kinds: str) -> list[RecordedCall]:
         """The calls of these kinds."""
         return [call for call in self if call.kind in kinds]

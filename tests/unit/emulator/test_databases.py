@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_d1.emulator.store import LocalDatabase, QueryError, Store
+from airflow_provider_d1.emulator.databases import Databases, LocalDatabase, QueryError
 
 SEED = """
 CREATE TABLE parent(id INTEGER PRIMARY KEY);
@@ -124,7 +124,7 @@ def test_bookmarks_differ(database: LocalDatabase) -> None:
 
 
 def test_store(tmp_path: Path) -> None:
-    store = Store(tmp_path, "account")
+    store = Databases(tmp_path, "account")
     shop, workshop = store.add("shop", None), store.add("Workshop", None)
     assert store.get(shop.uuid.upper()) is shop
     assert store.get("0" * 8) is None
@@ -133,6 +133,6 @@ def test_store(tmp_path: Path) -> None:
     assert store.search(None) == [shop, workshop]
     assert store.ids() == {"shop": shop.uuid, "Workshop": workshop.uuid}
     store.close()
-    again = Store(tmp_path / "..", "account")
+    again = Databases(tmp_path / "..", "account")
     assert again.add("shop", None).uuid == shop.uuid
     again.close()

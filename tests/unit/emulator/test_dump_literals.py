@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_d1.emulator import literals
-from airflow_provider_d1.emulator.values import to_json
+from airflow_provider_d1.emulator import dump_literals
+from airflow_provider_d1.emulator.databases import to_json
 
 
 @pytest.mark.parametrize(
@@ -48,12 +48,12 @@ from airflow_provider_d1.emulator.values import to_json
     ],
 )
 def test_numbers_as_javascript_prints_them(value: float, printed: str) -> None:
-    assert literals.number(value) == printed
+    assert dump_literals.number(value) == printed
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_printed_doubles_are_read_back_exactly(value: float) -> None:
-    printed = literals.number(value)
+    printed = dump_literals.number(value)
     assert float(printed) == value
     if value == int(value) and abs(value) < 1e21:
         assert printed.lstrip("-").isdigit()
@@ -75,22 +75,22 @@ def test_printed_doubles_are_read_back_exactly(value: float) -> None:
     ],
 )
 def test_texts(value: str, printed: str) -> None:
-    assert literals.text(value) == printed
+    assert dump_literals.text(value) == printed
 
 
 @given(st.text(st.characters(exclude_characters="\0\\", exclude_categories=["Cs"])))
 def test_sqlite_reads_a_text_back_where_nothing_was_lost(value: str) -> None:
-    assert apsw.Connection(":memory:").execute(f"SELECT {literals.text(value)}").fetchall() == [(value,)]
+    assert apsw.Connection(":memory:").execute(f"SELECT {dump_literals.text(value)}").fetchall() == [(value,)]
 
 
 def test_a_row_of_every_storage_class() -> None:
-    assert literals.row((None, 1, 1.5, "x", b"\x00\xff\x10", b"")) == "NULL,1,1.5,'x',X'00ff10',X''"
+    assert dump_literals.row((None, 1, 1.5, "x", b"\x00\xff\x10", b"")) == "NULL,1,1.5,'x',X'00ff10',X''"
 
 
 def test_invalid_utf8_becomes_one_replacement_character_for_each_maximal_part() -> None:
-    assert literals.javascript_text(b"\xffA\xfe") == "�A�"
-    assert literals.javascript_text(b"\xed\xa0\x80") == "���"
-    assert literals.javascript_text(b"\xf0\x9f\x98") == "�"
+    assert dump_literals.javascript_text(b"\xffA\xfe") == "�A�"
+    assert dump_literals.javascript_text(b"\xed\xa0\x80") == "���"
+    assert dump_literals.javascript_text(b"\xf0\x9f\x98") == "�"
 
 
 def test_values_in_json() -> None:

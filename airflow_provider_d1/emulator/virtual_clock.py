@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 
-class Clock:
+class VirtualClock:
     """Seconds since the emulator began.
 
     :param speed: emulator seconds in one real second.

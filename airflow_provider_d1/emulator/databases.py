@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import secrets
 import threading
@@ -16,10 +17,10 @@ from typing import Any
 
 import apsw
 
-from airflow_provider_d1.emulator import literals, raw_texts, seeds
+from airflow_provider_d1.emulator import dump_literals, seeds
 from airflow_provider_d1.emulator.authorizer import Authorizer, reserved
-from airflow_provider_d1.emulator.values import JsonValue, from_json, to_json
 
+JsonValue = int | float | str | list[int] | None
 _COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 
 
@@ -28,7 +29,7 @@ class QueryError(Exception):
 
 
 @dataclass(slots=True)
-class StatementResult:
+class QueryResult:
     """What one statement of a query gave."""
 
     columns: list[str] = field(default_factory=list)
@@ -107,7 +108,7 @@ class LocalDatabase:
         """A new bookmark in the form of D1's; no two are alike."""
         return f"{next(self._bookmarks):08x}-00000000-{secrets.token_hex(4)}-{secrets.token_hex(16)}"
 
-    def query(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[StatementResult]:
+    def query(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[QueryResult]:
         """Run statements in one transaction.
 
         :param statements: pairs of SQL (one statement or several) and bound parameters.
@@ -126,14 +127,14 @@ class LocalDatabase:
             self._drop_foreign_statistics()
         return results
 
-    def _run(self, sql: str, parameters: Sequence[Any]) -> list[StatementResult]:
-        results: list[StatementResult] = []
+    def _run(self, sql: str, parameters: Sequence[Any]) -> list[QueryResult]:
+        results: list[QueryResult] = []
         before = self._connection.total_changes()
 
         def started(cursor: apsw.Cursor, statement: str, _bindings: object) -> bool:
             self._finish(results, before)
             if _COMMENT.sub("", statement).strip(" \t\r\n;"):
-                results.append(StatementResult([column[0] for column in cursor.get_description()]))
+                results.append(QueryResult([column[0] for column in cursor.get_description()]))
             return True
 
         authorizer = self._connection.authorizer = Authorizer()
@@ -156,7 +157,7 @@ class LocalDatabase:
         self._finish(results, before)
         return results
 
-    def _run_bytewise(self, sql: str, parameters: Sequence[Any]) -> StatementResult:
+    def _run_bytewise(self, sql: str, parameters: Sequence[Any]) -> QueryResult:
         """The same SELECT again with its texts fetched as bytes, because one of them is not valid UTF-8."""
         cursor = self._connection.cursor()
         columns: list[str] = []
@@ -169,16 +170,16 @@ class LocalDatabase:
         with suppress(apsw.ExecTraceAbort):
             cursor.execute(sql, tuple(parameters), can_cache=False)
         names = [f"c{i}" for i in range(len(columns))]
-        fields = raw_texts.fields(names)
+        fields = dump_literals.as_bytes(names)
         # the query is the caller's own, as it is
         wrapped = f"WITH q({', '.join(names)}) AS ({sql.strip().rstrip(';')}\n) SELECT {fields} FROM q"  # noqa: S608
         try:
             rows = self._connection.execute(wrapped, tuple(parameters), can_cache=False).fetchall()
         except apsw.Error as error:  # more than one statement, or not a SELECT
             raise QueryError("only a single SELECT can return text that is not valid UTF-8") from error
-        return StatementResult(columns, [[to_json(v) for v in raw_texts.decoded(row)] for row in rows])
+        return QueryResult(columns, [[to_json(v) for v in dump_literals.with_text(row)] for row in rows])
 
-    def _finish(self, results: list[StatementResult], before: int) -> None:
+    def _finish(self, results: list[QueryResult], before: int) -> None:
         if results:
             counted = sum(result.changes for result in results)
             results[-1].changes = self._connection.total_changes() - before - counted
@@ -198,13 +199,38 @@ class LocalDatabase:
         """Drop a table behind the API's back; a name that does not exist is left alone."""
         with self._lock:
             self._pragmas(foreign_keys="OFF")
-            self._connection.execute(f"DROP TABLE IF EXISTS {literals.identifier(name)}")
+            self._connection.execute(f"DROP TABLE IF EXISTS {dump_literals.identifier(name)}")
             self._pragmas(foreign_keys="ON")
 
     def close(self) -> None:
         """Close the file; it stays on disk."""
         with self._lock:
             self._connection.close()
+
+
+def from_json(value: JsonValue) -> float | str | None:
+    """One parameter as D1 binds it: every number and boolean is a REAL, as JavaScript has no integers."""
+    if not isinstance(value, int | float):
+        return str(value) if value is not None else None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def to_json(value: float | str | bytes | None) -> JsonValue:
+    """One value of a result row.
+
+    Integers beyond 2^53 lose digits, whole REALs lose their point, infinities become null, blobs lists of numbers.
+    """
+    if isinstance(value, bytes):
+        return list(value)
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, float) and math.isinf(value):
+        return None
+    printed = dump_literals.number(value)
+    return float(printed) if any(mark in printed for mark in ".e") else int(printed)
 
 
 def _message(error: apsw.Error) -> str:
@@ -217,7 +243,7 @@ def _message(error: apsw.Error) -> str:
     return f"{error}{at}: {code}{tail}"
 
 
-class Store:
+class Databases:
     """The databases of the account, by UUID and in the order they were added.
 
     :param folder: where their files go.

@@ -26,7 +26,7 @@ class Allowance:
     reset: float
 
 
-class RateLimit:
+class ServerRateLimit:
     """Counts the calls of every credential.
 
     :param faults: hold the limit and the window's length.

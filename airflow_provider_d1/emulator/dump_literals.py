@@ -7,8 +7,11 @@ D1 reads every value into JavaScript before it prints it. That is why integers b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
+
+#: a value of SQLite
+Value = float | str | bytes | None
 
 MAX_EXACT_INTEGER = 2**53
 
@@ -88,6 +91,24 @@ _BY_TYPE: dict[type, Callable[[Any], str]] = {
 }
 
 
-def row(values: Iterable[float | str | bytes | None]) -> str:
+def row(values: Iterable[Value]) -> str:
     """A row's values between the parentheses of ``VALUES(…)``."""
     return ",".join([_BY_TYPE[type(value)](value) for value in values])
+
+
+def as_bytes(columns: Iterable[str]) -> str:
+    """What to SELECT in place of columns that may hold invalid UTF-8, which Python can only fetch as bytes.
+
+    For each column it gives a flag whether the value is a text, and the value, or the bytes of the text.
+
+    :param columns: quoted names.
+    """
+    return ", ".join(
+        f"typeof({c})='text', CASE typeof({c}) WHEN 'text' THEN CAST({c} AS BLOB) ELSE {c} END" for c in columns
+    )
+
+
+def with_text(row: Sequence[Value]) -> Iterator[Value]:
+    """The values of a row that was fetched so, with their texts as JavaScript would hold them."""
+    for is_text, value in zip(row[::2], row[1::2], strict=True):
+        yield javascript_text(value) if is_text and isinstance(value, bytes) else value

@@ -25,7 +25,7 @@ _ACCOUNT_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class Authenticator:
     """The one credential that opens the one account.
 
     :param token: as ``Authorization: Bearer``, or as ``X-Auth-Key`` beside ``X-Auth-Email``.
