@@ -74,7 +74,7 @@ async def run_export(
             schema = await run.look()
         except D1RateLimitError as error:
             raise D1ExportTimeoutError(f"the export could not start before its deadline: {error}") from None
-        options, skipped = preflight.decide(request.options, schema, request.on_virtual_table)
+        options, skipped = preflight.decide(request, schema)
         run.narrator.skipped(skipped)
         export = await run.converse(options)
         if options.tables is not None:

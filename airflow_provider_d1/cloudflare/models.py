@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from airflow_provider_d1.exceptions import D1ConfigurationError
+from airflow_provider_d1.validation import BOOLEAN, TABLES, Rule, integer, names, number, one_of, optional, string
 
 OnVirtualTable = Literal["fail", "skip"]
 
@@ -67,12 +68,34 @@ class ExportOptions:
         )
 
 
+#: export option → what it must be
+EXPORT_RULES: Mapping[str, Rule] = {
+    "database": optional(string("a database's name or UUID")),
+    "tables": optional(TABLES),
+    "exclude_tables": optional(names("a list of table names", empty=True)),
+    "no_data": BOOLEAN,
+    "no_schema": BOOLEAN,
+    "on_virtual_table": one_of("fail", "skip"),
+    "poll_interval": optional(
+        number(f"seconds above 0 and at most {MAX_POLL_INTERVAL:g}", lambda seconds: 0 < seconds <= MAX_POLL_INTERVAL)
+    ),
+    "timeout": number("seconds above 0", lambda seconds: seconds > 0),
+    "queue_timeout": optional(number("seconds from 0", lambda seconds: seconds >= 0)),
+    "max_restarts": integer(0),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class ExportRequest:
     """What to export and how, as one value that can be stored as JSON.
 
+    The operator, the hook and the trigger take the same names: a new option stands here, in :data:`EXPORT_RULES` and
+    :class:`ExportKeywords`, and in the signature of the operator.
+
     :param database: name or UUID; None where the connection's default is still to be filled in.
     :param tables: exact names, or None for the whole database.
+    :param exclude_tables: exact names of tables to leave out of the whole database. Virtual tables are left out with
+        their shadow tables.
     :param no_data: leave the rows out.
     :param no_schema: leave the CREATE statements out.
     :param on_virtual_table: ``"fail"`` before anything is started, or ``"skip"`` virtual tables and their shadow
@@ -87,6 +110,7 @@ class ExportRequest:
 
     database: str | None = None
     tables: tuple[str, ...] | None = None
+    exclude_tables: tuple[str, ...] | None = None
     no_data: bool = False
     no_schema: bool = False
     on_virtual_table: OnVirtualTable = "fail"
@@ -96,24 +120,13 @@ class ExportRequest:
     max_restarts: int = 3
 
     def __post_init__(self) -> None:
-        if isinstance(self.tables, str):
-            raise D1ConfigurationError("tables must be a list of names, not a string")
-        if self.tables is not None:
-            # a list, as JSON and DAG files have it, becomes hashable
-            object.__setattr__(self, "tables", tuple(self.tables))
-            if not self.tables:
-                # D1 itself would take the empty list for "all".
-                raise D1ConfigurationError("tables is an empty list: leave it out (None) to export the whole database")
-        if self.on_virtual_table not in ("fail", "skip"):
-            raise D1ConfigurationError('on_virtual_table must be "fail" or "skip"')
-        if self.poll_interval is not None and not 0 < self.poll_interval <= MAX_POLL_INTERVAL:
-            raise D1ConfigurationError(f"poll_interval must be above 0 and at most {MAX_POLL_INTERVAL:g} seconds")
-        if not self.timeout > 0:
-            raise D1ConfigurationError("timeout must be a number of seconds above 0")
-        if self.queue_timeout is not None and not self.queue_timeout >= 0:
-            raise D1ConfigurationError("queue_timeout must be a number of seconds from 0, or None")
-        if self.max_restarts < 0:
-            raise D1ConfigurationError("max_restarts must be 0 or more")
+        for name, rule in EXPORT_RULES.items():
+            value = getattr(self, name)
+            rule.check(name, value)
+            if isinstance(value, list):  # as JSON and DAG files have it
+                object.__setattr__(self, name, tuple(value))
+        if self.tables is not None and self.exclude_tables:
+            raise D1ConfigurationError("Pass either tables or exclude_tables, not both.")
 
     @property
     def options(self) -> ExportOptions:
@@ -131,12 +144,33 @@ class ExportRequest:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
-        return {**asdict(self), "tables": None if self.tables is None else list(self.tables)}
+        values = asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ExportRequest:
-        """Read what :meth:`to_dict` wrote."""
+        """Read what :meth:`to_dict` wrote.
+
+        :raises D1ConfigurationError: for an unknown name, and for a value that cannot work.
+        """
+        unknown = sorted(set(data) - set(EXPORT_RULES))
+        if unknown:
+            raise D1ConfigurationError(f"Unknown export option {unknown[0]!r}; known: {', '.join(EXPORT_RULES)}.")
         return cls(**data)
+
+
+class ExportKeywords(TypedDict, total=False):
+    """The options of :class:`ExportRequest` as keywords, without ``database``."""
+
+    tables: Sequence[str] | None
+    exclude_tables: Sequence[str] | None
+    no_data: bool
+    no_schema: bool
+    on_virtual_table: OnVirtualTable
+    poll_interval: float | None
+    timeout: float
+    queue_timeout: float | None
+    max_restarts: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow_provider_d1.cloudflare.lookup import suggest
-from airflow_provider_d1.cloudflare.models import ExportOptions, OnVirtualTable, SkippedObject
+from airflow_provider_d1.cloudflare.models import ExportOptions, ExportRequest, SkippedObject
 from airflow_provider_d1.exceptions import D1TableNotFoundError, D1VirtualTableError
 
 SCHEMA_QUERY = (
     "SELECT name, type, CASE WHEN sql LIKE 'CREATE VIRTUAL TABLE%' THEN sql END AS sql"
     " FROM sqlite_schema WHERE type IN ('table', 'view') ORDER BY rowid"
 )
+#: the reason of a table that ``exclude_tables`` names
+EXCLUDED = "excluded"
 #: module → what it appends to a virtual table's name for the ordinary tables in which it keeps its data
 _SHADOWS = {
     "fts3": ("content", "segments", "segdir", "docsize", "stat"),
@@ -58,36 +60,40 @@ def read_schema(rows: Iterable[Mapping[str, Any]]) -> Schema:
     )
 
 
-def decide(
-    options: ExportOptions, schema: Schema, on_virtual_table: OnVirtualTable
-) -> tuple[ExportOptions, tuple[SkippedObject, ...]]:
+def decide(request: ExportRequest, schema: Schema) -> tuple[ExportOptions, tuple[SkippedObject, ...]]:
     """Which tables to ask D1 for.
 
-    :param options: what the user asked for.
+    :param request: what the user asked for.
     :param schema: what the database has.
-    :param on_virtual_table: ``"fail"``, or ``"skip"`` for an explicit list that leaves virtual tables and their
-        shadows out.
-    :return: the options to send, and what they leave out.
-    :raises D1TableNotFoundError: when a name in ``tables`` is not exactly that of a table.
+    :return: the options to send, and what they leave out. The options list the tables as soon as anything is left out.
+    :raises D1TableNotFoundError: when a name in ``tables`` or ``exclude_tables`` is not exactly that of a table, and
+        when nothing is left to export.
     :raises D1VirtualTableError: when a virtual table is in the way, or nothing is left without it.
     """
-    wanted = None if options.tables is None else tuple(dict.fromkeys(options.tables))
-    if wanted is not None:
-        _check_names(wanted, schema)
+    excluded = set(_known_names(request.exclude_tables or (), schema, "exclude_tables"))
+    excluded |= {name for name, owner in schema.shadows.items() if owner in excluded}
+    wanted = None if request.tables is None else _known_names(request.tables, schema, "tables")
     unfit = {name: f"virtual table ({module})" for name, module in schema.virtual.items()}
     unfit |= {name: f"shadow table of {owner}" for name, owner in schema.shadows.items()}
-    in_the_way = [name for name in unfit if wanted is None or name in wanted]
-    if not in_the_way:
-        return replace(options, tables=wanted), ()
-    if on_virtual_table != "skip":
+    in_the_way = [name for name in unfit if name not in excluded and (wanted is None or name in wanted)]
+    if in_the_way and request.on_virtual_table != "skip":
         raise D1VirtualTableError(
             f"D1 cannot export virtual tables, and trying has left databases locked: {', '.join(in_the_way)}."
-            ' Name the other tables in tables, or set on_virtual_table="skip"'
+            ' Name them in exclude_tables, or set on_virtual_table="skip"'
         )
-    rest = tuple(name for name in (schema.tables if wanted is None else wanted) if name not in unfit)
+    if not in_the_way and not excluded:
+        return replace(request.options, tables=wanted), ()
+    rest = tuple(
+        name for name in (schema.tables if wanted is None else wanted) if name not in unfit and name not in excluded
+    )
     if not rest:
-        raise D1VirtualTableError(f"nothing is left to export without the virtual tables: {', '.join(in_the_way)}")
-    return replace(options, tables=rest), tuple(SkippedObject(name, unfit[name]) for name in in_the_way)
+        left_out = ", ".join([*in_the_way, *excluded])
+        kind = D1VirtualTableError if in_the_way else D1TableNotFoundError
+        raise kind(f"nothing is left to export without {left_out}")
+    known = (*schema.tables, *unfit)
+    skipped = [SkippedObject(name, EXCLUDED) for name in known if name in excluded]
+    skipped += [SkippedObject(name, unfit[name]) for name in in_the_way]
+    return replace(request.options, tables=rest), tuple(skipped)
 
 
 def check_still_there(options: ExportOptions, schema: Schema) -> None:
@@ -102,13 +108,16 @@ def check_still_there(options: ExportOptions, schema: Schema) -> None:
         )
 
 
-def _check_names(wanted: Iterable[str], schema: Schema) -> None:
+def _known_names(names: Iterable[str], schema: Schema, argument: str) -> tuple[str, ...]:
+    """The names without repetitions, each of them a table's."""
     known = {*schema.tables, *schema.virtual, *schema.shadows}
-    missing = [name for name in wanted if name not in known]
-    if not missing:
-        return
-    hints = [f"{name!r} is a view" if name in schema.views else f"{name!r}{suggest(name, known)}" for name in missing]
-    raise D1TableNotFoundError(f"no such table (names are case-sensitive here): {', '.join(hints)}")
+    missing = [name for name in names if name not in known]
+    if missing:
+        hints = [
+            f"{name!r} is a view" if name in schema.views else f"{name!r}{suggest(name, known)}" for name in missing
+        ]
+        raise D1TableNotFoundError(f"{argument}: no such table (names are case-sensitive): {', '.join(hints)}")
+    return tuple(dict.fromkeys(names))
 
 
 def _is_virtual(sql: str) -> bool:

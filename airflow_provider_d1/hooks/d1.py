@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Unpack
 
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 
-from airflow_provider_d1.cloudflare.models import D1Export, Database, OnVirtualTable
+from airflow_provider_d1.cloudflare.models import D1Export, Database, ExportKeywords, ExportRequest
 from airflow_provider_d1.cloudflare.sql_parameters import Parameters, bind, check_each, marker_names, sequence
 from airflow_provider_d1.cloudflare.sql_tokens import statements
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error
@@ -139,48 +140,31 @@ class D1Hook(DbApiHook):
         self,
         database: str | None = None,
         *,
-        tables: Sequence[str] | None = None,
-        no_data: bool = False,
-        no_schema: bool = False,
-        on_virtual_table: OnVirtualTable = "fail",
-        poll_interval: float | None = None,
-        timeout: float = 3600,
-        queue_timeout: float | None = None,
-        max_restarts: int = 3,
         on_progress: Callable[[str], None] | None = None,
+        **options: Unpack[ExportKeywords],
     ) -> D1Export:
         """Export a database and wait for the end. Callable from any thread, a running event loop's included.
 
         :param database: name or UUID; None for the hook's own.
-        :param tables: only these tables, by their exact names; None for all.
-        :param no_data: leave the rows out.
-        :param no_schema: leave the CREATE statements out.
-        :param on_virtual_table: ``"fail"`` refuses a database with a virtual table, ``"skip"`` leaves it out.
-        :param poll_interval: seconds between two polls, at most 10; None to adapt.
-        :param timeout: seconds that the export may take, counted from its admission by the rate limiter.
-        :param queue_timeout: seconds that it may wait for the admission; None for six hours.
-        :param max_restarts: how often an export that D1 has lost is started again.
         :param on_progress: takes a line of text now and then; the hook's logger by default.
+        :param options: ``tables``, ``exclude_tables``, ``no_data``, ``no_schema``, ``on_virtual_table``,
+            ``poll_interval``, ``timeout``, ``queue_timeout`` and ``max_restarts``, as in
+            :class:`~airflow_provider_d1.cloudflare.models.ExportRequest`.
         :raises D1Error: an error of its own class for each way in which it can fail.
+        """
+        return self.run_export(ExportRequest.from_dict({**options, "database": database}), on_progress=on_progress)
+
+    def run_export(self, request: ExportRequest, *, on_progress: Callable[[str], None] | None = None) -> D1Export:
+        """Export a database as :meth:`export` does.
+
+        :param request: what to export; without a database it takes the hook's own.
+        :param on_progress: takes a line of text now and then; the hook's logger by default.
         """
         from airflow_provider_d1.cloudflare.client import AsyncD1Client
         from airflow_provider_d1.cloudflare.export import run_export
-        from airflow_provider_d1.cloudflare.models import ExportRequest
 
         credentials = self.get_settings().credentials
-        if isinstance(tables, str):
-            raise D1ConfigurationError("tables must be a list of names, not a text")
-        request = ExportRequest(
-            database=database or self._database_or_fail(),
-            tables=None if tables is None else tuple(tables),
-            no_data=no_data,
-            no_schema=no_schema,
-            on_virtual_table=on_virtual_table,
-            poll_interval=poll_interval,
-            timeout=timeout,
-            queue_timeout=queue_timeout,
-            max_restarts=max_restarts,
-        )
+        request = replace(request, database=request.database or self._database_or_fail())
 
         async def run() -> D1Export:
             async with AsyncD1Client(credentials) as client:

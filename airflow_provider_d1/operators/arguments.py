@@ -1,102 +1,65 @@
-"""Arguments are checked when the DAG is parsed, as far as they are known by then."""
+"""Check an operator's arguments: what is known when the DAG is parsed, everything when the task runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-from airflow_provider_d1.exceptions import D1ConfigurationError
+from airflow_provider_d1.cloudflare.models import EXPORT_RULES
+from airflow_provider_d1.validation import BOOLEAN, Rule, string
 
-#: an export's gaps between polls: D1 gives an export up that nobody asks about for 15 s
-LONGEST_POLL_INTERVAL = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """What an argument has to be: a predicate, and the same in words for the error."""
-
-    holds: Callable[[Any], bool]
-    words: str
-
-
-def is_text(value: object) -> bool:
-    """Whether it is a text with something in it."""
-    return isinstance(value, str) and bool(value.strip())
-
-
-def is_number(value: object) -> bool:
-    """Whether it is a finite number; a boolean is none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
-
-
-def is_count(value: object) -> bool:
-    """Whether it is a whole number from 0."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def optional(rule: Rule) -> Rule:
-    """The same, or None."""
-    return Rule(lambda value: value is None or rule.holds(value), f"{rule.words}, or None")
-
-
-def one_of(*choices: str | None) -> Rule:
-    """One of a few values."""
-    return Rule(lambda value: value in choices, " or ".join(repr(choice) for choice in choices))
-
-
-TEXT = Rule(is_text, "a text that is not empty")
-BOOLEAN = Rule(lambda value: isinstance(value, bool), "True or False")
-TABLES = Rule(
-    lambda value: isinstance(value, list | tuple) and bool(value) and all(is_text(name) for name in value),
-    "a list with at least one table name",
-)
-
-EXPORT_RULES: Mapping[str, Rule] = {
-    "database": optional(Rule(is_text, "a database's name or UUID")),
-    "tables": optional(TABLES),
-    "no_data": BOOLEAN,
-    "no_schema": BOOLEAN,
-    "on_virtual_table": one_of("fail", "skip"),
-    "poll_interval": optional(
-        Rule(
-            lambda value: is_number(value) and 0 < value <= LONGEST_POLL_INTERVAL,
-            f"seconds above 0 and at most {LONGEST_POLL_INTERVAL:g}",
-        )
-    ),
-    "timeout": Rule(lambda value: is_number(value) and value > 0, "seconds above 0"),
-    "queue_timeout": optional(Rule(lambda value: is_number(value) and value >= 0, "seconds from 0")),
-    "max_restarts": Rule(is_count, "a whole number from 0"),
-    "d1_conn_id": Rule(is_text, "a connection's id"),
+#: what the operators that export take besides the export's own options
+OPERATOR_RULES: Mapping[str, Rule] = {
+    **EXPORT_RULES,
+    "d1_conn_id": string("a connection's id"),
     "deferrable": BOOLEAN,
 }
 
 
-def check(operator: object, rules: Mapping[str, Rule], *, templates: Collection[str] = ()) -> None:
-    """Hold an operator's attributes against their rules.
+def check_arguments(
+    operator: Any,  # noqa: ANN401 - with whatever attributes the rules name
+    rules: Mapping[str, Rule],
+    attributes: Mapping[str, str] | None = None,
+) -> None:
+    """Check an operator's arguments in its constructor; templates and other tasks' outputs have no value yet.
 
     :param operator: has an attribute for each rule.
-    :param rules: attribute → rule.
-    :param templates: attributes that are passed over while they hold a template or another task's output: a constructor
-        passes ``template_fields``, ``execute()`` nothing.
-    :raises D1ConfigurationError: for the first attribute that breaks its rule; it names it.
+    :param rules: argument → rule.
+    :param attributes: argument → attribute, where the names differ.
+    :raises D1ConfigurationError: for the first argument that breaks its rule; it names it.
     """
     for name, rule in rules.items():
-        value = getattr(operator, name)
-        if name in templates and _filled_at_run_time(value):
-            continue
-        if not rule.holds(value):
-            shown = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
-            raise D1ConfigurationError(f"{name} must be {rule.words}, not {shown}.")
+        attribute = (attributes or {}).get(name, name)
+        value = getattr(operator, attribute)
+        if attribute not in operator.template_fields or not _has_no_value_yet(value):
+            rule.check(name, value)
 
 
-def _filled_at_run_time(value: object) -> bool:
+def check_rendered_arguments(
+    operator: Any,  # noqa: ANN401 - see check_arguments
+    rules: Mapping[str, Rule],
+    attributes: Mapping[str, str] | None = None,
+) -> None:
+    """Give rendered templates their types in place, and check all arguments: the first step of ``execute()``.
+
+    Parameters and errors as for :func:`check_arguments`.
+    """
+    for name, rule in rules.items():
+        attribute = (attributes or {}).get(name, name)
+        value = getattr(operator, attribute)
+        if attribute in operator.template_fields:
+            value = rule.from_rendered(value)
+            setattr(operator, attribute, value)
+        rule.check(name, value)
+
+
+def _has_no_value_yet(value: object) -> bool:
     """Whether a value is, or holds, a Jinja template or a reference to another task's output."""
     if isinstance(value, str):
         return "{{" in value or "{%" in value
     if isinstance(value, list | tuple | set):
-        return any(_filled_at_run_time(item) for item in value)
+        return any(_has_no_value_yet(item) for item in value)
     if isinstance(value, dict):
-        return any(_filled_at_run_time(item) for item in value.values())
+        return any(_has_no_value_yet(item) for item in value.values())
     # XComArg, and whatever else Airflow resolves before execute()
     return callable(getattr(value, "resolve", None))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
+from airflow_provider_d1.cloudflare.models import EXPORT_RULES, ExportRequest
 from airflow_provider_d1.links.d1 import D1DatabaseLink, database_page
-from airflow_provider_d1.operators.arguments import EXPORT_RULES, Rule, check
+from airflow_provider_d1.operators.arguments import OPERATOR_RULES, check_arguments, check_rendered_arguments
 from airflow_provider_d1.operators.failures import no_pointless_retry
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.models import D1Export, OnVirtualTable
     from airflow_provider_d1.hooks.d1 import D1Hook
     from airflow_provider_d1.triggers.d1 import D1ExportTrigger
+    from airflow_provider_d1.validation import Rule
 
 
 class D1ExportOperator(BaseOperator):
@@ -34,33 +37,38 @@ class D1ExportOperator(BaseOperator):
 
     :param database: name or UUID; None for the connection's default. (templated)
     :param tables: only these tables, by their exact names; None for all. (templated)
-    :param no_data: leave the rows out.
-    :param no_schema: leave the CREATE statements out.
+    :param exclude_tables: all tables but these, by their exact names. (templated)
+    :param no_data: leave the rows out. (templated)
+    :param no_schema: leave the CREATE statements out. (templated)
     :param on_virtual_table: D1 cannot export virtual tables (FTS5 …). ``"fail"`` refuses a database that has one,
-        ``"skip"`` exports all other tables and lists the skipped ones in the result.
-    :param poll_interval: seconds between two polls, at most 10; None begins quickly and slows down to 5.
-    :param timeout: seconds that the export may take, counted from its admission by the rate limiter.
+        ``"skip"`` exports all other tables and lists the skipped ones in the result. (templated)
+    :param poll_interval: seconds between two polls, at most 10; None begins quickly and slows down to 5. (templated)
+    :param timeout: seconds that the export may take, counted from its admission by the rate limiter. (templated)
     :param queue_timeout: seconds that it may wait for the admission, which comes before anything is started; None for
-        six hours.
-    :param max_restarts: how often an export that D1 has lost is started again.
+        six hours. (templated)
+    :param max_restarts: how often an export that D1 has lost is started again. (templated)
     :param d1_conn_id: the connection. (templated)
     :param deferrable: True hands the waiting to the triggerer, whatever Airflow's ``default_deferrable`` says. False is
-        for a deployment without one.
+        for a deployment without one. (not templated)
+
+    A template may render a string where a number, a boolean or a list is expected: it is converted, and checked when
+    the task runs. ``execution_timeout`` bounds the deferred time too: the export ends at the earlier of the two times.
 
     Returns :class:`~airflow_provider_d1.cloudflare.models.D1Export` as a dict.
     """
 
-    template_fields: Sequence[str] = ("database", "tables", "d1_conn_id")
+    template_fields: Sequence[str] = (*EXPORT_RULES, "d1_conn_id")
     operator_extra_links = (D1DatabaseLink(),)
     ui_color = "#f6c6a0"
-    #: attribute → what it has to be when the task runs
-    rules: ClassVar[Mapping[str, Rule]] = EXPORT_RULES
+    #: argument → what it must be
+    rules: ClassVar[Mapping[str, Rule]] = OPERATOR_RULES
 
     def __init__(
         self,
         *,
         database: str | None = None,
         tables: Sequence[str] | None = None,
+        exclude_tables: Sequence[str] | None = None,
         no_data: bool = False,
         no_schema: bool = False,
         on_virtual_table: OnVirtualTable = "fail",
@@ -75,6 +83,7 @@ class D1ExportOperator(BaseOperator):
         super().__init__(**kwargs)
         self.database = database
         self.tables = tables
+        self.exclude_tables = exclude_tables
         self.no_data = no_data
         self.no_schema = no_schema
         self.on_virtual_table = on_virtual_table
@@ -86,18 +95,19 @@ class D1ExportOperator(BaseOperator):
         self.deferrable = deferrable
         #: the exported database in the dashboard, for :class:`D1DatabaseLink`; known after the export
         self.database_page = ""
-        check(self, EXPORT_RULES, templates=self.template_fields)
+        check_arguments(self, OPERATOR_RULES)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Start the export in the triggerer, or with ``deferrable=False`` run it here."""
         from airflow_provider_d1.triggers.runs import begin_count
 
         with no_pointless_retry():
-            check(self, self.rules)
+            check_rendered_arguments(self, self.rules)
+            request = self._request()
             if self.deferrable:
                 begin_count(context)
-                self.defer(trigger=self._trigger(), method_name="execute_complete")
-            return self.finish(context, self.hook().export(**self._export_options()))
+                self.defer(trigger=self._trigger(request), method_name="execute_complete")
+            return self.finish(context, self.hook().run_export(request))
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Go on after the trigger's event."""
@@ -117,32 +127,30 @@ class D1ExportOperator(BaseOperator):
 
         return D1Hook(self.d1_conn_id, database=self.database)
 
-    def _export_options(self) -> dict[str, Any]:
-        return {
-            "database": self.database,
-            "tables": None if self.tables is None else list(self.tables),
-            "no_data": self.no_data,
-            "no_schema": self.no_schema,
-            "on_virtual_table": self.on_virtual_table,
-            "poll_interval": self.poll_interval,
-            "timeout": self.timeout,
-            "queue_timeout": self.queue_timeout,
-            "max_restarts": self.max_restarts,
-        }
+    def _request(self) -> ExportRequest:
+        return ExportRequest(**{name: getattr(self, name) for name in EXPORT_RULES})
 
-    def _trigger(self) -> D1ExportTrigger:
-        from airflow_provider_d1.cloudflare.models import DEFAULT_QUEUE_TIMEOUT
+    def _trigger(self, request: ExportRequest) -> D1ExportTrigger:
         from airflow_provider_d1.triggers.d1 import D1ExportTrigger
 
-        # an absolute time, as the trigger's run() begins anew whenever a triggerer is restarted
-        longest_wait = DEFAULT_QUEUE_TIMEOUT if self.queue_timeout is None else self.queue_timeout
-        deadline = time.time() + longest_wait + self.timeout
-        return D1ExportTrigger(**self._export_options(), deadline=deadline, d1_conn_id=self.d1_conn_id)
+        # absolute, as the trigger's run() begins again whenever a triggerer is restarted
+        now = time.time()
+        deadline = request.deadline(now)
+        if self.execution_timeout is not None:  # which Airflow does not enforce while a task is deferred
+            deadline = min(deadline, now + self.execution_timeout.total_seconds())
+        self.log.info(
+            "Exporting in the triggerer: database=%s tables=%s connection=%s deadline=%s",
+            self.database or "(the connection's default)",
+            "all" if request.tables is None else ",".join(request.tables),
+            self.d1_conn_id,
+            datetime.fromtimestamp(deadline, UTC).isoformat(timespec="seconds"),
+        )
+        return D1ExportTrigger(request=request.to_dict(), deadline=deadline, d1_conn_id=self.d1_conn_id)
 
     def _report(self, export: D1Export) -> None:
         self.database_page = database_page(export.account_id, export.database_id)
         self.log.info(
-            "Exported %s (%s): bookmark %s, file %s, %d polls, %d restarts; the database was unavailable for %.1f s.",
+            "Exported: database=%s id=%s bookmark=%s file=%s polls=%d restarts=%d unavailable_seconds=%.1f",
             export.database_name,
             export.database_id,
             export.bookmark,
@@ -152,4 +160,4 @@ class D1ExportOperator(BaseOperator):
             export.unavailable_seconds,
         )
         for skipped in export.skipped:
-            self.log.warning("Not in the dump: %s (%s)", skipped.name, skipped.reason)
+            self.log.warning("Skipped %s: %s", skipped.name, skipped.reason)

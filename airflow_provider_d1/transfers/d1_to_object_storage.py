@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_d1.operators.arguments import EXPORT_RULES, Rule, check
+from airflow_provider_d1.operators.arguments import check_arguments
 from airflow_provider_d1.transfers.staging import D1ToStagingOperator
+from airflow_provider_d1.validation import Rule
 
 if TYPE_CHECKING:
     from airflow_provider_d1.staging.sinks import Sink
@@ -34,12 +35,12 @@ class D1ToObjectStorageOperator(D1ToStagingOperator):
     # database before path: fields are rendered in this order, and a path may refer to task.database
     template_fields: Sequence[str] = (*D1ToStagingOperator.template_fields, "path")
     ui_color = "#f4b183"
-    rules: ClassVar[Mapping[str, Rule]] = {**EXPORT_RULES, **PATH_RULES}
+    rules: ClassVar[Mapping[str, Rule]] = {**D1ToStagingOperator.rules, **PATH_RULES}
 
     def __init__(self, *, path: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.path = path
-        check(self, PATH_RULES, templates=self.template_fields)
+        check_arguments(self, PATH_RULES)
 
     def sink(self) -> Sink:
         """The prefix of the store; a local folder is written with the atomic renames that it allows."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_d1.operators.arguments import EXPORT_RULES, TEXT, Rule, check, optional
+from airflow_provider_d1.operators.arguments import check_arguments
 from airflow_provider_d1.transfers.staging import D1ToStagingOperator
+from airflow_provider_d1.validation import STRING, Rule, optional
 
 if TYPE_CHECKING:
     from airflow_provider_d1.staging.sinks import Sink
@@ -20,7 +21,7 @@ S3_RULES: Mapping[str, Rule] = {
         lambda value: isinstance(value, str) and "://" not in value,
         "a path inside the bucket, without s3:// and the bucket",
     ),
-    "aws_conn_id": optional(TEXT),
+    "aws_conn_id": optional(STRING),
     "extra_args": optional(Rule(lambda value: isinstance(value, Mapping), "a dict of boto3's ExtraArgs")),
 }
 
@@ -49,7 +50,7 @@ class D1ToS3Operator(D1ToStagingOperator):
         "extra_args",
     )
     ui_color = "#f4b183"
-    rules: ClassVar[Mapping[str, Rule]] = {**EXPORT_RULES, **S3_RULES}
+    rules: ClassVar[Mapping[str, Rule]] = {**D1ToStagingOperator.rules, **S3_RULES}
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class D1ToS3Operator(D1ToStagingOperator):
         self.s3_prefix = s3_prefix
         self.aws_conn_id = aws_conn_id
         self.extra_args = extra_args
-        check(self, S3_RULES, templates=self.template_fields)
+        check_arguments(self, S3_RULES)
 
     def sink(self) -> Sink:
         """The prefix of the bucket."""

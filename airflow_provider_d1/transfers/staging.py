@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error, D1SealError, D1SignedUrlExpiredError
-from airflow_provider_d1.operators.arguments import BOOLEAN, EXPORT_RULES, Rule, check
+from airflow_provider_d1.operators.arguments import OPERATOR_RULES, check_arguments, check_rendered_arguments
 from airflow_provider_d1.operators.d1 import D1ExportOperator
 from airflow_provider_d1.operators.failures import no_pointless_retry
 from airflow_provider_d1.staging.options import MIB, StagingOptions
 from airflow_provider_d1.transfers.resume import FinishedExport
+from airflow_provider_d1.validation import BOOLEAN
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_d1.staging.manifest import Manifest
     from airflow_provider_d1.staging.options import FileFormat
     from airflow_provider_d1.staging.sinks import Sink
+    from airflow_provider_d1.validation import Rule
 
 
 class D1ToStagingOperator(D1ExportOperator):
@@ -53,7 +55,7 @@ class D1ToStagingOperator(D1ExportOperator):
     """
 
     template_fields: Sequence[str] = (*D1ExportOperator.template_fields, "export")
-    rules: ClassVar[Mapping[str, Rule]] = EXPORT_RULES
+    rules: ClassVar[Mapping[str, Rule]] = OPERATOR_RULES
 
     def __init__(
         self,
@@ -85,9 +87,10 @@ class D1ToStagingOperator(D1ExportOperator):
         self.column_names = column_names
         self.replace = replace
         self.temp_dir = temp_dir
-        check(self, {"keep_dump": BOOLEAN, "parse_temporal": BOOLEAN, "audit_columns": BOOLEAN, "replace": BOOLEAN})
+        flags = ("keep_dump", "parse_temporal", "audit_columns", "replace")
+        check_arguments(self, dict.fromkeys(flags, BOOLEAN))
         self._staging_options()
-        self._refuse_without_schema(self.no_schema)
+        self._refuse_without_schema(self.no_schema is True)
         if export is not None and self.database is not None:
             raise D1ConfigurationError("Pass export, what to stage, or database, what to export first; not both.")
 
@@ -98,7 +101,7 @@ class D1ToStagingOperator(D1ExportOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Stage what is exported already, or export first."""
         with no_pointless_retry():
-            check(self, self.rules)
+            check_rendered_arguments(self, self.rules)
             if self.export is not None:
                 return self._stage_given()
             earlier = self._finished_export(context).get()
@@ -194,7 +197,7 @@ class D1ToStagingOperator(D1ExportOperator):
             )
 
     def _finished_export(self, context: Context) -> FinishedExport:
-        return FinishedExport(context, {**self._export_options(), "d1_conn_id": self.d1_conn_id})
+        return FinishedExport(context, {**self._request().to_dict(), "d1_conn_id": self.d1_conn_id})
 
 
 def summary(manifest: Manifest, uri: str) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from airflow.providers.common.compat.sdk import BaseHook, BaseOperator
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError
-from airflow_provider_d1.operators.arguments import BOOLEAN, TABLES, TEXT, Rule, check, one_of, optional
+from airflow_provider_d1.operators.arguments import check_arguments, check_rendered_arguments
 from airflow_provider_d1.operators.failures import no_pointless_retry
+from airflow_provider_d1.validation import BOOLEAN, STRING, TABLES, Rule, one_of, optional, string
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -23,18 +24,20 @@ RULES: Mapping[str, Rule] = {
         lambda value: (isinstance(value, str) and "://" in value) or isinstance(value, Mapping),
         "a manifest's URI (s3://…, file:///…) or the output of the transfer that wrote it",
     ),
-    "conn_id": Rule(lambda value: isinstance(value, str) and bool(value), "a connection's id"),
-    "schema": TEXT,
+    "conn_id": string("a connection's id"),
+    "schema": STRING,
     "tables": optional(TABLES),
     "mode": one_of("replace", "append"),
     "on_nul": one_of("fail", "replace"),
     "verify_checksums": BOOLEAN,
-    "only_statements": BOOLEAN,
-    "aws_conn_id": optional(TEXT),
-    "iam_role": optional(TEXT),
-    "stage": optional(TEXT),
-    "storage_credential": optional(TEXT),
+    "dry_run": BOOLEAN,
+    "aws_conn_id": optional(STRING),
+    "iam_role": optional(STRING),
+    "stage": optional(STRING),
+    "storage_credential": optional(STRING),
 }
+#: BaseOperator has a method of this name
+ATTRIBUTES: Mapping[str, str] = {"dry_run": "only_statements"}
 
 
 class D1StagingToWarehouseOperator(BaseOperator):
@@ -111,17 +114,17 @@ class D1StagingToWarehouseOperator(BaseOperator):
         self.mode = mode
         self.on_nul = on_nul
         self.verify_checksums = verify_checksums
-        self.only_statements = dry_run  # BaseOperator has a method dry_run
+        self.only_statements = dry_run
         self.aws_conn_id = aws_conn_id
         self.iam_role = iam_role
         self.stage = stage
         self.storage_credential = storage_credential
-        check(self, self.rules, templates=self.template_fields)
+        check_arguments(self, self.rules, ATTRIBUTES)
 
     def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
         """Load the manifest's tables and say what was loaded."""
         with no_pointless_retry():
-            check(self, self.rules)
+            check_rendered_arguments(self, self.rules, ATTRIBUTES)
             return self._load()
 
     def _load(self) -> dict[str, Any]:

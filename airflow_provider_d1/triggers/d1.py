@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from airflow_provider_d1.triggers import events
 from airflow_provider_d1.triggers.runs import begun_before
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.cloudflare.models import D1Export, OnVirtualTable
+    from airflow_provider_d1.cloudflare.models import D1Export
 
 
 #: Seconds from the start of a trigger to its event, at least. A worker that defers a task ends a moment later, and the
@@ -33,64 +33,31 @@ class D1ExportTrigger(BaseTrigger):
     D1 has given the orphan up. There is no ``on_kill`` and no ``cleanup`` to write: D1 has no call that ends an export,
     not to poll is all it takes, and Airflow calls both also when nobody wanted an end.
 
-    :param database: name or UUID; None for the connection's default.
-    :param tables: only these tables, None for all.
-    :param no_data: leave the rows out.
-    :param no_schema: leave the CREATE statements out.
-    :param on_virtual_table: ``"fail"`` or ``"skip"``.
-    :param poll_interval: seconds between two polls, None to adapt.
-    :param timeout: seconds that the export may take, counted from its admission by the rate limiter.
-    :param queue_timeout: seconds that it may wait for the admission, None for six hours.
-    :param deadline: Unix time at which the export is given up: absolute, as ``run()`` may begin more than once.
-    :param max_restarts: how often a lost export is started again.
+    :param request: an :class:`~airflow_provider_d1.cloudflare.models.ExportRequest` as a dict.
+    :param deadline: Unix time at which the export ends in any case: absolute, as ``run()`` may begin more than once.
     :param d1_conn_id: the connection; its secrets are read here and are never among the arguments.
+    :param options: the request's options as keywords, as version 0.1 stored them.
     """
 
     def __init__(
         self,
         *,
         deadline: float,
-        database: str | None = None,
-        tables: Sequence[str] | None = None,
-        no_data: bool = False,
-        no_schema: bool = False,
-        on_virtual_table: OnVirtualTable = "fail",
-        poll_interval: float | None = None,
-        timeout: float = 3600,
-        queue_timeout: float | None = None,
-        max_restarts: int = 3,
+        request: Mapping[str, Any] | None = None,
         d1_conn_id: str = "d1_default",
+        **options: Any,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.database = database
-        self.tables = tables
-        self.no_data = no_data
-        self.no_schema = no_schema
-        self.on_virtual_table = on_virtual_table
-        self.poll_interval = poll_interval
-        self.timeout = timeout
-        self.queue_timeout = queue_timeout
+        #: not read before :meth:`run`: an error there becomes an event, an error here would lose its reason
+        self.request = {**(request or {}), **options}
         self.deadline = deadline
-        self.max_restarts = max_restarts
         self.d1_conn_id = d1_conn_id
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class's path and its arguments as plain JSON."""
         return (
             f"{type(self).__module__}.{type(self).__qualname__}",
-            {
-                "database": self.database,
-                "tables": None if self.tables is None else list(self.tables),
-                "no_data": self.no_data,
-                "no_schema": self.no_schema,
-                "on_virtual_table": self.on_virtual_table,
-                "poll_interval": self.poll_interval,
-                "timeout": self.timeout,
-                "queue_timeout": self.queue_timeout,
-                "deadline": self.deadline,
-                "max_restarts": self.max_restarts,
-                "d1_conn_id": self.d1_conn_id,
-            },
+            {"request": self.request, "deadline": self.deadline, "d1_conn_id": self.d1_conn_id},
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -117,17 +84,8 @@ class D1ExportTrigger(BaseTrigger):
         from airflow_provider_d1.cloudflare.models import ExportRequest
         from airflow_provider_d1.hooks.connection import fetch_settings
 
-        settings = await fetch_settings(self.d1_conn_id, self.database)
-        request = ExportRequest(
-            database=settings.database_or_fail(),
-            tables=None if self.tables is None else tuple(self.tables),
-            no_data=self.no_data,
-            no_schema=self.no_schema,
-            on_virtual_table=self.on_virtual_table,
-            poll_interval=self.poll_interval,
-            timeout=self.timeout,
-            queue_timeout=self.queue_timeout,
-            max_restarts=self.max_restarts,
-        )
+        request = ExportRequest.from_dict(self.request)
+        settings = await fetch_settings(self.d1_conn_id, request.database)
+        request = replace(request, database=settings.database_or_fail())
         async with AsyncD1Client(settings.credentials) as client:
             return await run_export(client, request, deadline=self.deadline, on_progress=self.log.info)

@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from airflow_provider_d1.cloudflare.models import ExportOptions, SkippedObject
+from airflow_provider_d1.cloudflare.models import ExportOptions, ExportRequest, SkippedObject
 from airflow_provider_d1.cloudflare.preflight import SCHEMA_QUERY, Schema, check_still_there, decide, read_schema
 from airflow_provider_d1.exceptions import D1TableNotFoundError, D1VirtualTableError
 
@@ -70,11 +70,11 @@ def test_a_module_nobody_knows_has_no_shadows() -> None:
 
 
 def test_the_whole_database() -> None:
-    assert decide(ExportOptions(no_data=True), PLAIN, "fail") == (ExportOptions(no_data=True), ())
+    assert decide(ExportRequest(no_data=True), PLAIN) == (ExportOptions(no_data=True), ())
 
 
 def test_a_list_keeps_its_order_and_loses_repetitions() -> None:
-    options, skipped = decide(ExportOptions(("Order Items", "users", "Order Items")), PLAIN, "fail")
+    options, skipped = decide(ExportRequest(tables=("Order Items", "users", "Order Items")), PLAIN)
     assert options.tables == ("Order Items", "users")
     assert not skipped
 
@@ -93,17 +93,17 @@ def test_a_list_keeps_its_order_and_loses_repetitions() -> None:
 )
 def test_a_name_must_be_exact(name: str, hint: str) -> None:
     with pytest.raises(D1TableNotFoundError, match=hint):
-        decide(ExportOptions(("users", name)), PLAIN, "fail")
+        decide(ExportRequest(tables=("users", name)), PLAIN)
 
 
 def test_a_virtual_table_stops_the_export_of_the_whole_database() -> None:
     with pytest.raises(D1VirtualTableError, match="docs_fts") as caught:
-        decide(ExportOptions(), WITH_FTS, "fail")
+        decide(ExportRequest(), WITH_FTS)
     assert not caught.value.retryable
 
 
 def test_skipping_turns_it_into_a_list() -> None:
-    options, skipped = decide(ExportOptions(no_schema=True), WITH_FTS, "skip")
+    options, skipped = decide(ExportRequest(no_schema=True, on_virtual_table="skip"), WITH_FTS)
     assert options == ExportOptions(("docs", "notes_data"), no_schema=True)
     assert SkippedObject("docs_fts", "virtual table (fts5)") in skipped
     assert SkippedObject("docs_fts_data", "shadow table of docs_fts") in skipped
@@ -111,24 +111,62 @@ def test_skipping_turns_it_into_a_list() -> None:
 
 
 def test_a_list_without_the_virtual_table_needs_no_skipping() -> None:
-    assert decide(ExportOptions(("docs",)), WITH_FTS, "fail") == (ExportOptions(("docs",)), ())
+    assert decide(ExportRequest(tables=("docs",)), WITH_FTS) == (ExportOptions(("docs",)), ())
 
 
 @pytest.mark.parametrize("name", ["docs_fts", "docs_fts_data"])
 def test_naming_it_or_its_shadow_fails_or_is_skipped(name: str) -> None:
     with pytest.raises(D1VirtualTableError, match=name):
-        decide(ExportOptions(("docs", name)), WITH_FTS, "fail")
-    options, skipped = decide(ExportOptions(("docs", name)), WITH_FTS, "skip")
+        decide(ExportRequest(tables=("docs", name)), WITH_FTS)
+    options, skipped = decide(ExportRequest(tables=("docs", name), on_virtual_table="skip"), WITH_FTS)
     assert options.tables == ("docs",)
     assert [item.name for item in skipped] == [name]
 
 
 def test_when_nothing_is_left_the_empty_list_is_not_sent_since_it_means_all() -> None:
     with pytest.raises(D1VirtualTableError, match="nothing is left"):
-        decide(ExportOptions(("docs_fts",)), WITH_FTS, "skip")
+        decide(ExportRequest(tables=("docs_fts",), on_virtual_table="skip"), WITH_FTS)
     only = Schema(tables=(), virtual={"v": "fts5"}, shadows={})
     with pytest.raises(D1VirtualTableError, match="nothing is left"):
-        decide(ExportOptions(), only, "skip")
+        decide(ExportRequest(on_virtual_table="skip"), only)
+
+
+def test_excluded_tables_turn_it_into_a_list_of_the_others() -> None:
+    options, skipped = decide(ExportRequest(exclude_tables=("users",), no_data=True), PLAIN)
+    assert options == ExportOptions(("Order Items",), no_data=True)
+    assert skipped == (SkippedObject("users", "excluded"),)
+    assert decide(ExportRequest(exclude_tables=()), PLAIN) == (ExportOptions(), ())
+
+
+def test_an_excluded_virtual_table_is_not_in_the_way_and_neither_are_its_shadows() -> None:
+    options, skipped = decide(ExportRequest(exclude_tables=("docs_fts",)), WITH_FTS)
+    assert options.tables == ("docs", "notes_data")
+    assert {(item.name, item.reason) for item in skipped} == {(name, "excluded") for name in ("docs_fts", *FTS_SHADOWS)}
+
+
+def test_excluding_only_a_shadow_table_leaves_the_virtual_table_in_the_way() -> None:
+    with pytest.raises(D1VirtualTableError, match="docs_fts, docs_fts_idx"):
+        decide(ExportRequest(exclude_tables=("docs_fts_data",)), WITH_FTS)
+
+
+def test_excluding_and_skipping_go_together() -> None:
+    options, skipped = decide(ExportRequest(exclude_tables=("docs",), on_virtual_table="skip"), WITH_FTS)
+    assert options.tables == ("notes_data",)
+    assert {item.name for item in skipped} == {"docs", "docs_fts", *FTS_SHADOWS}
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("user", "exclude_tables: no such table.*did you mean 'users'"), ("recent", "'recent' is a view")],
+)
+def test_an_excluded_name_must_be_exact(name: str, hint: str) -> None:
+    with pytest.raises(D1TableNotFoundError, match=hint):
+        decide(ExportRequest(exclude_tables=("users", name)), PLAIN)
+
+
+def test_excluding_everything_sends_no_empty_list() -> None:
+    with pytest.raises(D1TableNotFoundError, match="nothing is left to export"):
+        decide(ExportRequest(exclude_tables=PLAIN.tables), PLAIN)
 
 
 def test_afterwards_every_table_of_a_list_must_still_be_there() -> None:

@@ -9,6 +9,7 @@ from airflow.sdk import DAG, task
 
 from airflow_provider_d1.exceptions import D1ConfigurationError
 from airflow_provider_d1.operators.d1 import D1ExportOperator
+from airflow_provider_d1.transfers.staging_to_warehouse import D1StagingToWarehouseOperator
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,10 @@ from airflow_provider_d1.operators.d1 import D1ExportOperator
         ("tables", []),
         ("tables", ["users", 3]),
         ("tables", [""]),
+        ("exclude_tables", "users"),
+        ("exclude_tables", [3]),
+        ("timeout", "60"),
+        ("queue_timeout", -1),
         ("no_data", "yes"),
         ("no_schema", None),
         ("on_virtual_table", "ignore"),
@@ -56,6 +61,9 @@ def test_a_bad_argument_is_refused_at_construction_and_named(name: str, value: A
         ("database", "{{ params.database }}"),
         ("tables", ["users", "{{ ds }}"]),
         ("tables", "{{ params.tables }}"),
+        ("timeout", "{{ params.timeout }}"),
+        ("no_data", "{{ params.no_data }}"),
+        ("exclude_tables", []),
         ("d1_conn_id", "{% if true %}d1_default{% endif %}"),
     ],
 )
@@ -75,5 +83,12 @@ def test_another_tasks_output_is_accepted() -> None:
 
 
 def test_a_template_where_airflow_renders_none_is_refused() -> None:
-    with pytest.raises(D1ConfigurationError, match="timeout must be seconds above 0"):
-        D1ExportOperator(task_id="export", timeout="{{ params.timeout }}")
+    with pytest.raises(D1ConfigurationError, match="deferrable must be True or False"):
+        D1ExportOperator(task_id="export", deferrable="{{ params.deferrable }}")
+
+
+def test_dry_run_is_named_as_the_user_wrote_it() -> None:
+    with pytest.raises(D1ConfigurationError, match="^dry_run must be True or False, not 'yes'"):
+        D1StagingToWarehouseOperator(
+            task_id="load", manifest="s3://b/_manifest.json", conn_id="c", schema="s", dry_run="yes"
+        )

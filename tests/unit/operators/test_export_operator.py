@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 from airflow.sdk import DAG
 
-from airflow_provider_d1.cloudflare.models import D1Export, ExportOptions, SkippedObject
+from airflow_provider_d1.cloudflare.models import D1Export, ExportOptions, ExportRequest, SkippedObject
 from airflow_provider_d1.exceptions import (
     D1AuthenticationError,
     D1ConfigurationError,
@@ -46,6 +47,7 @@ EXPORT = D1Export(
 ARGUMENTS: dict[str, Any] = {
     "database": "shop",
     "tables": ["users"],
+    "exclude_tables": [],
     "no_data": True,
     "no_schema": True,
     "on_virtual_table": "skip",
@@ -73,6 +75,7 @@ def test_the_promised_parameters_and_defaults() -> None:
     assert {name: p.default for name, p in own_parameters().items()} == {
         "database": None,
         "tables": None,
+        "exclude_tables": None,
         "no_data": False,
         "no_schema": False,
         "on_virtual_table": "fail",
@@ -92,20 +95,35 @@ def test_every_parameter_reaches_the_trigger() -> None:
     assert isinstance(trigger, D1ExportTrigger)
     _, kwargs = trigger.serialize()
     assert before + 77 + 88 <= kwargs.pop("deadline") <= time.time() + 77 + 88
-    assert kwargs == {name: value for name, value in ARGUMENTS.items() if name != "deferrable"}
+    request = {name: value for name, value in ARGUMENTS.items() if name not in ("deferrable", "d1_conn_id")}
+    assert kwargs == {"request": request, "d1_conn_id": "d1_other"}
 
 
 def test_every_parameter_reaches_the_hook_when_not_deferred(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
 
-    def export(hook: D1Hook, database: str | None = None, **arguments: Any) -> D1Export:
-        seen.update(d1_conn_id=hook.get_conn_id(), database=database, **arguments)
+    def run_export(hook: D1Hook, request: ExportRequest) -> D1Export:
+        seen.update(d1_conn_id=hook.get_conn_id(), **request.to_dict())
         return EXPORT
 
-    monkeypatch.setattr(D1Hook, "export", export)
+    monkeypatch.setattr(D1Hook, "run_export", run_export)
     operator = D1ExportOperator(task_id="export", **{**ARGUMENTS, "deferrable": False})
     assert operator.execute({}) == EXPORT.to_dict()
     assert seen == {name: value for name, value in ARGUMENTS.items() if name != "deferrable"}
+
+
+def test_execution_timeout_bounds_the_deferred_time() -> None:
+    before = time.time()
+    operator = D1ExportOperator(task_id="export", execution_timeout=timedelta(minutes=5))
+    assert before + 300 <= deferred(operator).trigger.serialize()[1]["deadline"] <= time.time() + 300
+    operator = D1ExportOperator(task_id="export", timeout=10, queue_timeout=5, execution_timeout=timedelta(minutes=5))
+    assert deferred(operator).trigger.serialize()[1]["deadline"] <= time.time() + 15
+
+
+def test_what_is_exported_is_logged_before_it_is_deferred(capfd: pytest.CaptureFixture[str]) -> None:
+    deferred(D1ExportOperator(task_id="export", database="shop", tables=["users", "orders"], d1_conn_id="d1_other"))
+    logged = capfd.readouterr().out
+    assert "database=shop tables=users,orders connection=d1_other deadline=2" in logged
 
 
 def test_it_defers_by_default_whatever_airflows_default_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +143,15 @@ def test_the_result_is_plain_json() -> None:
 def test_the_essentials_are_logged(capfd: pytest.CaptureFixture[str]) -> None:
     D1ExportOperator(task_id="export").execute_complete({}, events.success(EXPORT))
     logged = capfd.readouterr().out
-    for essential in ("shop", "00000001", "shop.sql", "9 polls", "1 restarts", "30.5 s", "search (virtual table)"):
+    for essential in (
+        "shop",
+        "00000001",
+        "shop.sql",
+        "polls=9",
+        "restarts=1",
+        "unavailable_seconds=30.5",
+        "Skipped search: virtual table",
+    ):
         assert essential in logged
     assert EXPORT.sealed_url not in logged
 
@@ -148,12 +174,58 @@ def test_a_malformed_event_is_an_error() -> None:
         D1ExportOperator(task_id="export").execute_complete({}, None)
 
 
-def test_a_template_that_renders_badly_fails_before_anything_starts() -> None:
-    operator = D1ExportOperator(task_id="export", tables="{{ params.tables }}")
-    operator.tables = "['users']"
-    with pytest.raises(AirflowFailException, match="tables must be a list") as raised:
+@pytest.mark.parametrize(
+    ("name", "rendered", "words"),
+    [
+        ("tables", "users", "tables must be a list"),
+        ("tables", "[", "tables must be a list"),
+        ("timeout", "soon", "timeout must be seconds"),
+        ("timeout", "nan", "timeout must be seconds"),
+        ("max_restarts", "1.5", "max_restarts must be a whole number"),
+        ("no_data", "maybe", "no_data must be True or False"),
+        ("on_virtual_table", "", "on_virtual_table must be"),
+        ("database", "", "database must be"),
+        ("timeout", "None", "timeout must be"),
+    ],
+)
+def test_a_template_that_renders_badly_fails_before_anything_starts(name: str, rendered: str, words: str) -> None:
+    operator = D1ExportOperator(task_id="export", **{name: "{{ params.value }}"})
+    operator.render_template_fields({"params": {"value": rendered}})
+    with pytest.raises(AirflowFailException, match=words) as raised:
         operator.execute({})
     assert isinstance(raised.value.__cause__, D1ConfigurationError)
+
+
+@pytest.mark.parametrize(
+    ("name", "rendered", "value"),
+    [
+        ("tables", "['users', 'Orders']", ["users", "Orders"]),
+        ("tables", "None", None),
+        ("exclude_tables", "[]", []),
+        ("no_data", "True", True),
+        ("no_schema", "false", False),
+        ("on_virtual_table", "skip", "skip"),
+        ("poll_interval", "2.5", 2.5),
+        ("poll_interval", "", None),
+        ("timeout", "120", 120.0),
+        ("queue_timeout", "0", 0.0),
+        ("max_restarts", " 7 ", 7),
+        ("database", "123", "123"),
+    ],
+)
+def test_a_rendered_template_gets_its_type(name: str, rendered: str, value: object) -> None:
+    operator = D1ExportOperator(task_id="export", **{name: "{{ params.value }}"})
+    operator.render_template_fields({"params": {"value": rendered}})
+    sent = deferred(operator).trigger.serialize()[1]["request"][name]
+    assert (sent, type(sent)) == (value, type(value))
+
+
+def test_every_argument_is_templated_or_says_that_it_is_not() -> None:
+    documented = re.findall(r":param (\w+):(.*?)\((not )?templated\)", D1ExportOperator.__doc__ or "", re.DOTALL)
+    assert [name for name, words, _ in documented if ":param" in words] == []
+    assert {name for name, _, _ in documented} == set(own_parameters())
+    assert [name for name, _, negated in documented if negated] == ["deferrable"]
+    assert set(D1ExportOperator.template_fields) == set(own_parameters()) - {"deferrable"}
 
 
 def test_templates_are_rendered() -> None:

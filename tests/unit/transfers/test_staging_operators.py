@@ -112,13 +112,23 @@ def test_a_database_is_exported_first_in_the_triggerer(export: D1Export, tmp_pat
     operator = to_folder(tmp_path, database="shop", tables=["users"], timeout=60)
     with pytest.raises(TaskDeferred) as deferred:
         operator.execute(context())
-    assert deferred.value.trigger.serialize()[1]["tables"] == ["users"]
+    assert deferred.value.trigger.serialize()[1]["request"]["tables"] == ["users"]
     assert operator.execute_complete(context(), events.success(export))["rows"] == 3
 
 
 def test_without_deferral_it_does_all_in_the_worker(emulator: Emulator, tmp_path: Path) -> None:
     operator = to_folder(tmp_path, database="shop", deferrable=False, file_format="csv")
     assert operator.execute(context())["rows"] == 3
+
+
+def test_excluded_tables_are_not_exported(emulator: Emulator, tmp_path: Path) -> None:
+    operator = to_folder(tmp_path, database="shop", exclude_tables=["users"], deferrable=False)
+    assert list(operator.execute(context())["tables"]) == ["empty one"]
+    source = json.loads((tmp_path / "_manifest.json").read_text())["source"]
+    assert source["options"]["tables"] == ["empty one"]
+    assert source["skipped"] == [{"name": "users", "reason": "excluded"}]
+    with pytest.raises(AirflowFailException, match="exclude_tables: no such table.*did you mean 'users'"):
+        to_folder(tmp_path, database="shop", exclude_tables=["user"], deferrable=False).execute(context())
 
 
 @pytest.mark.parametrize("deferrable", [True, False])
@@ -141,8 +151,22 @@ def test_the_dump_as_it_came(export: D1Export, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("operator", [D1ToS3Operator, D1ToObjectStorageOperator])
 def test_every_export_and_staging_parameter_is_taken(operator: type[D1ToStagingOperator]) -> None:
-    export_only = {"database": "shop", "tables": ["t"], "no_data": True, "on_virtual_table": "skip", "poll_interval": 1}
-    export_only |= {"timeout": 5, "max_restarts": 1, "d1_conn_id": "other", "deferrable": False, "no_schema": True}
+    export_only = {
+        "database": "shop",
+        "tables": ["t"],
+        "exclude_tables": [],
+        "no_data": True,
+        "on_virtual_table": "skip",
+        "poll_interval": 1,
+    }
+    export_only |= {
+        "timeout": 5,
+        "queue_timeout": 6,
+        "max_restarts": 1,
+        "d1_conn_id": "other",
+        "deferrable": False,
+        "no_schema": True,
+    }
     assert set(export_only) == keywords(D1ExportOperator)
     staging = {"file_format": "sql", "compression": "gzip", "keep_dump": True, "on_lossy": "fail", "replace": False}
     staging |= {"on_type_conflict": "fail", "max_part_bytes": 1000, "parse_temporal": True, "audit_columns": True}

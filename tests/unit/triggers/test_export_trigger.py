@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import secrets
 from datetime import UTC, datetime
@@ -14,25 +13,25 @@ import pytest
 from airflow.triggers.base import BaseTrigger
 
 from airflow_provider_d1.cloudflare import export as export_module
-from airflow_provider_d1.cloudflare.models import D1Export
+from airflow_provider_d1.cloudflare.models import D1Export, ExportRequest
 from airflow_provider_d1.exceptions import D1ExportTimeoutError, D1VirtualTableError
 from airflow_provider_d1.triggers import d1 as trigger_module
 from airflow_provider_d1.triggers.d1 import DEFERRAL_SECONDS, D1ExportTrigger
 from tests.unit.cloudflare.d1_fakes import FakeClock
 
-ARGUMENTS = {
+REQUEST = {
     "database": "shop",
     "tables": ["users", "Orders"],
+    "exclude_tables": None,
     "no_data": True,
     "no_schema": True,
     "on_virtual_table": "skip",
     "poll_interval": 2.5,
     "timeout": 77,
     "queue_timeout": 88,
-    "deadline": 1_900_000_000.5,
     "max_restarts": 7,
-    "d1_conn_id": "d1_other",
 }
+ARGUMENTS = {"request": REQUEST, "deadline": 1_900_000_000.5, "d1_conn_id": "d1_other"}
 
 
 @pytest.fixture
@@ -51,12 +50,19 @@ async def events_of(trigger: BaseTrigger) -> list[dict[str, Any]]:
 
 
 def test_serialize_covers_every_argument_and_is_plain_json() -> None:
+    assert set(REQUEST) == set(ExportRequest.__dataclass_fields__)
     path, kwargs = D1ExportTrigger(**ARGUMENTS).serialize()
     assert path == "airflow_provider_d1.triggers.d1.D1ExportTrigger"
     assert kwargs == ARGUMENTS
-    assert set(kwargs) == set(inspect.signature(D1ExportTrigger.__init__).parameters) - {"self"}
     assert json.loads(json.dumps(kwargs)) == kwargs
     assert D1ExportTrigger(**kwargs).serialize()[1] == kwargs
+
+
+def test_the_keywords_of_earlier_versions_are_read() -> None:
+    """A triggerer may be upgraded while tasks of the version before are deferred."""
+    stored = {name: value for name, value in REQUEST.items() if name not in ("exclude_tables", "timeout")}
+    trigger = D1ExportTrigger(**stored, deadline=1e9, d1_conn_id="d1_other")
+    assert trigger.serialize()[1] == {"request": stored, "deadline": 1e9, "d1_conn_id": "d1_other"}
 
 
 def test_nothing_secret_is_in_its_repr(connection: None) -> None:
@@ -74,11 +80,8 @@ async def test_every_argument_reaches_the_driver(connection: None, monkeypatch: 
     assert await events_of(D1ExportTrigger(**ARGUMENTS)) == [
         {"status": "error", "error": "D1VirtualTableError", "message": "enough seen", "retryable": False}
     ]
-    request = seen["request"]
-    assert request.tables == ("users", "Orders")
+    assert seen["request"].to_dict() == REQUEST
     assert seen["deadline"] == ARGUMENTS["deadline"]
-    for name in set(ARGUMENTS) - {"tables", "deadline", "d1_conn_id"}:
-        assert getattr(request, name) == ARGUMENTS[name], name
     assert seen["client"].credentials.token == "tok-123"
     assert seen["client"].credentials.account_id == "acc"
 
@@ -128,6 +131,15 @@ async def test_a_connection_that_does_not_exist_is_a_permanent_error() -> None:
     assert event["error"] == "D1ConfigurationError"
     assert "nowhere" in event["message"]
     assert event["retryable"] is False
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"), [({"tabels": ["users"]}, "'tabels'"), ({"max_restarts": -1}, "max_restarts")]
+)
+async def test_a_request_that_cannot_work_is_a_permanent_error(request_: dict[str, Any], words: str) -> None:
+    (event,) = await events_of(D1ExportTrigger(deadline=1e10, request=request_))
+    assert (event["error"], event["retryable"]) == ("D1ConfigurationError", False)
+    assert words in event["message"]
 
 
 async def test_no_database_anywhere_is_a_permanent_error(connection: None) -> None:

@@ -1,0 +1,119 @@
+"""Rules for arguments, checked when a DAG is parsed, when a task runs, and by the core itself."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_provider_d1.exceptions import D1ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What an argument must be: a predicate, and the same in words for the error.
+
+    :param holds: whether a value is good.
+    :param words: what the value must be.
+    :param read: how a rendered template, which is a string, becomes a value. It raises ValueError for a string that
+        means no value. None for an argument that is a string.
+    """
+
+    holds: Callable[[Any], bool]
+    words: str
+    read: Callable[[str], Any] | None = None
+
+    def check(self, name: str, value: object) -> None:
+        """Refuse a value that cannot work.
+
+        :param name: the argument's name, for the message.
+        :raises D1ConfigurationError: names the argument, what it must be and what it is.
+        """
+        if not self.holds(value):
+            shown = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
+            raise D1ConfigurationError(f"{name} must be {self.words}, not {shown}.")
+
+    def from_rendered(self, value: object) -> object:
+        """Return what a rendered template means; a string that means nothing stays, for :meth:`check` to refuse."""
+        if self.read is None or not isinstance(value, str) or self.holds(value):
+            return value
+        try:
+            return self.read(value.strip())
+        except ValueError:
+            return value
+
+
+def is_string(value: object) -> bool:
+    """Whether it is a string with something in it."""
+    return isinstance(value, str) and bool(value.strip())
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a finite number; a boolean is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+
+
+def is_integer(value: object, minimum: int = 0) -> bool:
+    """Whether it is a whole number of at least ``minimum``; a boolean is none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+
+
+def optional(rule: Rule) -> Rule:
+    """The same, or None. The strings "" and "None", as templates render None, mean None unless it is a string."""
+    read = rule.read
+    return Rule(
+        lambda value: value is None or rule.holds(value),
+        f"{rule.words}, or None",
+        None if read is None else lambda rendered: None if rendered in ("", "None") else read(rendered),
+    )
+
+
+def one_of(*choices: str | None) -> Rule:
+    """One of a few values."""
+    return Rule(lambda value: value in choices, " or ".join(repr(choice) for choice in choices))
+
+
+def string(words: str) -> Rule:
+    """A string that is not empty."""
+    return Rule(is_string, words)
+
+
+def number(words: str, holds: Callable[[float], bool]) -> Rule:
+    """A finite number for which ``holds``."""
+    return Rule(lambda value: is_number(value) and holds(value), words, float)
+
+
+def integer(minimum: int) -> Rule:
+    """A whole number of at least ``minimum``."""
+    return Rule(lambda value: is_integer(value, minimum), f"a whole number of at least {minimum}", int)
+
+
+def names(words: str, *, empty: bool = False) -> Rule:
+    """A list of strings that are not empty.
+
+    :param empty: whether the list itself may be empty.
+    """
+    return Rule(
+        lambda value: isinstance(value, list | tuple) and (empty or bool(value)) and all(map(is_string, value)),
+        words,
+        _read_literal,
+    )
+
+
+def _read_boolean(rendered: str) -> bool:
+    if rendered.lower() not in ("true", "false"):
+        raise ValueError(rendered)
+    return rendered.lower() == "true"
+
+
+def _read_literal(rendered: str) -> object:
+    try:
+        return ast.literal_eval(rendered)
+    except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise ValueError(rendered) from error
+
+
+STRING = string("a string that is not empty")
+BOOLEAN = Rule(lambda value: isinstance(value, bool), "True or False", _read_boolean)
+TABLES = names("a list with at least one table name")
