@@ -88,7 +88,7 @@ def test_a_template_where_airflow_renders_none_is_refused() -> None:
 
 
 def test_dry_run_is_named_as_the_user_wrote_it() -> None:
-    with pytest.raises(D1ConfigurationError, match="^dry_run must be True or False, not 'yes'"):
+    with pytest.raises(D1ConfigurationError, match=r"^dry_run must be True or False, not 'yes'"):
         D1StagingToWarehouseOperator(
             task_id="load", manifest="s3://b/_manifest.json", conn_id="c", schema="s", dry_run="yes"
         )

@@ -127,7 +127,7 @@ def test_excluded_tables_are_not_exported(emulator: Emulator, tmp_path: Path) ->
     source = json.loads((tmp_path / "_manifest.json").read_text())["source"]
     assert source["options"]["tables"] == ["empty one"]
     assert source["skipped"] == [{"name": "users", "reason": "excluded"}]
-    with pytest.raises(AirflowFailException, match="exclude_tables: no such table.*did you mean 'users'"):
+    with pytest.raises(AirflowFailException, match=r"exclude_tables: no such table.*did you mean 'users'"):
         to_folder(tmp_path, database="shop", exclude_tables=["user"], deferrable=False).execute(context())
 
 
