@@ -203,7 +203,7 @@ def shares(path: Path, out: Path) -> None:
     from airflow_provider_d1.staging.manifest import Source
     from airflow_provider_d1.staging.options import StagingOptions
     from airflow_provider_d1.staging.pipeline import stage
-    from airflow_provider_d1.staging.sinks import FolderSink
+    from airflow_provider_d1.storage.folder import FolderStorage
 
     seconds["start of Python, imports"] = time.process_time()
     clocked(tables, "parse_block", "parse (threads of its own)")
@@ -212,10 +212,10 @@ def shares(path: Path, out: Path) -> None:
     clocked(streams.MeteredReader, "read", "read, SHA-256 of the dump")
     clocked(store, "file_sha256", "SHA-256 of the files")
     clocked(store.PartStore, "_cast", "cast parts again (their writing included above)")
-    clocked(FolderSink, "put_file", "flush to disk, rename")
+    clocked(FolderStorage, "put_file", "flush to disk, rename")
     began = time.monotonic()
     with path.open("rb", buffering=0) as file:
-        stage(file, FolderSink(out / "staged"), StagingOptions(), Source(), temp_dir=out)
+        stage(file, FolderStorage(out / "staged"), StagingOptions(), Source(), temp_dir=out)
     wall, total = time.monotonic() - began, time.process_time()
     print("| stage | CPU s | share |\n|---|---|---|")
     for label, spent in seconds.most_common():

@@ -105,7 +105,7 @@ def measure(way: str, dump: Path) -> dict[str, float]:
     from airflow_provider_d1.staging.manifest import Source
     from airflow_provider_d1.staging.options import StagingOptions
     from airflow_provider_d1.staging.pipeline import stage
-    from airflow_provider_d1.transfers.s3_sink import S3Sink
+    from airflow_provider_d1.storage.s3 import S3Storage
 
     client = S3Hook().get_conn()
     hook = D1Hook()
@@ -119,7 +119,7 @@ def measure(way: str, dump: Path) -> dict[str, float]:
         options = StagingOptions(file_format="sql", compression=None if way == "plain" else way)
         source = Source.from_dict({**export.to_dict(), "unavailable_seconds": export.unavailable_seconds})
         with hook.download(export) as stream:
-            stage(stream, S3Sink(client, BUCKET, way), options, source)
+            stage(stream, S3Storage(client, BUCKET, way), options, source)
     return {
         "seconds": round(time.perf_counter() - started, 2),
         "cpu": round(time.process_time() - cpu, 2),

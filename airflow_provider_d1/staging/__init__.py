@@ -1,1 +1,1 @@
-"""Tables into files and a manifest, through a sink. Knows no Airflow."""
+"""Tables into files and a manifest, through a storage. Knows no Airflow."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
@@ -17,9 +18,9 @@ from typing import TYPE_CHECKING, TextIO
 from airflow_provider_d1.exceptions import D1Error
 from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Source
 from airflow_provider_d1.staging.options import COMPRESSIONS, FILE_FORMATS, StagingOptions
-from airflow_provider_d1.staging.pipeline import stage
-from airflow_provider_d1.staging.sinks import FolderSink
+from airflow_provider_d1.staging.pipeline import stage_into_folder
 from airflow_provider_d1.staging.streams import UnpackingReader
+from airflow_provider_d1.storage.folder import FolderStorage
 
 if TYPE_CHECKING:
     from airflow_provider_d1.staging.progress import Progress
@@ -94,27 +95,39 @@ def _stage(options: argparse.Namespace, *, on_terminal: bool) -> Path:
         replace=options.replace,
     )
     from_pipe = options.dump == "-"
-    with _opened(options.dump) as file, UnpackingReader(file) as dump:
-        sink = FolderSink(options.out_dir)
-        # unfinished parts beside the finished ones: they are moved into place, not copied
-        temp_dir = options.temp_dir or sink.path
-        temp_dir.mkdir(parents=True, exist_ok=True)
+    with _opened(options.dump) as file, UnpackingReader(file) as dump, _output_folder(options.out_dir) as storage:
+        if options.temp_dir is not None:
+            options.temp_dir.mkdir(parents=True, exist_ok=True)
         total = None if from_pipe else os.fstat(file.fileno()).st_size
         bar = _Bar(sys.stderr, total or None, file.tell) if on_terminal else None
         try:
-            stage(
+            stage_into_folder(
                 dump,
-                sink,
+                storage,
                 staging,
                 Source(filename=None if from_pipe else _file_name(options.dump)),
-                temp_dir=temp_dir,
+                temp_dir=options.temp_dir,
                 parse_threads=options.threads,
                 on_progress=bar,
             )
         finally:
             if bar is not None:
                 bar.clear()
-    return sink.path / MANIFEST_KEY
+        return storage.path / MANIFEST_KEY
+
+
+@contextlib.contextmanager
+def _output_folder(path: Path) -> Iterator[FolderStorage]:
+    """A storage for the output; its folder is removed again if a failed run has made it."""
+    storage = FolderStorage(path)
+    existed = storage.path.exists()
+    try:
+        yield storage
+    except BaseException:
+        if not existed:
+            with contextlib.suppress(OSError):
+                storage.path.rmdir()
+        raise
 
 
 def _opened(dump: str) -> io.BufferedReader:

@@ -10,20 +10,41 @@ from airflow_provider_d1.dump.column_types import ColumnStats, has_type_conflict
 if TYPE_CHECKING:
     from airflow_provider_d1.dump.schema import Column, TableSchema
 
-_LOSSES = (
-    ("unsafe_integers", "integer", "beyond 2^53; D1's export rounds them"),
-    ("infinities", "infinite number", "which most warehouses and all JSON refuse or change"),
-    ("ambiguous_newlines", "text", "in which D1's export makes a literal \\n or \\r a line break"),
-    ("replacement_characters", "text", "with U+FFFD, which D1's export writes for bytes that are not UTF-8"),
-)
+#: kind → noun, and what D1's export may have done to such values
+_SUSPICIONS = {
+    "unsafe_integers": ("integer", "of 2^53 and beyond, which D1's export rounds"),
+    "infinities": ("infinite number", "which most warehouses and all JSON refuse or change"),
+    "ambiguous_newlines": ("text", "of several lines, in which a line break may have been a literal \\n or \\r"),
+    "replacement_characters": ("text", "with U+FFFD, which D1's export writes for bytes that are not UTF-8"),
+}
+#: a text of three lines is counted although nothing was lost, so ``on_lossy="fail"`` passes over these
+_HARMLESS_UNTIL_CHECKED = "ambiguous_newlines"
 
 
-def lossy_lines(table: TableSchema, stats: Iterable[ColumnStats]) -> list[str]:
-    """One line for each kind of loss in each column, such as ``orders.id: 17 integers beyond 2^53; …``."""
-    return [
-        f"{table.name}.{column.name}: {_counted(seen.lossy[kind], noun)} {reason}"
+def lossy_line(table: TableSchema, stats: Iterable[ColumnStats]) -> str | None:
+    """One line about the values of a table that D1's export may have altered; None when there are none."""
+    found = [
+        f"{column.name}: {', '.join(_suspicions(seen, _SUSPICIONS))}"
         for column, seen in zip(table.columns, stats, strict=True)
-        for kind, noun, reason in _LOSSES
+        if any(seen.lossy.values())
+    ]
+    return f"Table {table.name!r}: D1's export may have altered values. {'; '.join(found)}" if found else None
+
+
+def certain_losses(table: TableSchema, stats: Iterable[ColumnStats]) -> list[str]:
+    """One entry for each column that ``on_lossy="fail"`` fails for, such as ``orders.id: 17 integers of 2^53 …``."""
+    kinds = [kind for kind in _SUSPICIONS if kind != _HARMLESS_UNTIL_CHECKED]
+    return [
+        f"{table.name}.{column.name}: {', '.join(found)}"
+        for column, seen in zip(table.columns, stats, strict=True)
+        if (found := _suspicions(seen, kinds))
+    ]
+
+
+def _suspicions(seen: ColumnStats, kinds: Iterable[str]) -> list[str]:
+    return [
+        f"{_counted(seen.lossy[kind], _SUSPICIONS[kind][0])} {_SUSPICIONS[kind][1]}"
+        for kind in kinds
         if seen.lossy[kind]
     ]
 

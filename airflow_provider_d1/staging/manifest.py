@@ -1,7 +1,8 @@
 """The manifest: the one file that says what a staging run wrote. It is written last, so its presence is the commit.
 
-Version 1. Everything is a frozen value with ``to_dict`` and a validating ``from_dict``; keys that a newer minor version
-may add are ignored, a missing or malformed one is a :class:`D1ManifestError` that names it.
+Version 2; version 1, without ``run`` and ``extract``, can be read too. Everything is a frozen value with ``to_dict``
+and a validating ``from_dict``; unknown keys are ignored, a missing or malformed one is a :class:`D1ManifestError` that
+names it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from airflow_provider_d1.staging.options import FILE_FORMATS, FileFormat
 if TYPE_CHECKING:
     from airflow_provider_d1.staging.manifest_fields import Json
 
-VERSION = 1
+VERSION = 2
+_READABLE_VERSIONS = (1, 2)
 MANIFEST_KEY = "_manifest.json"
 
 #: Arrow type names that a staged column can have
@@ -181,6 +183,11 @@ class TableEntry:
         facts = [[c.name, c.declared_type, c.type, c.nullable, c.primary_key] for c in self.columns]
         return hashlib.sha256(json.dumps(facts, ensure_ascii=False).encode("utf-8")).hexdigest()
 
+    @property
+    def primary_key(self) -> tuple[str, ...]:
+        """Names of the primary key's columns in the files, in the key's order; empty without one."""
+        return tuple(c.name for c in sorted(self.columns, key=lambda c: c.primary_key) if c.primary_key)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
         generated = {"generated": list(self.generated)} if self.generated else {}
@@ -189,6 +196,7 @@ class TableEntry:
             "rows": self.rows,
             "ddl": self.ddl,
             "schema_hash": self.schema_hash,
+            "primary_key": list(self.primary_key),
             "columns": [column.to_dict() for column in self.columns],
             **generated,
             "files": [file.to_dict() for file in self.files],
@@ -347,7 +355,9 @@ class DumpEntry:
 class Manifest:
     """What one staging run wrote: ``tables`` with their files, or for ``format="sql"`` the one file in ``files``.
 
-    ``binary_encoding`` is ``"hex"`` (upper-case) for the text formats, None where binary values are stored as they are.
+    ``run`` names the run and its folder; None in a manifest of version 1. ``extract`` is the method by which the rows
+    were read from D1. ``binary_encoding`` is ``"hex"`` (upper-case) for the text formats, None where binary values are
+    stored as they are.
     """
 
     created_at: str
@@ -359,6 +369,8 @@ class Manifest:
     tables: tuple[TableEntry, ...] = ()
     files: tuple[FileEntry, ...] = ()
     binary_encoding: str | None = None
+    run: str | None = None
+    extract: str = "export"
 
     @property
     def all_files(self) -> tuple[FileEntry, ...]:
@@ -377,11 +389,13 @@ class Manifest:
         return sum(file.bytes for file in self.all_files)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON, version 1."""
+        """Plain JSON, version 2."""
         data: dict[str, Any] = {
             "version": VERSION,
+            "run": self.run,
             "created_at": self.created_at,
             "provider_version": self.provider_version,
+            "extract": {"method": self.extract},
             "source": self.source.to_dict(),
             "dump": self.dump.to_dict(),
             "format": self.format,
@@ -403,8 +417,11 @@ class Manifest:
         """
         if not isinstance(data, Mapping):
             raise D1ManifestError("Manifest: not a JSON object")
-        if data.get("version") != VERSION:
-            raise D1ManifestError(f"Manifest: version {data.get('version')!r} is unknown here; this reads {VERSION}")
+        version = data.get("version")
+        if version not in _READABLE_VERSIONS or isinstance(version, bool):
+            raise D1ManifestError(
+                f"Manifest: version {version!r} is unknown; this release of airflow-provider-d1 reads 1 and 2"
+            )
         file_format = read.text(data, "format", "")
         if file_format not in FILE_FORMATS:
             raise D1ManifestError(f"Manifest: format is {file_format!r}, not one of {', '.join(FILE_FORMATS)}")
@@ -419,6 +436,8 @@ class Manifest:
             tables=() if sql else read.each(data, "tables", "", TableEntry.from_dict),
             files=read.each(data, "files", "", FileEntry.from_dict) if sql else (),
             binary_encoding=read.optional(data, "binary_encoding", "", read.text),
+            run=read.optional(data, "run", "", read.text),
+            extract="export" if version == 1 else read.text(read.mapping(data, "extract", ""), "method", "extract"),
         )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
+import string
 from collections.abc import Iterable, Sequence
-
-from airflow_provider_d1.exceptions import D1ConfigurationError
 
 #: long enough for any sane table, short enough that prefix, folder and file stay far below every store's limit
 MAX_FOLDER_LENGTH = 100
@@ -58,6 +58,7 @@ class Folders:
         return folder
 
 
+_ASCII_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
@@ -68,30 +69,32 @@ def snake_case(name: str) -> str:
     return stripped or "column"
 
 
-def file_column_names(table: str, columns: Sequence[str], *, snake: bool, audit: Iterable[str] = ()) -> tuple[str, ...]:
-    """Name the columns of a table's files.
+def file_column_names(columns: Sequence[str], *, snake: bool, audit: Iterable[str] = ()) -> tuple[str, ...]:
+    """Name the columns of a table's files: their names in D1, or those in snake_case.
 
-    :param table: the table, for the message.
+    Where two would get one name, the column that has this name in D1 keeps it, and each other one gets the first free
+    number: ``order_id``, ``order_id_2``. Names are compared as SQLite does it, by ASCII case only: ``É`` and ``é`` are
+    two columns.
+
     :param columns: the columns' names in D1.
     :param snake: turn them into snake_case.
-    :param audit: columns that staging adds; their names must be free.
-    :raises D1ConfigurationError: when two columns would get one name (case does not count); the message names both.
+    :param audit: columns that staging adds; they keep their names.
     """
-    taken = {name.casefold(): name for name in audit}
-    audits = set(taken)
-    names: list[str] = []
-    for column in columns:
-        name = snake_case(column) if snake else column
-        other = taken.get(name.casefold())
-        if other is not None and name.casefold() in audits:
-            raise D1ConfigurationError(
-                f"Table {table!r} already has a column {column!r}, which audit_columns=True would add as {other!r}"
-            )
-        if other is not None:
-            raise D1ConfigurationError(
-                f"Columns {other!r} and {column!r} of table {table!r} would both be called {name!r} in the staged files"
-                f"{'; use column_names=preserve' if snake else ''}"
-            )
-        taken[name.casefold()] = column
-        names.append(name)
-    return tuple(names)
+    wanted = [snake_case(column) if snake else column for column in columns]
+    taken = {_folded(name) for name in audit}
+    names: dict[int, str] = {}
+    # unchanged names first, then the others in order
+    for index in sorted(range(len(columns)), key=lambda index: (wanted[index] != columns[index], index)):
+        if _folded(wanted[index]) not in taken:
+            names[index] = wanted[index]
+            taken.add(_folded(wanted[index]))
+    for index, name in enumerate(wanted):
+        if index not in names:
+            numbered = (f"{name}_{number}" for number in itertools.count(2))
+            names[index] = next(candidate for candidate in numbered if _folded(candidate) not in taken)
+            taken.add(_folded(names[index]))
+    return tuple(names[index] for index in range(len(columns)))
+
+
+def _folded(name: str) -> str:
+    return name.translate(_ASCII_LOWER)

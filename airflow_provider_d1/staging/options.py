@@ -35,7 +35,9 @@ class StagingOptions:
     :param parse_temporal: make a text column a timestamp or a date when every value in it parses the same way.
     :param audit_columns: add ``_d1_database``, ``_d1_bookmark`` and ``_loaded_at`` to every table.
     :param column_names: ``"preserve"`` D1's names or turn them into ``"snake_case"``.
-    :param replace: False refuses to stage where a manifest already stands.
+    :param replace: False refuses a place that already has a manifest; ``"any"`` also replaces the runs of another
+        database, which are refused otherwise.
+    :param keep_runs: how many complete runs stay in a prefix, the new one included; None keeps all.
     :raises D1ConfigurationError: for a value that cannot work; the message names the parameter.
     """
 
@@ -48,7 +50,8 @@ class StagingOptions:
     parse_temporal: bool = False
     audit_columns: bool = False
     column_names: Literal["preserve", "snake_case"] = "preserve"
-    replace: bool = True
+    replace: bool | Literal["any"] = True
+    keep_runs: int | None = 2
 
     def __post_init__(self) -> None:
         _one_of("file_format", self.file_format, FILE_FORMATS)
@@ -57,16 +60,24 @@ class StagingOptions:
         _one_of("on_lossy", self.on_lossy, ("warn", "fail", "ignore"))
         _one_of("on_type_conflict", self.on_type_conflict, ("widen", "fail"))
         _one_of("column_names", self.column_names, ("preserve", "snake_case"))
-        if isinstance(self.max_part_bytes, bool) or not isinstance(self.max_part_bytes, int) or self.max_part_bytes < 1:
+        if not _is_positive(self.max_part_bytes):
             raise D1ConfigurationError(
                 f"max_part_bytes must be a positive number of bytes, not {self.max_part_bytes!r}"
             )
+        if not isinstance(self.replace, bool) and self.replace != "any":
+            raise D1ConfigurationError(f"replace must be True, False or 'any', not {self.replace!r}")
+        if self.keep_runs is not None and not _is_positive(self.keep_runs):
+            raise D1ConfigurationError(f"keep_runs must be a positive number of runs, or None, not {self.keep_runs!r}")
 
     @property
     def codec(self) -> str | None:
         """The compression in force; None for files stored as they are."""
         chosen = self.compression or COMPRESSIONS[self.file_format][0]
         return None if chosen == "none" else chosen
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -1,30 +1,78 @@
-"""The way of a dump into staging, whole: choose the format's way, and end with a manifest or without a trace."""
+"""Stage a dump: write the files, then the manifest; on failure remove everything."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from airflow_provider_d1 import __version__
 from airflow_provider_d1.staging.manifest import DumpEntry, FileEntry, Manifest, Source, TableEntry
-from airflow_provider_d1.staging.options import StagingOptions
+from airflow_provider_d1.staging.output_folder import OutputFolder
+from airflow_provider_d1.staging.prefix import Prefix
 from airflow_provider_d1.staging.progress import Progress, ProgressMeter
-from airflow_provider_d1.staging.raw import KEPT_CODEC, dump_files, store_dump
-from airflow_provider_d1.staging.run import StagingRun
+from airflow_provider_d1.staging.raw import KEPT_CODEC, store_dump
+from airflow_provider_d1.staging.staging_run import StagingRun, new_run_id
 from airflow_provider_d1.staging.streams import MeteredReader, Readable
 from airflow_provider_d1.staging.work_folder import work_folder
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.staging.sinks import Sink
+    from airflow_provider_d1.staging.options import StagingOptions
+    from airflow_provider_d1.storage.base import Storage
+    from airflow_provider_d1.storage.folder import FolderStorage
 
-__all__ = ["StagingOptions", "stage"]
+
+class Destination(Protocol):
+    """How a run becomes visible to readers, or disappears."""
+
+    def check(self) -> None:
+        """Refuse what may not be replaced, before anything is written."""
+
+    def publish(self, run: StagingRun, manifest: Manifest) -> None:
+        """Verify the run's files and make its manifest the current one."""
+
+    def abandon(self, run: StagingRun) -> None:
+        """Remove the files of a run that failed; must not raise."""
 
 
 def stage(
     dump: Readable,
-    sink: Sink,
+    storage: Storage,
+    options: StagingOptions,
+    source: Source,
+    *,
+    owner: str | None = None,
+    temp_dir: Path | None = None,
+    parse_threads: int = 2,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Manifest:
+    """Stage a dump as a new run in a prefix: files in a folder of its own, and its manifest last.
+
+    A run that fails leaves no files; runs before it and beside it are not touched.
+
+    :param dump: the uncompressed dump; only ``read(n)`` is called, from one thread. The caller closes it.
+    :param storage: rooted at the prefix.
+    :param options: how.
+    :param source: where the dump came from, for the manifest.
+    :param owner: what is retried as a whole; see :func:`~airflow_provider_d1.staging.staging_run.new_run_id`.
+    :param temp_dir: for a few unfinished parts; the system's folder for temporary files by default.
+    :param parse_threads: more than two do not help; one takes less memory, none does everything in this thread.
+    :param on_progress: called in this thread after every piece of the dump; must be quick.
+    :raises D1DumpError: when the dump is malformed, with its byte offset.
+    :raises D1FidelityError: with ``on_lossy="fail"``, naming the columns.
+    :raises D1TypeConflictError: with ``on_type_conflict="fail"``, naming the columns.
+    :raises D1StagingError: when files did not arrive whole, or there is a manifest and ``replace`` is False.
+    :raises D1ConfigurationError: when the prefix has runs of another database.
+    """
+    prefix = Prefix(storage, source, replace=options.replace, keep_runs=options.keep_runs)
+    run = StagingRun(storage, new_run_id(owner))
+    return _stage(dump, prefix, run, options, source, temp_dir, parse_threads, on_progress)
+
+
+def stage_into_folder(
+    dump: Readable,
+    storage: FolderStorage,
     options: StagingOptions,
     source: Source,
     *,
@@ -32,31 +80,39 @@ def stage(
     parse_threads: int = 2,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Manifest:
-    """Turn a dump into staged files and write the manifest last.
+    """Stage a dump as the only run of a local folder, as the command line does; parameters as of :func:`stage`.
 
-    A run that fails leaves the prefix as it found it: an older manifest and its files stay whole.
+    The files are written to a temporary folder inside it and moved into place when all are complete. An earlier staging
+    in the folder is replaced only then.
 
-    :param dump: the uncompressed dump; only ``read(n)`` is called, from one thread. The caller closes it.
-    :param sink: where the files go.
-    :param options: how.
-    :param source: where the dump came from, for the manifest.
-    :param temp_dir: where a few unfinished parts may lie for a while; the system's folder for such things by default.
-    :param parse_threads: more than two do not help; one takes less memory, none does everything in this thread.
-    :param on_progress: called in this thread after every piece of the dump; must be quick.
-    :raises D1DumpError: for what is no dump, with its byte offset.
-    :raises D1FidelityError: with ``on_lossy="fail"``, naming the columns.
-    :raises D1TypeConflictError: with ``on_type_conflict="fail"``, naming the columns.
-    :raises D1StagingError: when files did not arrive whole, or a manifest stands and ``replace`` is False.
-    :raises D1ConfigurationError: when column names collide.
+    :param temp_dir: the folder itself by default.
     """
-    run = StagingRun(sink, replace=options.replace)
+    # unfinished parts are on the same file system as finished ones, so they are moved and not copied
+    storage.path.mkdir(parents=True, exist_ok=True)
+    with work_folder(storage.path) as build:
+        run = StagingRun(storage, new_run_id(), folder=f"{build.name}/staged", listed_in="")
+        folder = OutputFolder(storage, replace=options.replace is not False)
+        return _stage(dump, folder, run, options, source, temp_dir or build, parse_threads, on_progress)
+
+
+def _stage(
+    dump: Readable,
+    destination: Destination,
+    run: StagingRun,
+    options: StagingOptions,
+    source: Source,
+    temp_dir: Path | None,
+    parse_threads: int,
+    on_progress: Callable[[Progress], None] | None,
+) -> Manifest:
+    destination.check()
     meter = ProgressMeter(on_progress)
     try:
-        run.begin(dump_files(options, source))
         metered = MeteredReader(dump, on_bytes=meter.add_bytes)
         if options.file_format == "sql":
             stored = store_dump(metered, run, source, options.codec)
-            manifest = _manifest(options, source, DumpEntry(metered.length, metered.sha256), files=(stored,))
+            entry = DumpEntry(metered.length, metered.sha256)
+            manifest = _manifest(run, options, source, entry, files=(stored,))
         else:
             from airflow_provider_d1.staging.tables import stage_tables
 
@@ -65,16 +121,17 @@ def stage(
                     metered, run, options, source, work=work, meter=meter, parse_threads=parse_threads
                 )
             entry = DumpEntry(metered.length, metered.sha256, staged.kept, KEPT_CODEC if staged.kept else None)
-            manifest = _manifest(options, source, entry, tables=staged.tables)
-        run.commit(manifest)
+            manifest = _manifest(run, options, source, entry, tables=staged.tables)
+        destination.publish(run, manifest)
     except BaseException:
-        run.rollback()
+        destination.abandon(run)
         raise
     meter.finish()
     return manifest
 
 
 def _manifest(
+    run: StagingRun,
     options: StagingOptions,
     source: Source,
     dump: DumpEntry,
@@ -83,6 +140,7 @@ def _manifest(
     files: tuple[FileEntry, ...] = (),
 ) -> Manifest:
     return Manifest(
+        run=run.id,
         created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         provider_version=__version__,
         source=source,

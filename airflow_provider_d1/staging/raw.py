@@ -1,4 +1,4 @@
-"""The dump as it came: one stream from the download into the sink, neither whole in memory nor on disk."""
+"""The dump as it came: one stream from the download into the storage, neither whole in memory nor on disk."""
 
 from __future__ import annotations
 
@@ -12,18 +12,10 @@ from airflow_provider_d1.staging.streams import CHUNK, SUFFIXES, CompressingRead
 
 if TYPE_CHECKING:
     from airflow_provider_d1.staging.manifest import FileEntry, Source
-    from airflow_provider_d1.staging.options import StagingOptions
-    from airflow_provider_d1.staging.run import StagingRun
+    from airflow_provider_d1.staging.staging_run import StagingRun
 
 #: compression of a dump that is kept beside its tables: as fast as gzip and smaller
 KEPT_CODEC = "zstd"
-
-
-def dump_files(options: StagingOptions, source: Source) -> list[str]:
-    """Names of the dumps that a run stores (one or none), as they are in an empty prefix."""
-    if options.file_format == "sql":
-        return [_dump_name(source) + _suffix(options.codec)]
-    return [_dump_name(source) + _suffix(KEPT_CODEC)] if options.keep_dump else []
 
 
 def _dump_name(source: Source) -> str:
@@ -39,7 +31,7 @@ def _suffix(codec: str | None) -> str:
 
 
 def store_dump(dump: Readable, run: StagingRun, source: Source, codec: str | None) -> FileEntry:
-    """Stream a dump into the run's sink.
+    """Stream a dump into the run's storage.
 
     :param dump: the uncompressed dump.
     :param codec: ``"gzip"``, ``"zstd"``, or None to store it as it is.
@@ -50,9 +42,9 @@ def store_dump(dump: Readable, run: StagingRun, source: Source, codec: str | Non
         outgoing = dump if isinstance(dump, MeteredReader) else MeteredReader(dump)
     else:
         outgoing = MeteredReader(CompressingReader(dump, codec))
-    # the sink must never meet a short read: boto3 takes one for the end of the stream and reports success
+    # the storage must never meet a short read: boto3 takes one for the end of the stream and reports success
     with io.BufferedReader(outgoing, CHUNK) as stream:
-        length = run.sink.put_stream(key, stream)
+        length = run.storage.put_stream(key, stream)
     if length != outgoing.length:
-        raise D1StagingError(f"{run.sink.uri(key)} should have {outgoing.length} bytes but has {length}")
+        raise D1StagingError(f"{run.storage.uri(key)} should have {outgoing.length} bytes but has {length}")
     return run.stored(key, length=length, sha256=outgoing.sha256)

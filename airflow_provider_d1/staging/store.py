@@ -1,4 +1,4 @@
-"""Finished parts on their way into the sink, and those of the wrong type on their way back for a cast."""
+"""Finished parts on their way into the storage, and those of the wrong type on their way back for a cast."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from airflow_provider_d1.dump.column_types import ColumnStats
     from airflow_provider_d1.staging.formats import TableFormat
     from airflow_provider_d1.staging.manifest import FileEntry
-    from airflow_provider_d1.staging.run import StagingRun
+    from airflow_provider_d1.staging.staging_run import StagingRun
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class TableDone:
 
 @dataclass(frozen=True)
 class _Held:
-    """A part with its key; in the sink as ``entry``, or else still here."""
+    """A part with its key; in the storage as ``entry``, or else still here."""
 
     key: str
     part: LocalPart
@@ -89,7 +89,7 @@ class PartStore:
     def _put(self, key: str, part: LocalPart) -> _Held:
         length = part.path.stat().st_size
         digest = file_sha256(part.path)
-        self._run.sink.put_file(key, part.path)
+        self._run.storage.put_file(key, part.path)
         part.path.unlink(missing_ok=True)
         return _Held(key, part, self._run.stored(key, length=length, sha256=digest, rows=part.rows))
 
@@ -114,7 +114,7 @@ class PartStore:
             self._kept_bytes -= part.path.stat().st_size
         else:
             part = replace(part, path=self._new_path())
-            self._run.sink.fetch(held.key, part.path)
+            self._run.storage.fetch(held.key, part.path)
         result: list[_Held] = []
         for path, rows in self._recast(part, done):
             key = self._next_key(plan) if result else held.key

@@ -14,9 +14,9 @@ from airflow_provider_d1.dump.column_types import settle_newlines
 from airflow_provider_d1.dump.reader import TableStarted
 from airflow_provider_d1.exceptions import D1FidelityError, D1TypeConflictError
 from airflow_provider_d1.staging.audit import AuditColumns, type_name
-from airflow_provider_d1.staging.fidelity import conflict_lines, lossy_lines
+from airflow_provider_d1.staging.fidelity import certain_losses, conflict_lines, lossy_line
 from airflow_provider_d1.staging.manifest import ColumnEntry, LossyCounts, Source, StorageCounts, TableEntry
-from airflow_provider_d1.staging.names import Folders, file_column_names
+from airflow_provider_d1.staging.names import Folders, file_column_names, snake_case
 from airflow_provider_d1.staging.parts import MOST_BLOCKS, LocalPart, TablePlan, TableWriter
 from airflow_provider_d1.staging.store import PartDone, PartStore, TableDone
 
@@ -48,15 +48,19 @@ class Planner:
         self._metadata = {key: value for key, value in facts.items() if value is not None}
 
     def plan(self, schema: TableSchema) -> TablePlan:
-        """Plan a table.
-
-        :raises D1ConfigurationError: when two columns would have one name.
-        """
-        names = [column.name for column in schema.columns]
+        """Plan a table; a column that cannot keep its name is logged."""
+        columns = [column.name for column in schema.columns]
+        names = file_column_names(columns, snake=self._snake, audit=self._audit.names)
+        for column, name in zip(columns, names, strict=True):
+            natural = snake_case(column) if self._snake else column
+            if name != natural:
+                logger.warning(
+                    "Table %r: column %r is staged as %r, because %r is taken", schema.name, column, name, natural
+                )
         return TablePlan(
             schema=schema,
             folder=self._folders.folder_of(schema.name),
-            names=file_column_names(schema.name, names, snake=self._snake, audit=self._audit.names),
+            names=names,
             audit=self._audit,
             metadata={**self._metadata, "d1.table": schema.name},
         )
@@ -165,7 +169,7 @@ class TableRouter:
             self._emit(PartDone(writer.plan, part))
 
     def _judge(self) -> None:
-        losses = [line for w in self._writers.values() for line in lossy_lines(w.plan.schema, w.stats)]
+        tables = [(writer.plan.schema, writer.stats) for writer in self._writers.values()]
         conflicts = [
             line
             for w in self._writers.values()
@@ -173,13 +177,14 @@ class TableRouter:
         ]
         if conflicts and self._options.on_type_conflict == "fail":
             raise D1TypeConflictError("; ".join(conflicts))
-        if losses and self._options.on_lossy == "fail":
+        if self._options.on_lossy == "fail" and (losses := [e for t in tables for e in certain_losses(*t)]):
             raise D1FidelityError("; ".join(losses))
         for line in conflicts:
             logger.warning("%s", line)
         if self._options.on_lossy == "warn":
-            for line in losses:
-                logger.warning("%s", line)
+            for schema, stats in tables:
+                if suspicion := lossy_line(schema, stats):
+                    logger.warning("%s", suspicion)
 
     def _log_fallbacks(self) -> None:
         if self._fallbacks:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from airflow_provider_d1.staging.manifest import FileEntry, Source, TableEntry
     from airflow_provider_d1.staging.options import StagingOptions
     from airflow_provider_d1.staging.progress import ProgressMeter
-    from airflow_provider_d1.staging.run import StagingRun
+    from airflow_provider_d1.staging.staging_run import StagingRun
 
 _BLOCKS_AHEAD = 2
 
@@ -65,7 +65,7 @@ def stage_tables(
     planner = Planner(source, options)
     reader = DumpReader(temporal=options.parse_temporal)
     kept: list[FileEntry] = []
-    with contextlib.ExitStack() as after_the_crew, Crew(run.sink.cancel) as crew:
+    with contextlib.ExitStack() as after_the_crew, Crew(run.storage.cancel) as crew:
         if options.keep_dump:
             chunks: Channel[bytes] = crew.channel(4)
             crew.start("dump", lambda: kept.append(store_dump(_Chunks(chunks), run, source, KEPT_CODEC)))

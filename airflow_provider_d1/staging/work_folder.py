@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from airflow_provider_d1.staging.sinks import WORK_PREFIX
+from airflow_provider_d1.storage.folder import WORK_PREFIX
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from airflow_provider_d1.transfers.staging import D1ToStagingOperator
 from airflow_provider_d1.validation import Rule
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.staging.sinks import Sink
+    from airflow_provider_d1.storage.base import Storage
 
 PATH_RULES: Mapping[str, Rule] = {
     "path": Rule(
@@ -21,13 +21,13 @@ PATH_RULES: Mapping[str, Rule] = {
 
 
 class D1ToObjectStorageOperator(D1ToStagingOperator):
-    """Stage a D1 database under ``path``: ``{path}/{table}/part-00000.parquet`` … and last ``{path}/_manifest.json``.
+    """Stage a D1 database under ``path``: ``{path}/{run}/{table}/part-00000.parquet`` … and ``{path}/_manifest.json``.
 
     Each database needs a path of its own. For S3,
     :class:`~airflow_provider_d1.transfers.d1_to_s3.D1ToS3Operator` is faster and also clears away unfinished uploads.
 
     :param path: what ``ObjectStoragePath`` takes: ``gs://connection@bucket/prefix``, ``abfs://…``, ``file:///…``. The
-        store's provider package must be installed. A run replaces what an earlier one has staged there. (templated)
+        store's provider package must be installed. (templated)
 
     All parameters of :class:`~airflow_provider_d1.transfers.staging.D1ToStagingOperator` apply too.
     """
@@ -42,14 +42,14 @@ class D1ToObjectStorageOperator(D1ToStagingOperator):
         self.path = path
         check_arguments(self, PATH_RULES)
 
-    def sink(self) -> Sink:
+    def storage(self) -> Storage:
         """The prefix of the store; a local folder is written with the atomic renames that it allows."""
         from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-        from airflow_provider_d1.staging.sinks import FolderSink
-        from airflow_provider_d1.transfers.object_storage_sink import ObjectStorageSink
+        from airflow_provider_d1.storage.folder import FolderStorage
+        from airflow_provider_d1.storage.object_storage import ObjectStorage
 
         path = ObjectStoragePath(self.path)
         if path.protocol in ("", "file", "local"):
-            return FolderSink(path.path)
-        return ObjectStorageSink(path)
+            return FolderStorage(path.path)
+        return ObjectStorage(path)

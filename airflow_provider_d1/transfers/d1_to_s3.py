@@ -10,7 +10,7 @@ from airflow_provider_d1.transfers.staging import D1ToStagingOperator
 from airflow_provider_d1.validation import STRING, Rule, optional
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.staging.sinks import Sink
+    from airflow_provider_d1.storage.base import Storage
 
 S3_RULES: Mapping[str, Rule] = {
     "s3_bucket": Rule(
@@ -27,13 +27,13 @@ S3_RULES: Mapping[str, Rule] = {
 
 
 class D1ToS3Operator(D1ToStagingOperator):
-    """Stage a D1 database in S3: ``{s3_prefix}/{table}/part-00000.parquet`` … and last ``{s3_prefix}/_manifest.json``.
+    """Stage a D1 database in S3: ``{s3_prefix}/{run}/{table}/part-00000.parquet`` … and ``{s3_prefix}/_manifest.json``.
 
     Each database needs a prefix of its own: ``s3_prefix="d1/{{ task.database }}"`` gives one to each task of an
     ``.expand(database=[…])``.
 
     :param s3_bucket: the bucket's name. (templated)
-    :param s3_prefix: where in the bucket. A run replaces what an earlier one has staged there. (templated)
+    :param s3_prefix: where in the bucket. (templated)
     :param aws_conn_id: Airflow connection for S3, None for boto3's own ways to find credentials. (templated)
     :param extra_args: boto3's ``ExtraArgs`` of each upload (KMS key, storage class, tags …), on top of the
         connection's. (templated)
@@ -68,10 +68,10 @@ class D1ToS3Operator(D1ToStagingOperator):
         self.extra_args = extra_args
         check_arguments(self, S3_RULES)
 
-    def sink(self) -> Sink:
+    def storage(self) -> Storage:
         """The prefix of the bucket."""
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
-        from airflow_provider_d1.transfers.s3_sink import S3Sink
+        from airflow_provider_d1.storage.s3 import S3Storage
 
-        return S3Sink(S3Hook(aws_conn_id=self.aws_conn_id), self.s3_bucket, self.s3_prefix, self.extra_args)
+        return S3Storage(S3Hook(aws_conn_id=self.aws_conn_id), self.s3_bucket, self.s3_prefix, self.extra_args)

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.models import D1Export
     from airflow_provider_d1.staging.manifest import Manifest
     from airflow_provider_d1.staging.options import FileFormat
-    from airflow_provider_d1.staging.sinks import Sink
+    from airflow_provider_d1.storage.base import Storage
     from airflow_provider_d1.validation import Rule
 
 
 class D1ToStagingOperator(D1ExportOperator):
-    """Stage a D1 database as typed files with a manifest; where to is a subclass's matter (:meth:`sink`).
+    """Stage a D1 database as typed files with a manifest; a subclass says where (:meth:`storage`).
 
     Given ``export``, that export is staged. Otherwise the database is exported first, deferring, and staged when the
     triggerer reports the end.
@@ -42,13 +42,19 @@ class D1ToStagingOperator(D1ExportOperator):
     :param parse_temporal: make a text column a timestamp or a date when every value in it parses the same way.
     :param audit_columns: add ``_d1_database``, ``_d1_bookmark`` and ``_loaded_at`` to every table.
     :param column_names: ``"preserve"`` D1's names or turn them into ``"snake_case"``.
-    :param replace: replace what an earlier run has staged there; False refuses.
-    :param temp_dir: where a few unfinished files may lie for a while; None for the worker's temporary folder.
+    :param replace: False refuses a place that already has a manifest. A place with runs of another database is refused
+        before the export, unless ``"any"`` says that they may be replaced.
+    :param keep_runs: how many complete runs stay, the new one included, so that a load in progress keeps its files.
+        More than 2 makes backups with retention; None never removes a run.
+    :param temp_dir: for a few unfinished files; None for the worker's temporary folder.
 
     All parameters of :class:`~airflow_provider_d1.operators.d1.D1ExportOperator` apply too. Returns::
 
-        {"manifest": "…/_manifest.json", "database_id": …, "bookmark": …, "rows": …, "bytes": …,
-         "tables": {"users": {"rows": 3, "uris": ["…"]}}}
+        {"manifest": "…/<run>/_manifest.json", "latest": "…/_manifest.json", "run": "20261127T020000Z-3f9c1a",
+         "database_id": …, "bookmark": …, "rows": …, "bytes": …, "tables": {"users": {"rows": 3, "uris": ["…"]}}}
+
+    ``manifest`` is this run's own and does not change, so a task that loads it loads this run. ``latest`` is the
+    manifest of the newest run. Two runs at once do not disturb each other.
 
     Where Airflow has a ``task_state_store`` (3.3), a retry within the URL's hour stages the export that an earlier try
     has finished instead of blocking the database again.
@@ -70,7 +76,8 @@ class D1ToStagingOperator(D1ExportOperator):
         parse_temporal: bool = False,
         audit_columns: bool = False,
         column_names: Literal["preserve", "snake_case"] = "preserve",
-        replace: bool = True,
+        replace: bool | Literal["any"] = True,
+        keep_runs: int | None = 2,
         temp_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -86,8 +93,9 @@ class D1ToStagingOperator(D1ExportOperator):
         self.audit_columns = audit_columns
         self.column_names = column_names
         self.replace = replace
+        self.keep_runs = keep_runs
         self.temp_dir = temp_dir
-        flags = ("keep_dump", "parse_temporal", "audit_columns", "replace")
+        flags = ("keep_dump", "parse_temporal", "audit_columns")
         check_arguments(self, dict.fromkeys(flags, BOOLEAN))
         self._staging_options()
         self._refuse_without_schema(self.no_schema is True)
@@ -95,21 +103,20 @@ class D1ToStagingOperator(D1ExportOperator):
             raise D1ConfigurationError("Pass export, what to stage, or database, what to export first; not both.")
 
     @abstractmethod
-    def sink(self) -> Sink:
-        """Where the files go; called in the worker only."""
+    def storage(self) -> Storage:
+        """Where the runs go; called in the worker only."""
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Stage what is exported already, or export first."""
         with no_pointless_retry():
             check_rendered_arguments(self, self.rules)
             if self.export is not None:
-                return self._stage_given()
+                return self._stage_given(context)
             earlier = self._finished_export(context).get()
             if earlier is not None:
                 self.log.info("An earlier try has exported the database: no new export.")
                 return self.finish(context, earlier)
-            if not self.replace:
-                self._refuse_what_stands()
+            self._check_prefix()
         return super().execute(context)
 
     def finish(self, context: Context, export: D1Export) -> dict[str, Any]:
@@ -118,7 +125,7 @@ class D1ToStagingOperator(D1ExportOperator):
         finished = self._finished_export(context)
         finished.put(export)
         try:
-            result = self._stage(export)
+            result = self._stage(context, export)
         except D1SealError as error:
             finished.forget()
             # the connection's token was changed while the task was deferred: a retry exports with the new one
@@ -130,16 +137,14 @@ class D1ToStagingOperator(D1ExportOperator):
         finished.forget()
         return result
 
-    def _refuse_what_stands(self) -> None:
-        """Before the export: it would block the database in vain."""
-        from airflow_provider_d1.staging.manifest import MANIFEST_KEY
-        from airflow_provider_d1.staging.run import already_stands
+    def _check_prefix(self) -> None:
+        """Refuse the place before the export, which would make the database unavailable for nothing."""
+        from airflow_provider_d1.staging.prefix import check_prefix
 
-        sink = self.sink()
-        if sink.read_bytes(MANIFEST_KEY) is not None:
-            raise already_stands(sink)
+        hook = self.hook()
+        check_prefix(self.storage(), self.replace, None, hook.database or hook.get_settings().database)
 
-    def _stage_given(self) -> dict[str, Any]:
+    def _stage_given(self, context: Context) -> dict[str, Any]:
         """Stage what another task exported."""
         from airflow_provider_d1.cloudflare.models import D1Export
 
@@ -154,27 +159,32 @@ class D1ToStagingOperator(D1ExportOperator):
         self._refuse_without_schema(export.options.no_schema)
         self._report(export)
         try:
-            return self._stage(export)
+            return self._stage(context, export)
         except D1SignedUrlExpiredError as error:
             # this task cannot get another URL, so its retries would all meet the same
             raise D1SignedUrlExpiredError(str(error), retryable=False) from error
 
-    def _stage(self, export: D1Export) -> dict[str, Any]:
-        from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Source
+    def _stage(self, context: Context, export: D1Export) -> dict[str, Any]:
+        from airflow_provider_d1.staging.manifest import Source
         from airflow_provider_d1.staging.pipeline import stage
 
         source = Source.from_dict({**export.to_dict(), "unavailable_seconds": export.unavailable_seconds})
-        sink = self.sink()
+        storage = self.storage()
         temp_dir = None if self.temp_dir is None else Path(self.temp_dir)
+        options = self._staging_options()
         with self.hook().download(export) as dump:
             if dump.content_length is not None:
-                self.log.info("The dump %s has %d bytes.", export.filename, dump.content_length)
-            manifest = stage(dump, sink, self._staging_options(), source, temp_dir=temp_dir)
-        uri = sink.uri(MANIFEST_KEY)
+                self.log.info("Downloading the dump: file=%s bytes=%d", export.filename, dump.content_length)
+            manifest = stage(dump, storage, options, source, owner=_owner(context), temp_dir=temp_dir)
+        result = summary(manifest, storage)
         self.log.info(
-            "Staged %d tables, %d rows in %d bytes: %s", len(manifest.tables), manifest.rows, manifest.bytes, uri
+            "Staged: tables=%d rows=%d bytes=%d manifest=%s",
+            len(manifest.tables),
+            manifest.rows,
+            manifest.bytes,
+            result["manifest"],
         )
-        return summary(manifest, uri)
+        return result
 
     def _staging_options(self) -> StagingOptions:
         return StagingOptions(
@@ -188,6 +198,7 @@ class D1ToStagingOperator(D1ExportOperator):
             audit_columns=self.audit_columns,
             column_names=self.column_names,
             replace=self.replace,
+            keep_runs=self.keep_runs,
         )
 
     def _refuse_without_schema(self, no_schema: bool) -> None:
@@ -200,15 +211,24 @@ class D1ToStagingOperator(D1ExportOperator):
         return FinishedExport(context, {**self._request().to_dict(), "d1_conn_id": self.d1_conn_id})
 
 
-def summary(manifest: Manifest, uri: str) -> dict[str, Any]:
-    """What a transfer returns: enough to load the tables and to tell what they came from.
+def _owner(context: Mapping[str, Any]) -> str | None:
+    """What all attempts of one task instance have in common."""
+    ti = context.get("ti")
+    parts = [getattr(ti, name, None) for name in ("dag_id", "task_id", "run_id", "map_index")]
+    return None if parts[0] is None else "/".join(map(str, parts))
 
-    For ``file_format="sql"`` there are no tables and no rows counted; the manifest lists the dump.
 
-    :param uri: the manifest's own.
+def summary(manifest: Manifest, storage: Storage) -> dict[str, Any]:
+    """What a transfer returns: enough to load the tables, and to know their origin.
+
+    With ``file_format="sql"`` there are no tables and no rows counted; the manifest lists the dump.
     """
+    from airflow_provider_d1.staging.manifest import MANIFEST_KEY
+
     return {
-        "manifest": uri,
+        "manifest": storage.uri(f"{manifest.run}/{MANIFEST_KEY}"),
+        "latest": storage.uri(MANIFEST_KEY),
+        "run": manifest.run,
         "database_id": manifest.source.database_id,
         "bookmark": manifest.source.bookmark,
         "rows": manifest.rows,

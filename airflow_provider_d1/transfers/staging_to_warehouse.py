@@ -15,9 +15,10 @@ from airflow_provider_d1.validation import BOOLEAN, STRING, TABLES, Rule, one_of
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_d1.staging.manifest import Manifest
+    from airflow_provider_d1.storage.base import Storage
     from airflow_provider_d1.warehouses.base import LoadedTable, LoadPlan
     from airflow_provider_d1.warehouses.registry import Warehouse
-    from airflow_provider_d1.warehouses.store import Store
 
 RULES: Mapping[str, Rule] = {
     "manifest": Rule(
@@ -129,17 +130,17 @@ class D1StagingToWarehouseOperator(BaseOperator):
 
     def _load(self) -> dict[str, Any]:
         from airflow_provider_d1.warehouses.registry import warehouse_for
-        from airflow_provider_d1.warehouses.store import StagedFiles, store_for
+        from airflow_provider_d1.warehouses.store import StagedFiles, storage_of
 
         warehouse = warehouse_for(BaseHook.get_connection(self.conn_id).conn_type, self.conn_id)
         uri = self._uri()
-        store = store_for(uri, self.aws_conn_id)
-        plan = self._plan(warehouse, store, uri)
+        storage, key = storage_of(uri, self.aws_conn_id)
+        plan = self._plan(warehouse, self._manifest(storage, key), uri)
         if self.only_statements:
             statements = warehouse.statements(plan)
             self.log.info("A dry run; the statements would be:\n%s", ";\n".join(statements))
             return {**self._result(plan, []), "statements": statements}
-        files = StagedFiles(store, uri, verify_checksums=self.verify_checksums)
+        files = StagedFiles(storage, verify_checksums=self.verify_checksums)
         for table in plan.tables:
             files.check(table)
         loaded = warehouse.load(plan, files, self.conn_id, self.aws_conn_id)
@@ -157,13 +158,22 @@ class D1StagingToWarehouseOperator(BaseOperator):
             )
         return uri
 
-    def _plan(self, warehouse: Warehouse, store: Store, uri: str) -> LoadPlan:
+    def _manifest(self, storage: Storage, key: str) -> Manifest:
         from airflow_provider_d1.staging.manifest import load
+
+        content = storage.read_bytes(key)
+        if content is None:
+            raise D1ManifestError(
+                f"{storage.uri(key)}: manifest not found. Its run may have been removed (keep_runs); stage again."
+            )
+        manifest = load(content)
+        if isinstance(self.manifest, Mapping):
+            _refuse_another_run(manifest, self.manifest, storage.uri(key))
+        return manifest
+
+    def _plan(self, warehouse: Warehouse, manifest: Manifest, uri: str) -> LoadPlan:
         from airflow_provider_d1.warehouses.base import LoadOptions, make_plan
 
-        content = store.read(uri)
-        if content is None:
-            raise D1ManifestError(f"There is no manifest at {uri}: without one nothing that lies there can be trusted")
         options = LoadOptions(
             schema=self.schema,
             mode=self.mode,
@@ -173,7 +183,7 @@ class D1StagingToWarehouseOperator(BaseOperator):
             stage=self.stage,
             storage_credential=self.storage_credential,
         )
-        return make_plan(load(content), uri, warehouse.DIALECT, options)
+        return make_plan(manifest, uri, warehouse.DIALECT, options)
 
     def _result(self, plan: LoadPlan, loaded: Sequence[LoadedTable]) -> dict[str, Any]:
         return {
@@ -185,3 +195,22 @@ class D1StagingToWarehouseOperator(BaseOperator):
             "rows": sum(table.rows for table in loaded),
             "tables": {table.name: table.to_dict() for table in loaded},
         }
+
+
+def _refuse_another_run(manifest: Manifest, output: Mapping[str, Any], uri: str) -> None:
+    """Refuse a manifest that is not the one that the transfer wrote whose output is loaded.
+
+    :raises D1ManifestError: names both; not retryable, because the transfer's own run is not there any more.
+    """
+    found = {
+        "database_id": manifest.source.database_id,
+        "bookmark": manifest.source.bookmark,
+        "run": manifest.run,
+    }
+    for name, value in found.items():
+        expected = output.get(name)
+        if expected is not None and expected != value:
+            raise D1ManifestError(
+                f"{uri} has {name} {value!r}, but the transfer whose output is loaded wrote {name} {expected!r}. "
+                "Another run has replaced the manifest: stage again, with a prefix for each database."
+            )

@@ -208,7 +208,7 @@ def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | No
     :raises D1WarehouseError: with Databricks' own words when it refuses something.
     """
     needs_parquet(plan)
-    if files.store.local(plan.origin.manifest) is not None:
+    if files.local(plan.origin.manifest) is not None:
         raise D1ConfigurationError(f"Databricks loads from object storage, and the manifest is {plan.origin.manifest}")
     try:
         from airflow.providers.databricks.hooks.databricks_sql import DatabricksSqlHook

@@ -352,7 +352,7 @@ class _Transaction:
                 return None  # in a URL there is no way to take these literally
             self.files.check_contents(table)
             return [part.uri for part in table.parts]
-        local = [self.files.store.local(part.uri) for part in table.parts]
+        local = [self.files.local(part.uri) for part in table.parts]
         if any(path is None for path in local):
             return None
         self.files.check_contents(table)

@@ -1,131 +1,24 @@
-"""Where staged files lie: on this machine, in S3, or wherever ``ObjectStoragePath`` reaches."""
+"""The files of a manifest, checked against it and handed to a warehouse."""
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError
+from airflow_provider_d1.staging.streams import file_sha256
+from airflow_provider_d1.storage.folder import FolderStorage
+from airflow_provider_d1.storage.s3 import S3Storage
 
 if TYPE_CHECKING:
+    from airflow_provider_d1.storage.base import Storage
     from airflow_provider_d1.warehouses.base import Part, Table
 
-_BLOCK = 1 << 20
-
-
-class Store(Protocol):
-    """Reads staged files of one kind of URI."""
-
-    def size(self, uri: str) -> int | None:
-        """Stored bytes, None when there is no such file."""
-
-    def read(self, uri: str) -> bytes | None:
-        """A small file whole, None when there is no such file."""
-
-    def fetch(self, uri: str, target: Path) -> None:
-        """Copy a file to ``target``."""
-
-    def local(self, uri: str) -> Path | None:
-        """The file itself where it lies on this machine; None where it has to be fetched."""
-
-
-class LocalStore:
-    """``file:///…`` URIs, percent-encoded."""
-
-    def size(self, uri: str) -> int | None:
-        """Stored bytes, None when there is no such file."""
-        path = self.local(uri)
-        return path.stat().st_size if path.is_file() else None
-
-    def read(self, uri: str) -> bytes | None:
-        """A small file whole, None when there is no such file."""
-        path = self.local(uri)
-        return path.read_bytes() if path.is_file() else None
-
-    def fetch(self, uri: str, target: Path) -> None:
-        """Copy a file to ``target``."""
-        target.write_bytes(self.local(uri).read_bytes())
-
-    def local(self, uri: str) -> Path:
-        """The path that the URI names."""
-        parts = urlsplit(uri)
-        if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-            raise D1ManifestError(f"{uri} is not a file:/// URI of this machine")
-        # only the scheme's own separators end a path: '#' and '?' in it are percent-encoded
-        return Path(unquote(parts.path))
-
-
-class S3Store:
-    """``s3://bucket/key`` URIs, through an Airflow connection.
-
-    :param hook: the amazon provider's ``S3Hook``.
-    """
-
-    def __init__(self, hook: Any) -> None:
-        self.hook = hook
-
-    def size(self, uri: str) -> int | None:
-        """Stored bytes, None when there is no such object or bucket."""
-        bucket, key = split_s3(uri)
-        head = self.hook.head_object(key=key, bucket_name=bucket)
-        return None if head is None else int(head["ContentLength"])
-
-    def read(self, uri: str) -> bytes | None:
-        """A small object whole, None when there is none."""
-        if self.size(uri) is None:
-            return None
-        bucket, key = split_s3(uri)
-        with self.hook.get_conn().get_object(Bucket=bucket, Key=key)["Body"] as body:
-            return bytes(body.read())
-
-    def fetch(self, uri: str, target: Path) -> None:
-        """Download an object to ``target``."""
-        bucket, key = split_s3(uri)
-        self.hook.get_conn().download_file(bucket, key, str(target))
-
-    def local(self, uri: str) -> None:  # noqa: ARG002 - the protocol's
-        """Never on this machine."""
-        return
-
-
-class ObjectStore:
-    """Any other scheme, through Airflow's ``ObjectStoragePath``.
-
-    :param conn_id: the connection that the manifest's URI names (``gs://conn@bucket/…``), if it does.
-    """
-
-    def __init__(self, conn_id: str | None) -> None:
-        self._conn_id = conn_id
-
-    def size(self, uri: str) -> int | None:
-        """Stored bytes, None when there is no such object."""
-        path = self._path(uri)
-        return int(path.stat().st_size) if path.is_file() else None
-
-    def read(self, uri: str) -> bytes | None:
-        """A small object whole, None when there is none."""
-        path = self._path(uri)
-        return bytes(path.read_bytes()) if path.is_file() else None
-
-    def fetch(self, uri: str, target: Path) -> None:
-        """Download an object to ``target``."""
-        with self._path(uri).open("rb") as source, target.open("wb") as copy:
-            while block := source.read(_BLOCK):
-                copy.write(block)
-
-    def local(self, uri: str) -> None:  # noqa: ARG002 - the protocol's
-        """Never on this machine."""
-        return
-
-    def _path(self, uri: str) -> Any:
-        from airflow.providers.common.compat.sdk import ObjectStoragePath
-
-        return ObjectStoragePath(uri, conn_id=None if "@" in urlsplit(uri).netloc else self._conn_id)
+S3Store = S3Storage
 
 
 def split_s3(uri: str) -> tuple[str, str]:
@@ -139,51 +32,59 @@ def split_s3(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
-def store_for(uri: str, aws_conn_id: str | None) -> Store:
-    """The store that reads a URI, and every other file of its manifest.
+def storage_of(manifest_uri: str, aws_conn_id: str | None) -> tuple[Storage, str]:
+    """The folder that a manifest is in, as a storage, and the manifest's key in it.
 
     :raises D1ConfigurationError: when it is not a URI.
+    :raises D1ManifestError: when it is a URI that cannot be read from here.
     """
-    scheme = urlsplit(uri).scheme
-    if scheme == "file":
-        return LocalStore()
-    if scheme == "s3":
+    parts = urlsplit(manifest_uri)
+    folder, _, name = manifest_uri.rpartition("/")
+    if parts.scheme == "file":
+        if parts.netloc not in ("", "localhost"):
+            raise D1ManifestError(f"{manifest_uri} is not a file:/// URI of this machine")
+        path = Path(unquote(parts.path))
+        return FolderStorage(path.parent), path.name
+    if parts.scheme == "s3":
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
-        return S3Store(S3Hook(aws_conn_id=aws_conn_id))
-    if not scheme:
-        raise D1ConfigurationError(f"manifest is {uri!r}: not a URI (s3://…, file:///…) and not a transfer's output")
-    netloc = urlsplit(uri).netloc
-    return ObjectStore(netloc.rpartition("@")[0] or None)
+        bucket, key = split_s3(manifest_uri)
+        return S3Storage(S3Hook(aws_conn_id=aws_conn_id), bucket, key.rpartition("/")[0]), name
+    if not parts.scheme:
+        raise D1ConfigurationError(
+            f"manifest is {manifest_uri!r}: not a URI (s3://…, file:///…) and not a transfer's output"
+        )
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+    from airflow_provider_d1.storage.object_storage import ObjectStorage
+
+    return ObjectStorage(ObjectStoragePath(folder)), name
 
 
 class StagedFiles:
     """The files of a manifest: checked against it, and handed out as local files one after the other.
 
-    :param store: reads them.
-    :param manifest_uri: parts must lie in the same kind of store as the manifest, so that a manifest in a bucket
-        can't make a worker read its own disk.
+    :param storage: the folder that the manifest is in. Files elsewhere are refused, so that whoever can write one
+        prefix cannot make a worker read anything else.
     :param verify_checksums: compare the SHA-256 of each part, besides its size.
     """
 
-    def __init__(self, store: Store, manifest_uri: str, *, verify_checksums: bool) -> None:
-        self.store = store
-        self._scheme = urlsplit(manifest_uri).scheme
+    def __init__(self, storage: Storage, *, verify_checksums: bool) -> None:
+        self.store = storage
         self._verify = verify_checksums
 
     def check(self, table: Table) -> None:
         """Look at every part's size without reading it.
 
-        :raises D1ManifestError: for a part that is missing or not as long as the manifest says.
+        :raises D1ManifestError: for a part that is outside the manifest's folder, or missing, or of another size.
         """
         for part in table.parts:
-            if urlsplit(part.uri).scheme != self._scheme:
-                raise D1ManifestError(f"table {table.name!r}: {part.uri} is not in the manifest's own store")
-            size = self.store.size(part.uri)
-            if size is None:
-                raise _changed(table, part, "is missing")
-            if size != part.bytes:
-                raise _changed(table, part, f"has {size} bytes, the manifest says {part.bytes}")
+            self._check_size(table, part, self.store.size(self._key(table, part)))
+
+    def local(self, uri: str) -> Path | None:
+        """A file of the manifest's folder where it is on this machine; None where it has to be fetched."""
+        key = self.store.key(uri)
+        return None if key is None else self.store.local_path(key)
 
     def check_contents(self, table: Table) -> None:
         """Where the warehouse reads the parts by itself: read them once here, if checksums are to be verified.
@@ -204,33 +105,41 @@ class StagedFiles:
             for number, part in enumerate(table.parts):
                 path = self._bring(table, part, Path(folder), number) if coming is None else coming.result()
                 coming = None
-                if number + 1 < len(table.parts) and self.store.local(part.uri) is None:
+                if number + 1 < len(table.parts) and self.local(part.uri) is None:
                     coming = ahead.submit(self._bring, table, table.parts[number + 1], Path(folder), number + 1)
                 yield part, path
                 if path.parent == Path(folder):
                     path.unlink()
 
     def _bring(self, table: Table, part: Part, folder: Path, number: int) -> Path:
-        path = self.store.local(part.uri)
+        key = self._key(table, part)
+        path = self.store.local_path(key)
         if path is None:
-            path = folder / f"{number:05d}-{Path(urlsplit(part.uri).path).name[-60:]}"
-            self.store.fetch(part.uri, path)
-        size = path.stat().st_size if path.is_file() else None
-        if size != part.bytes:
-            raise _changed(table, part, f"has {size} bytes, the manifest says {part.bytes}")
-        if self._verify and _sha256(path) != part.sha256:
+            path = folder / f"{number:05d}-{key.rpartition('/')[2][-60:]}"
+            try:
+                self.store.fetch(key, path)
+            except Exception as error:
+                if self.store.size(key) is None:
+                    raise _changed(table, part, "is missing") from error
+                raise
+        self._check_size(table, part, path.stat().st_size if path.is_file() else None)
+        if self._verify and file_sha256(path) != part.sha256:
             raise _changed(table, part, "has another SHA-256 than the manifest says")
         return path
+
+    def _key(self, table: Table, part: Part) -> str:
+        key = self.store.key(part.uri)
+        if key is None:
+            raise D1ManifestError(f"table {table.name!r}: {part.uri} is not in the manifest's folder; it is not read")
+        return key
+
+    def _check_size(self, table: Table, part: Part, size: int | None) -> None:
+        if size is None:
+            raise _changed(table, part, "is missing")
+        if size != part.bytes:
+            raise _changed(table, part, f"has {size} bytes, the manifest says {part.bytes}")
 
 
 def _changed(table: Table, part: Part, what: str) -> D1ManifestError:
     """Retryable: if a newer staging run has replaced the file, the next attempt reads that run's manifest."""
     return D1ManifestError(f"table {table.name!r}: its part {part.uri} {what}", retryable=True)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -43,7 +43,7 @@ def test_nightly(emulator: Emulator, s3: S3Server) -> None:
     run = run_dag("d1_nightly_to_s3")
     assert run.state == "success"
     result = run.results["stage", -1]
-    assert set(result) == {"manifest", "database_id", "bookmark", "rows", "bytes", "tables"}
+    assert set(result) == {"manifest", "latest", "run", "database_id", "bookmark", "rows", "bytes", "tables"}
     assert result["database_id"] == emulator.database_id("shop")
     assert result["rows"] == 5
     assert {name: table["rows"] for name, table in result["tables"].items()} == {"users": 3, "orders": 2}
@@ -77,7 +77,7 @@ def test_export_and_stage_as_two_tasks(emulator: Emulator, s3: S3Server) -> None
 def test_many_databases(emulator: Emulator, s3: S3Server) -> None:
     run = run_dag("d1_many_databases")
     assert run.state == "success"
-    manifests = {run.results["stage", index]["manifest"] for index in range(3)}
+    manifests = {run.results["stage", index]["latest"] for index in range(3)}
     assert manifests == {f"s3://{BUCKET}/d1/{name}/_manifest.json" for name in ("shop", "blog", "crm")}
     for uri in manifests:
         name = uri.split("/")[-2]
@@ -264,7 +264,8 @@ def test_stock_bigquery_operators_get_each_table(
     assert run.state == "success"
     tables = run.results["stage", -1]["tables"]
     uris = [uri for table in tables.values() for uri in table["uris"]]
-    assert {f"s3://{BUCKET}/{key}" for key in copied} == {*uris, run.results["stage", -1]["manifest"]}
+    manifests = {run.results["stage", -1][name] for name in ("manifest", "latest")}
+    assert {f"s3://{BUCKET}/{key}" for key in copied} == {*uris, *manifests}
     assert sorted(jobs, key=itemgetter("into")) == [
         {
             "from": [uri.replace(f"s3://{BUCKET}/", "gs://my-gcs-bucket/") for uri in table["uris"]],

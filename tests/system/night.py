@@ -196,12 +196,18 @@ class Bed:
         return self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read()
 
     def staged(self) -> dict[str, Any]:
-        """The manifest; it lists all objects under the prefix, of the right size, and nothing else is there."""
+        """The newest run's manifest; each run's own manifest lists all objects of its folder, and there are no others."""
         manifest = self.manifest()
         assert manifest is not None, self.objects()
         objects = self.objects()
         del objects[f"{self.name}/_manifest.json"]
-        assert objects == self.listed(manifest)
+        runs = {key.split("/")[1] for key in objects}
+        assert manifest["run"] in runs
+        expected: dict[str, int] = {}
+        for run in runs:
+            own = self.read(f"{self.name}/{run}/_manifest.json")
+            expected |= {**self.listed(json.loads(own)), f"{self.name}/{run}/_manifest.json": len(own)}
+        assert objects == expected
         assert self.uploads() == []
         return manifest
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from airflow_provider_d1.staging.sinks import WORK_PREFIX
+from airflow_provider_d1.storage.folder import WORK_PREFIX
 
 if TYPE_CHECKING:
     from tests.system.night import Night

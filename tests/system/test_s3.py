@@ -24,7 +24,7 @@ def test_s3_drops_the_connection_in_part_3_of_an_upload(night: Night) -> None:
         manifest = bed.succeeds(run)
         assert bed.proxy.count("PUT", "partNumber=3", 0) == 1
         assert bed.proxy.count("PUT", "partNumber=", 200) == 4  # only the one that was dropped is sent again
-        content = bed.read("s3_drops_multipart/shop.sql")
+        content = bed.read(manifest["files"][0]["uri"].removeprefix(f"s3://{bed.bucket}/"))
         assert hashlib.sha256(content).hexdigest() == manifest["dump"]["sha256"]
         assert bed.exports() == bed.tries(run) == 1
 
@@ -53,5 +53,5 @@ def test_the_bucket_does_not_exist(night: Night) -> None:
         run = bed.run()
         assert "NoSuchBucket" in bed.fails(run)
         assert bed.tries(run) == 2
-        assert bed.exports() == 1
+        assert bed.exports() == 0  # noticed before the database is blocked
         assert bed.proxy.count("PUT", "") == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_d1.staging.sinks import WORK_PREFIX
+from airflow_provider_d1.storage.folder import WORK_PREFIX
 from tests.system.night import BIG, Night
 
 #: stage a dump whose parts do not fit into the temporary folder, over files that an earlier run has staged
@@ -20,12 +20,12 @@ from pathlib import Path
 from airflow_provider_d1.staging.manifest import Source
 from airflow_provider_d1.staging.options import StagingOptions
 from airflow_provider_d1.staging.pipeline import stage
-from airflow_provider_d1.staging.sinks import FolderSink
+from airflow_provider_d1.storage.folder import FolderStorage
 
 dump, out, temp = map(Path, sys.argv[1:])
 with dump.open("rb") as stream:
     try:
-        stage(stream, FolderSink(out), StagingOptions(), Source(database_name="shop"), temp_dir=temp)
+        stage(stream, FolderStorage(out), StagingOptions(), Source(database_name="shop"), temp_dir=temp)
     except OSError as error:
         print(error)
         raise SystemExit(3)

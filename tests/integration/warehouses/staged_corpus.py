@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_d1.staging.manifest import Manifest, Source
 from airflow_provider_d1.staging.options import StagingOptions
 from airflow_provider_d1.staging.pipeline import stage
-from airflow_provider_d1.staging.sinks import FolderSink
+from airflow_provider_d1.storage.folder import FolderStorage
 
 if TYPE_CHECKING:
     from tests.integration.warehouses.warehouse_engines import Engine
@@ -22,7 +22,7 @@ def staged(folder: Path, file_format: str, **options: Any) -> Manifest:
     with CORPUS.open("rb") as stream:
         return stage(
             stream,
-            FolderSink(folder),
+            FolderStorage(folder),
             StagingOptions(file_format=file_format, on_lossy="ignore", **options),
             Source(filename=CORPUS.name),
         )

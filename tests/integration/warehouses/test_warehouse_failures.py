@@ -129,12 +129,40 @@ def test_checksums_are_compared_when_asked_for(engine, schema, load_staged, stan
     standing()
 
 
-def test_a_part_of_another_store_is_refused(engine, load_staged, standing, folder) -> None:
+def test_a_part_outside_the_manifests_folder_is_refused(engine, load_staged, standing, folder) -> None:
+    """Who can write one prefix must not be able to load what else the worker can read."""
     uri = write_staged(folder, {"second": NEW})
-    edit_manifest(folder, lambda manifest: manifest["tables"][0]["files"][0].update(uri="s3://elsewhere/part.parquet"))
-    with pytest.raises(AirflowFailException, match=r"'second'.*own store"):
-        load_staged(uri)
+    secret = folder.parent / "secret.parquet"
+    secret.write_bytes(part(folder, 0).read_bytes())
+    (folder / "link.parquet").symlink_to(secret)
+    inside = part(folder, 0).as_uri()
+    elsewhere = [secret.as_uri(), f"{folder.as_uri()}/../secret.parquet", f"{folder.as_uri()}/%2e%2e/secret.parquet"]
+    for bad in (*elsewhere, (folder / "link.parquet").as_uri(), "s3://elsewhere/part.parquet"):
+        edit_manifest(folder, lambda manifest, bad=bad: manifest["tables"][0]["files"][0].update(uri=bad))
+        with pytest.raises(AirflowFailException, match=r"'second'.*not in the manifest's folder"):
+            load_staged(uri)
     standing()
+    edit_manifest(folder, lambda manifest: manifest["tables"][0]["files"][0].update(uri=inside))
+    load_staged(uri)
+
+
+@pytest.mark.parametrize(
+    ("output", "named"),
+    [
+        ({"database_id": "the blog's"}, "database_id"),
+        ({"bookmark": "another"}, "bookmark"),
+        ({"run": "20261127T020000Z-3f9c1a"}, "run"),
+    ],
+)
+def test_a_transfers_output_loads_that_run_and_no_other(
+    engine, load_staged, standing, folder, output: dict[str, str], named: str
+) -> None:
+    """Two mapped tasks with one prefix: one's manifest must not be loaded for the other."""
+    uri = write_staged(folder, {"first": NEW}, bookmark="new")
+    with pytest.raises(AirflowFailException, match=rf"{named} .*{output[named]}"):
+        load_staged({"manifest": uri, **output})
+    standing()
+    assert load_staged({"manifest": uri, "bookmark": "new", "run": None})["rows"] == 10
 
 
 @pytest.mark.parametrize("mode", ["replace", "append"])
@@ -272,7 +300,7 @@ def test_secrets_and_reasons_of_a_server_that_lets_nobody_in(engine, load_staged
         ({"schema": ""}, "schema"),
         ({"manifest": "/a/path"}, "manifest"),
         ({"manifest": {}}, "manifest"),
-        ({"manifest": "file:///no/such/_manifest.json"}, "no manifest at file:///no/such"),
+        ({"manifest": "file:///no/such/_manifest.json"}, "file:///no/such.*manifest not found"),
     ],
 )
 def test_arguments_that_cannot_work(engine, load_staged, folder, arguments, message) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlparse
 import pyarrow.parquet as pq
 
 from airflow_provider_d1.staging.manifest import MANIFEST_KEY, FileEntry, Manifest, TableEntry
+from airflow_provider_d1.staging.staging_run import is_run_id
 from tests.unit.dump.dump_oracle import expected_type, for_sqlite, read_with_sqlite
 
 
@@ -42,6 +43,12 @@ def assert_true_to(dump: bytes, manifest: Manifest, folder: Path) -> None:
 
 
 def assert_folder_is_what_the_manifest_lists(manifest: Manifest, folder: Path) -> None:
+    """A run's own folder or the command line's output: the listed files with their manifest, and nothing else."""
+    own = folder / str(manifest.run)
+    if own.is_dir():
+        assert sorted(path.name for path in folder.iterdir() if not is_run_id(path.name)) == [MANIFEST_KEY]
+        assert (folder / MANIFEST_KEY).read_bytes() == (own / MANIFEST_KEY).read_bytes()
+        folder = own
     listed = {path_of(file): file for file in manifest.all_files}
     assert set(folder.rglob("*")) == set(listed) | {path.parent for path in listed} - {folder} | {folder / MANIFEST_KEY}
     for path, file in listed.items():

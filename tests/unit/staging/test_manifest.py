@@ -49,6 +49,7 @@ def example(**changes: Any) -> Manifest:
             "format": "parquet",
             "compression": "zstd",
             "tables": (table,),
+            "run": "20261122T093200Z-3f9c1a",
             **changes,
         }
     )
@@ -77,15 +78,18 @@ def test_the_shape_is_the_one_that_was_promised() -> None:
     data = example().to_dict()
     assert list(data) == [
         "version",
+        "run",
         "created_at",
         "provider_version",
+        "extract",
         "source",
         "dump",
         "format",
         "compression",
         "tables",
     ]
-    assert data["version"] == 1
+    assert (data["version"], data["run"]) == (2, "20261122T093200Z-3f9c1a")
+    assert data["extract"] == {"method": "export"}
     assert list(data["source"]) == [
         "account_id", "database_id", "database_name", "bookmark", "filename", "started_at", "completed_at",
         "unavailable_seconds", "restarts", "options", "skipped",
@@ -93,7 +97,8 @@ def test_the_shape_is_the_one_that_was_promised() -> None:
     assert data["source"]["options"] == {"tables": ["users"], "no_data": False, "no_schema": False}
     assert data["dump"] == {"bytes": 100, "sha256": SHA}
     (table,) = data["tables"]
-    assert list(table) == ["name", "rows", "ddl", "schema_hash", "columns", "generated", "files"]
+    assert list(table) == ["name", "rows", "ddl", "schema_hash", "primary_key", "columns", "generated", "files"]
+    assert table["primary_key"] == ["id"]
     assert table["columns"][0] == {
         "name": "id", "declared_type": "INTEGER", "type": "int64", "nullable": False, "primary_key": 1,
         "storage": {"integer": 3, "real": 0, "text": 0, "blob": 0, "null": 0},
@@ -134,7 +139,12 @@ def paths(value: Any, path: tuple = ()) -> list[tuple]:
 
 #: may be null, left out, or hold any JSON text
 OPTIONAL = {"account_id", "database_id", "database_name", "bookmark", "filename", "started_at", "completed_at"}
-OPTIONAL |= {"unavailable_seconds", "tables", "compression", "source_name", "schema_hash"}
+OPTIONAL |= {"unavailable_seconds", "tables", "compression", "source_name", "run"}
+
+
+def is_derived(path: tuple) -> bool:
+    """Whether a key of a table is written for readers and never read."""
+    return path[0] == "tables" and len(path) > 2 and path[2] in ("schema_hash", "primary_key")
 
 
 @pytest.mark.parametrize("path", paths(example().to_dict()), ids=str)
@@ -145,8 +155,9 @@ def test_every_broken_key_is_found_and_named(path: tuple) -> None:
     for key in before:
         owner = owner[key]
     owner[last] = object()
-    if last == "schema_hash":
-        return  # derived, never read
+    if is_derived(path):
+        assert Manifest.from_dict(data) == example()
+        return
     with pytest.raises(D1ManifestError) as error:
         Manifest.from_dict(data)
     named = next(key for key in reversed(path) if isinstance(key, str))
@@ -161,7 +172,12 @@ def test_every_missing_key_is_found(path: tuple) -> None:
     for key in before:
         owner = owner[key]
     del owner[last]
-    if last in OPTIONAL - {"tables"} or path == ("source", "options", "tables") or last == "generated":
+    if (
+        last in OPTIONAL - {"tables"}
+        or is_derived(path)
+        or path == ("source", "options", "tables")
+        or last == "generated"
+    ):
         Manifest.from_dict(data)
     else:
         with pytest.raises(D1ManifestError):
@@ -175,13 +191,21 @@ def test_every_missing_key_is_found(path: tuple) -> None:
         (b"\xff", "not JSON"),
         (b"[]", "not a JSON object"),
         (b"{}", "version None"),
-        (json.dumps({**example().to_dict(), "version": 2}), "version 2"),
+        (json.dumps({**example().to_dict(), "version": 3}), "version 3"),
         (json.dumps({**example().to_dict(), "format": "xml"}), "'xml'"),
     ],
 )
 def test_what_is_no_manifest_is_refused(content: bytes | str, words: str) -> None:
     with pytest.raises(D1ManifestError, match=words):
         load(content)
+
+
+def test_a_manifest_of_version_1_can_be_read() -> None:
+    data = example().to_dict()
+    for key in ("run", "extract"):
+        del data[key]
+    del data["tables"][0]["primary_key"]
+    assert Manifest.from_dict({**data, "version": 1}) == example(run=None)
 
 
 def test_rows_that_do_not_add_up_are_refused() -> None:

@@ -13,7 +13,7 @@ from airflow_provider_d1.dump.reader import DumpReader
 from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Source, load
 from airflow_provider_d1.staging.options import StagingOptions
 from airflow_provider_d1.staging.pipeline import stage
-from airflow_provider_d1.staging.sinks import FolderSink
+from airflow_provider_d1.storage.folder import FolderStorage
 from tests.unit.staging.staged_files import assert_folder_is_what_the_manifest_lists, assert_true_to, staged_columns
 
 CORPUS = Path(__file__).parents[2] / "data" / "corpus"
@@ -31,7 +31,7 @@ def test_a_corpus_dump(
     options = StagingOptions(file_format=file_format, max_part_bytes=max_part_bytes)
     content = dump.read_bytes()
     manifest = stage(
-        io.BytesIO(content), FolderSink(tmp_path / "out"), options, Source(filename=dump.name), parse_threads=threads
+        io.BytesIO(content), FolderStorage(tmp_path / "out"), options, Source(filename=dump.name), parse_threads=threads
     )
     assert_true_to(content, manifest, tmp_path / "out")
     assert load((tmp_path / "out" / MANIFEST_KEY).read_bytes()) == manifest
@@ -66,7 +66,7 @@ def wide(rows: int) -> bytes:
 def test_columns_that_widen_late(file_format: TableFormats, max_part_bytes: int, tmp_path: Path) -> None:
     dump = wide(1500)
     options = StagingOptions(file_format=file_format, max_part_bytes=max_part_bytes)
-    manifest = stage(io.BytesIO(dump), FolderSink(tmp_path / "out"), options, Source())
+    manifest = stage(io.BytesIO(dump), FolderStorage(tmp_path / "out"), options, Source())
     assert_true_to(dump, manifest, tmp_path / "out")
     assert [column.type for column in manifest.tables[0].columns] == [
         "int64", "string", "string", "string", "string", "string", "float64", "string",
@@ -83,7 +83,7 @@ def test_a_dump_that_comes_back_to_a_table(file_format: TableFormats, tmp_path: 
         lines += [f"INSERT INTO a VALUES({n}{'.5' if n > 20 else ''});", f"INSERT INTO b VALUES('{n}');"]
     lines += ["INSERT INTO a VALUES(1.0);", "INSERT INTO b VALUES(7);"]
     dump = "\n".join(lines).encode()
-    manifest = stage(io.BytesIO(dump), FolderSink(tmp_path / "o"), StagingOptions(file_format=file_format), Source())
+    manifest = stage(io.BytesIO(dump), FolderStorage(tmp_path / "o"), StagingOptions(file_format=file_format), Source())
     assert_true_to(dump, manifest, tmp_path / "o")
 
 
@@ -100,7 +100,7 @@ def test_tables_that_take_turns_do_not_make_a_part_each_turn(
     for n in range(150):
         lines += [f"INSERT INTO t{n % 3} VALUES({n if n < 140 else n + 0.5},'{n:0200}');"] * (1 + n % 2)
     dump = "\n".join([*lines, "CREATE TABLE last(x);"]).encode()
-    manifest = stage(io.BytesIO(dump), FolderSink(tmp_path / "o"), StagingOptions(), Source(), parse_threads=threads)
+    manifest = stage(io.BytesIO(dump), FolderStorage(tmp_path / "o"), StagingOptions(), Source(), parse_threads=threads)
     assert_true_to(dump, manifest, tmp_path / "o")
     files = [len(table.files) for table in manifest.tables]
     assert all(least <= count <= most for count in files[:3])
@@ -117,7 +117,7 @@ def test_times_when_every_text_is_one(file_format: TableFormats, max_part_bytes:
     rows.append("INSERT INTO t VALUES(NULL,NULL,'2026-13-01');")
     dump = "\n".join(["CREATE TABLE t(day DATE, at DATETIME, almost DATE);", *rows, "CREATE TABLE u(x);"]).encode()
     options = StagingOptions(file_format=file_format, max_part_bytes=max_part_bytes, parse_temporal=True)
-    manifest = stage(io.BytesIO(dump), FolderSink(tmp_path / "out"), options, Source())
+    manifest = stage(io.BytesIO(dump), FolderStorage(tmp_path / "out"), options, Source())
 
     (table, _) = manifest.tables
     assert [column.type for column in table.columns] == ["date32", "timestamp[us]", "string"]

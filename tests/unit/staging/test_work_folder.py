@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from airflow_provider_d1.staging.sinks import WORK_PREFIX
 from airflow_provider_d1.staging.work_folder import LOCK, work_folder
+from airflow_provider_d1.storage.folder import WORK_PREFIX
 
 WORKER = """
 import sys, time

@@ -26,7 +26,8 @@ from airflow_provider_d1.exceptions import (
 from airflow_provider_d1.hooks.d1 import D1Hook
 from airflow_provider_d1.operators.d1 import D1ExportOperator
 from airflow_provider_d1.staging.options import StagingOptions
-from airflow_provider_d1.staging.sinks import FolderSink
+from airflow_provider_d1.staging.staging_run import same_owner
+from airflow_provider_d1.storage.folder import FolderStorage
 from airflow_provider_d1.transfers.d1_to_object_storage import D1ToObjectStorageOperator
 from airflow_provider_d1.transfers.d1_to_s3 import D1ToS3Operator
 from airflow_provider_d1.transfers.staging import D1ToStagingOperator
@@ -92,9 +93,10 @@ def context(store: Store | None = None, max_tries: int = 2) -> dict[str, Any]:
 
 def test_a_given_export_is_staged_in_the_worker(export: D1Export, tmp_path: Path) -> None:
     result = to_folder(tmp_path, export=export.to_dict()).execute(context())
-    assert set(result) == {"manifest", "database_id", "bookmark", "rows", "bytes", "tables"}
+    assert set(result) == {"manifest", "latest", "run", "database_id", "bookmark", "rows", "bytes", "tables"}
     assert (result["database_id"], result["bookmark"], result["rows"]) == (export.database_id, export.bookmark, 3)
-    assert result["manifest"] == (tmp_path / "_manifest.json").as_uri()
+    assert result["manifest"] == (tmp_path / result["run"] / "_manifest.json").as_uri()
+    assert result["latest"] == (tmp_path / "_manifest.json").as_uri()
     assert list(result["tables"]) == ["users", "empty one"]
     (uri,) = result["tables"]["users"]["uris"]
     rows = pq.read_table(uri.removeprefix("file://")).to_pylist()
@@ -137,9 +139,51 @@ def test_what_may_not_be_replaced_is_refused_before_an_export(
 ) -> None:
     to_folder(tmp_path, export=export).execute(context())
     emulator.reset()
-    with pytest.raises(AirflowFailException, match="already stands"):
+    with pytest.raises(AirflowFailException, match="already exists"):
         to_folder(tmp_path, database="shop", replace=False, deferrable=deferrable).execute(context())
     assert not emulator.calls
+
+
+@pytest.mark.parametrize("database", ["blog", "00000000-0000-4000-8000-000000000000"])
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_another_databases_prefix_is_refused_before_an_export(
+    emulator: Emulator, export: D1Export, tmp_path: Path, deferrable: bool, database: str
+) -> None:
+    to_folder(tmp_path, export=export).execute(context())
+    emulator.reset()
+    with pytest.raises(AirflowFailException, match=rf"'shop'.*{database}.*replace=\"any\""):
+        to_folder(tmp_path, database=database, deferrable=deferrable).execute(context())
+    assert not emulator.calls
+
+
+def test_the_connections_database_counts_too(
+    emulator: Emulator, export: D1Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definition = json.loads(os.environ["AIRFLOW_CONN_D1_DEFAULT"])
+    monkeypatch.setenv("AIRFLOW_CONN_D1_DEFAULT", json.dumps({**definition, "schema": "blog"}))
+    to_folder(tmp_path, export=export).execute(context())
+    with pytest.raises(AirflowFailException, match="blog"):
+        to_folder(tmp_path).execute(context())
+
+
+@pytest.mark.parametrize("database", ["shop", "the uuid"])
+def test_a_second_run_of_the_same_database_is_not_refused(export: D1Export, tmp_path: Path, database: str) -> None:
+    to_folder(tmp_path, export=export).execute(context())
+    named = export.database_id if database == "the uuid" else database
+    with pytest.raises(TaskDeferred):
+        to_folder(tmp_path, database=named).execute(context())
+
+
+def test_attempts_of_one_task_share_the_owner_of_their_runs(export: D1Export, tmp_path: Path) -> None:
+    ti = {"max_tries": 2, "dag_id": "d", "task_id": "t", "run_id": "r"}
+    runs = [
+        to_folder(tmp_path / f"{number}", export=export).execute({"ti": SimpleNamespace(**ti, map_index=map_index)})[
+            "run"
+        ]
+        for number, map_index in enumerate([0, 0, 1])
+    ]
+    assert same_owner(runs[0], runs[1])
+    assert not same_owner(runs[0], runs[2])
 
 
 def test_the_dump_as_it_came(export: D1Export, tmp_path: Path) -> None:
@@ -170,7 +214,7 @@ def test_every_export_and_staging_parameter_is_taken(operator: type[D1ToStagingO
     assert set(export_only) == keywords(D1ExportOperator)
     staging = {"file_format": "sql", "compression": "gzip", "keep_dump": True, "on_lossy": "fail", "replace": False}
     staging |= {"on_type_conflict": "fail", "max_part_bytes": 1000, "parse_temporal": True, "audit_columns": True}
-    staging |= {"column_names": "snake_case"}
+    staging |= {"column_names": "snake_case", "keep_runs": 5}
     assert set(staging) == set(StagingOptions.__dataclass_fields__)
     place = {"path": "file:///x"} if operator is D1ToObjectStorageOperator else {"s3_bucket": "b", "s3_prefix": "p"}
     made = operator(task_id="stage", temp_dir="/x", **place, **export_only, **staging)
@@ -201,6 +245,9 @@ def keywords(operator: type) -> set[str]:
         ({"column_names": "camelCase"}, "column_names must be"),
         ({"keep_dump": "yes"}, "keep_dump must be"),
         ({"replace": None}, "replace must be"),
+        ({"replace": "all"}, "replace must be"),
+        ({"keep_runs": 0}, "keep_runs must be"),
+        ({"keep_runs": True}, "keep_runs must be"),
         ({"no_schema": True}, "no_schema"),
         ({"no_schema": True, "file_format": "csv"}, "no_schema"),
         ({"tables": []}, "tables must be"),
@@ -296,7 +343,7 @@ class TestRetry:
     def store(self, export: D1Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
         store = Store()
         with monkeypatch.context() as patch:
-            patch.setattr(FolderSink, "put_bytes", refuse)
+            patch.setattr(FolderStorage, "put_bytes", refuse)
             with pytest.raises(D1StagingError):
                 to_folder(tmp_path, database="shop").execute_complete(context(store), events.success(export))
         return store

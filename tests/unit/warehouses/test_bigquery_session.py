@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from airflow_provider_d1.exceptions import D1WarehouseError
+from airflow_provider_d1.storage.s3 import S3Storage
 from airflow_provider_d1.warehouses import bigquery
-from airflow_provider_d1.warehouses.store import S3Store, StagedFiles
+from airflow_provider_d1.warehouses.store import StagedFiles
 from tests.unit.warehouses.warehouse_plans import manifest, plan
 
 
@@ -56,7 +57,7 @@ def test_a_server_that_is_not_there_is_given_up(monkeypatch: pytest.MonkeyPatch)
     connection = {"conn_type": "google_cloud_platform", "extra": {"keyfile_dict": json.dumps(account)}}
     monkeypatch.setenv("AIRFLOW_CONN_NOWHERE", json.dumps(connection))
     monkeypatch.setattr(bigquery, "_CONNECT_TIMEOUT", 0.1)
-    files = StagedFiles(S3Store(None), "s3://bucket/d1/_manifest.json", verify_checksums=False)
+    files = StagedFiles(S3Storage(None, "bucket", "d1"), verify_checksums=False)
     with pytest.raises(D1WarehouseError, match="No connection to BigQuery through 'nowhere'") as failure:
         bigquery.load(plan(bigquery, manifest()), files, "nowhere", None)
     assert failure.value.retryable

@@ -9,8 +9,9 @@ from types import ModuleType
 import pytest
 
 from airflow_provider_d1.exceptions import D1ConfigurationError
+from airflow_provider_d1.storage.s3 import S3Storage
 from airflow_provider_d1.warehouses.registry import CONNECTION_TYPES, warehouse_for
-from airflow_provider_d1.warehouses.store import S3Store, StagedFiles
+from airflow_provider_d1.warehouses.store import StagedFiles
 from tests.unit.warehouses.warehouse_plans import manifest, plan
 
 #: connection type → what its loader can't do without
@@ -34,7 +35,7 @@ def test_what_is_missing_is_named_with_its_extra(conn_type: str, module: str, mo
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
-    files = StagedFiles(S3Store(None), "s3://bucket/d1/_manifest.json", verify_checksums=False)
+    files = StagedFiles(S3Storage(None, "bucket", "d1"), verify_checksums=False)
     extra = CONNECTION_TYPES[conn_type]
     with pytest.raises(D1ConfigurationError, match=rf"pip install 'airflow-provider-d1\[{extra}\]'.*{module}"):
         warehouse.load(plan(warehouse, manifest()), files, "any", "aws_default")

@@ -18,10 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_d1.exceptions import D1ManifestError
+from airflow_provider_d1.storage.folder import FolderStorage
 from airflow_provider_d1.warehouses import batches
 from airflow_provider_d1.warehouses.base import Column, Part, Table
 from airflow_provider_d1.warehouses.batches import staged_batches
-from airflow_provider_d1.warehouses.store import LocalStore, StagedFiles
+from airflow_provider_d1.warehouses.store import StagedFiles
 
 COLUMNS = (Column("i", "int64"), Column("r", "float64"), Column("s", "string"), Column('b "x",', "binary"))
 TEXT = st.text(st.sampled_from('ab",\n\r\0é\\ \t') | st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -71,7 +72,7 @@ def read(folder: Path, contents: list[tuple[bytes, int]], columns=COLUMNS, file_
         path.write_bytes(content)
         parts.append(Part(path.as_uri(), rows, len(content), hashlib.sha256(content).hexdigest()))
     table = Table("t", columns, sum(part.rows for part in parts), tuple(parts))
-    files = StagedFiles(LocalStore(), "file:///_manifest.json", verify_checksums=True)
+    files = StagedFiles(FolderStorage(folder), verify_checksums=True)
     result: list[tuple[Any, ...]] = []
     for batch in staged_batches(files, table, file_format):
         assert batch.schema.names == [column.name for column in columns]
@@ -173,7 +174,7 @@ def test_batches_of_wide_rows_stay_small(tmp_path, monkeypatch) -> None:
     path = tmp_path / "wide.parquet"
     pq.write_table(pa.table({"s": ["x" * 1000] * 200}), path, use_dictionary=False)
     part = Part(path.as_uri(), 200, path.stat().st_size, "")
-    files = StagedFiles(LocalStore(), "file:///_manifest.json", verify_checksums=False)
+    files = StagedFiles(FolderStorage(tmp_path), verify_checksums=False)
     sizes = [b.num_rows for b in staged_batches(files, Table("t", (Column("s", "string"),), 200, (part,)), "parquet")]
     assert sum(sizes) == 200
     assert max(sizes) <= 10

@@ -1,6 +1,6 @@
-"""Staged files in S3, or in anything that speaks its protocol, through the Amazon provider's hook.
+"""Staged files in S3, or in a store that speaks its protocol.
 
-boto3 comes in with the hook's client; importing this module loads neither.
+The caller brings the client or Airflow's hook; importing this module loads neither boto3 nor Airflow.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1StagingError
+from airflow_provider_d1.storage.base import below
 
 if TYPE_CHECKING:
-    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
     from boto3.s3.transfer import TransferConfig
-    from botocore.client import BaseClient
 
 #: S3 takes at most so many keys in one DeleteObjects call
 _DELETE_BATCH = 1000
@@ -25,9 +25,13 @@ _READ_ARGS = frozenset(
     {"SSECustomerAlgorithm", "SSECustomerKey", "SSECustomerKeyMD5", "RequestPayer", "ExpectedBucketOwner"}
 )
 _OWNER_ARGS = frozenset({"RequestPayer", "ExpectedBucketOwner"})
+#: how S3 says that an object is not the one that If-Match or If-None-Match names
+_CHANGED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "409"})
+#: how a store says that it has no conditional writes
+_UNCONDITIONAL = frozenset({"NotImplemented", "InvalidArgument", "InvalidRequest", "501"})
 
 
-class S3Sink:
+class S3Storage:
     """A prefix of an S3 bucket.
 
     An object appears when its upload is complete, never before; an upload that fails is aborted, so that no parts of
@@ -41,28 +45,61 @@ class S3Sink:
     """
 
     def __init__(
-        self, hook: S3Hook | BaseClient, bucket: str, prefix: str, extra_args: Mapping[str, Any] | None = None
+        self,
+        hook: Any,  # noqa: ANN401 # boto3 makes its classes at run time, and the hook's class belongs to Airflow
+        bucket: str,
+        prefix: str,
+        extra_args: Mapping[str, Any] | None = None,
     ) -> None:
-        # boto3 makes a client's methods at run time, so there is no type to give
-        self._client: Any = hook.get_conn() if hasattr(hook, "get_conn") else hook
+        self.hook = hook
         self._extra_args = {**getattr(hook, "extra_args", {}), **(extra_args or {})}
         self._bucket = bucket
         self._root = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._cancelled = threading.Event()
 
+    @cached_property
+    def _client(self) -> Any:  # noqa: ANN401 # see above
+        return self.hook.get_conn() if hasattr(self.hook, "get_conn") else self.hook
+
     def uri(self, key: str) -> str:
         """``s3://bucket/prefix/key``."""
         return f"s3://{self._bucket}/{self._root}{key}"
 
-    def list(self) -> dict[str, int]:
-        """Objects under the prefix, at most one folder deep."""
+    def key(self, uri: str) -> str | None:
+        """Key of an ``s3://bucket/prefix/…`` URI."""
+        return below(self.uri(""), uri)
+
+    def folders(self) -> list[str]:
+        """Common prefixes at the root."""
         pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._bucket, Prefix=self._root, **self._only(_OWNER_ARGS)
+            Bucket=self._bucket, Prefix=self._root, Delimiter="/", **self._only(_OWNER_ARGS)
+        )
+        return [entry["Prefix"][len(self._root) : -1] for page in pages for entry in page.get("CommonPrefixes", ())]
+
+    def list(self, folder: str = "") -> dict[str, int]:
+        """Objects below a folder."""
+        start = self._root + (f"{folder}/" if folder else "")
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=start, **self._only(_OWNER_ARGS)
         )
         objects = (
             (entry["Key"][len(self._root) :], entry["Size"]) for page in pages for entry in page.get("Contents", ())
         )
-        return {key: size for key, size in objects if key and key.count("/") <= 1}
+        return {key: size for key, size in objects if key}
+
+    def size(self, key: str) -> int | None:
+        """Size of an object, by HeadObject."""
+        try:
+            head = self._client.head_object(Bucket=self._bucket, Key=self._root + key, **self._only(_READ_ARGS))
+        except self._client.exceptions.ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                return None
+            raise
+        size: int = head["ContentLength"]
+        return size
+
+    def local_path(self, key: str) -> None:
+        """Never on this machine."""
 
     def put_file(self, key: str, path: Path) -> None:
         """Upload a file, a large one in parts that are read from disk as they are sent."""
@@ -99,6 +136,25 @@ class S3Sink:
         length: int = head["ContentLength"]
         return length
 
+    def replace(self, key: str, data: bytes, *, expected: bytes | None) -> bool:
+        """Put with If-Match or If-None-Match; without a condition where the store has none."""
+        content, tag = self._read(key)
+        if content != expected:
+            return False
+        self._stop_if_cancelled()
+        condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
+        target = {"Bucket": self._bucket, "Key": self._root + key, "Body": data, **self._extra_args}
+        try:
+            self._client.put_object(**target, **condition)
+        except self._client.exceptions.ClientError as error:
+            code = error.response.get("Error", {}).get("Code")
+            if code in _CHANGED:
+                return False
+            if code not in _UNCONDITIONAL:
+                raise
+            self._client.put_object(**target)
+        return True
+
     def fetch(self, key: str, path: Path) -> None:
         """Download an object."""
         self._client.download_file(
@@ -107,12 +163,7 @@ class S3Sink:
 
     def read_bytes(self, key: str) -> bytes | None:
         """Content of a small object; None when there is none."""
-        try:
-            answer = self._client.get_object(Bucket=self._bucket, Key=self._root + key, **self._only(_READ_ARGS))
-        except self._client.exceptions.NoSuchKey:
-            return None
-        content: bytes = answer["Body"].read()
-        return content
+        return self._read(key)[0]
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects.
@@ -147,6 +198,15 @@ class S3Sink:
                     self._client.abort_multipart_upload(
                         Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"], **self._only(_OWNER_ARGS)
                     )
+
+    def _read(self, key: str) -> tuple[bytes | None, str | None]:
+        """Content and ETag."""
+        try:
+            response = self._client.get_object(Bucket=self._bucket, Key=self._root + key, **self._only(_READ_ARGS))
+        except self._client.exceptions.NoSuchKey:
+            return None, None
+        with response["Body"] as body:
+            return body.read(), response["ETag"]
 
     def _only(self, names: frozenset[str]) -> dict[str, Any]:
         return {name: value for name, value in self._extra_args.items() if name in names}

@@ -1,6 +1,6 @@
-"""Staged files in whatever Airflow's object storage reaches: Google Cloud Storage, Azure, a network share.
+"""Staged files in a store that fsspec reaches: Google Cloud Storage, Azure, a network share.
 
-fsspec and a store's own package come in with the path; importing this module loads neither.
+The caller brings the path; importing this module loads neither fsspec nor Airflow.
 """
 
 from __future__ import annotations
@@ -10,28 +10,24 @@ import io
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow_provider_d1.exceptions import D1StagingError
-
-if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import ObjectStoragePath
-
-_CHUNK = 1 << 20
+from airflow_provider_d1.storage.base import CHUNK, below
 
 
-class ObjectStorageSink:
+class ObjectStorage:
     """A prefix of an object store that fsspec knows.
 
-    Files appear when their upload is complete as far as the store's fsspec package sees to it; none is trusted before
-    the manifest lists it. What a killed upload leaves inside the store is out of fsspec's sight: a lifecycle rule of
-    the bucket removes it.
+    Whether a file appears only when its upload is complete depends on the store's fsspec package, so readers go by the
+    manifest. fsspec does not show the unfinished uploads of a killed process: a lifecycle rule of the bucket removes
+    them.
 
-    :param path: the prefix; its ``conn_id`` gives the credentials. URIs are written without it.
+    :param path: Airflow's ``ObjectStoragePath`` of the prefix; its ``conn_id`` gives the credentials. URIs are written
+        without it.
     """
 
-    def __init__(self, path: ObjectStoragePath) -> None:
-        # fsspec makes its file systems at run time, so there is no type to give
+    def __init__(self, path: Any) -> None:  # noqa: ANN401 # Airflow's class, which this package does not import
         self._fs: Any = path.fs
         self._root: str = path.path.rstrip("/")
         self._origin = f"{path.protocol}://{self._root.lstrip('/')}"
@@ -41,15 +37,42 @@ class ObjectStorageSink:
         """``gs://bucket/prefix/key``."""
         return f"{self._origin}/{key}"
 
-    def list(self) -> dict[str, int]:
-        """Files at the root and one folder below, as the store has them now."""
+    def key(self, uri: str) -> str | None:
+        """Key of a URI, with or without a connection in it."""
+        scheme, _, rest = uri.partition("://")
+        netloc, slash, path = rest.partition("/")
+        return below(self.uri(""), f"{scheme}://{netloc.rpartition('@')[2]}{slash}{path}")
+
+    def folders(self) -> list[str]:
+        """Folders at the root, as the store has them now."""
         self._fs.invalidate_cache()
         try:
-            found = self._fs.find(self._root, maxdepth=2, detail=True)
+            found = self._fs.ls(self._root, detail=True)
+        except FileNotFoundError:
+            return []
+        return [info["name"].rstrip("/").rpartition("/")[2] for info in found if info["type"] == "directory"]
+
+    def list(self, folder: str = "") -> dict[str, int]:
+        """Files below a folder, as the store has them now."""
+        self._fs.invalidate_cache()
+        try:
+            found = self._fs.find(self._target(folder) if folder else self._root, detail=True)
         except FileNotFoundError:
             return {}
         start = len(self._fs._strip_protocol(self._root)) + 1  # noqa: SLF001 - fsspec's own way to a bare path
         return {name[start:]: info["size"] for name, info in found.items() if info["type"] == "file"}
+
+    def size(self, key: str) -> int | None:
+        """Size of a file."""
+        self._fs.invalidate_cache()
+        try:
+            size: int = self._fs.size(self._target(key))
+        except FileNotFoundError:
+            return None
+        return size
+
+    def local_path(self, key: str) -> None:
+        """Never on this machine."""
 
     def put_file(self, key: str, path: Path) -> None:
         """Upload a file."""
@@ -68,7 +91,7 @@ class ObjectStorageSink:
         self._make_folder(key)
         file = self._fs.open(self._target(key), "wb")
         try:
-            while chunk := stream.read(_CHUNK):
+            while chunk := stream.read(CHUNK):
                 self._stop_if_cancelled()
                 file.write(chunk)
             file.close()
@@ -78,6 +101,13 @@ class ObjectStorageSink:
         self._fs.invalidate_cache()
         length: int = self._fs.size(self._target(key))
         return length
+
+    def replace(self, key: str, data: bytes, *, expected: bytes | None) -> bool:
+        """Compare, then write: two steps, as fsspec has no conditional write."""
+        if self.read_bytes(key) != expected:
+            return False
+        self.put_bytes(key, data)
+        return True
 
     def fetch(self, key: str, path: Path) -> None:
         """Download a file."""
