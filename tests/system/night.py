@@ -196,7 +196,7 @@ class Bed:
         return self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read()
 
     def staged(self) -> dict[str, Any]:
-        """The newest run's manifest; each run's own manifest lists all objects of its folder, and there are no others."""
+        """The newest run's manifest; each run's own one lists all objects of its folder, and there are no others."""
         manifest = self.manifest()
         assert manifest is not None, self.objects()
         objects = self.objects()
