@@ -39,7 +39,7 @@ with DAG(
     to_gcs = S3ToGCSOperator(
         task_id="to_gcs",
         bucket=BUCKET,
-        prefix=f"{PREFIX}/",
+        prefix=PREFIX + "/{{ ti.xcom_pull('stage')['run'] }}/",  # this run's folder
         dest_gcs=f"gs://{GCS_BUCKET}/",
         replace=True,
         return_gcs_uris=True,
