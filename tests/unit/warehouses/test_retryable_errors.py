@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from airflow_provider_d1.exceptions import D1WarehouseError
+from airflow_provider_d1.storage.s3 import S3Storage
 from airflow_provider_d1.warehouses import bigquery, clickhouse, databricks, duckdb, redshift, snowflake
-from airflow_provider_d1.warehouses.store import S3Store, StagedFiles
+from airflow_provider_d1.warehouses.store import StagedFiles
 from tests.unit.warehouses.warehouse_plans import manifest, plan
 
 
@@ -193,7 +194,7 @@ def test_databricks_waits_for_a_stopped_sql_warehouse(monkeypatch: pytest.Monkey
             raise of(DBX, "RequestError")("the warehouse is starting", {"http-code": 503})
 
     monkeypatch.setattr(hooks, "DatabricksSqlHook", Hook)
-    files = StagedFiles(S3Store(None), "s3://bucket/d1/_manifest.json", verify_checksums=False)
+    files = StagedFiles(S3Storage(None, "bucket", "d1"), verify_checksums=False)
     with pytest.raises(D1WarehouseError, match="No connection to Databricks through 'lake'") as failure:
         databricks.load(plan(databricks, manifest()), files, "lake", None)
     assert failure.value.retryable
