@@ -181,8 +181,8 @@ class D1Export:
     (:mod:`airflow_provider_d1.cloudflare.seal`): the URL alone would let anybody read the whole database for an hour.
     ``started_at`` is when D1 accepted the first start, ``completed_at`` when the last poll saw the end: the database
     answered no queries in between. All times are timezone-aware UTC. ``polls`` counts polls over all restarts.
-    ``restarts`` is how often the export was begun again, because D1 had lost it or because a triggerer had ended; after
-    the latter, the times and ``polls`` are those of the last one only.
+    ``restarts`` is how often the export was started again because D1 had lost it. Where another triggerer has started
+    the export again, times, ``polls`` and ``restarts`` are those of the last triggerer.
     """
 
     database_id: str

@@ -99,13 +99,10 @@ class D1ExportOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Start the export in the triggerer, or with ``deferrable=False`` run it here."""
-        from airflow_provider_d1.triggers.runs import begin_count
-
         with no_pointless_retry():
             check_rendered_arguments(self, self.rules)
             request = self._request()
             if self.deferrable:
-                begin_count(context)
                 self.defer(trigger=self._trigger(request), method_name="execute_complete")
             return self.finish(context, self.hook().run_export(request))
 

@@ -12,7 +12,6 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_provider_d1.cloudflare.clock import SYSTEM_CLOCK
 from airflow_provider_d1.exceptions import D1Error
 from airflow_provider_d1.triggers import events
-from airflow_provider_d1.triggers.runs import begun_before
 
 if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.models import D1Export
@@ -64,9 +63,7 @@ class D1ExportTrigger(BaseTrigger):
         """Run the export and send its one event; only a cancellation leaves as an exception."""
         started = SYSTEM_CLOCK.monotonic()
         try:
-            earlier = await begun_before(self.task_instance)
-            export = await self._export()
-            event = events.success(replace(export, restarts=export.restarts + earlier))
+            event = events.success(await self._export())
         except D1Error as error:
             event = events.failure(error)
         except Exception as error:  # noqa: BLE001 - a trigger that raises loses the reason on the way to the worker

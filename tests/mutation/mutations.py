@@ -376,14 +376,6 @@ MUTATIONS = (
         ("tests/unit/staging/test_work_folder.py",),
     ),
     Mutation(
-        "a triggerer that takes over counts as a restart",
-        "triggers",
-        "begun_before",
-        "await XCom.aset(KEY, before + 1, **place)",
-        "pass",
-        ("tests/unit/triggers/test_trigger_runs.py",),
-    ),
-    Mutation(
         "calls wait for room in the budget",
         "cloudflare",
         "RequestBudget.take",

@@ -33,7 +33,7 @@ def test_a_triggerer_ends_and_another_begins_30_seconds_later(night: Night, name
         night.airflow.start_triggerer(f"{name}-second", queue=name)
         manifest = bed.succeeds(run)
         assert bed.exports() == 2
-        assert manifest["source"]["restarts"] == 1
+        assert manifest["source"]["restarts"] == 0  # counts what D1 lost while one triggerer watched
         assert len(bed.calls("export_start")) == 2
         # nobody polled in the meantime, and the second export finished in a handful of polls
         assert len(bed.calls("export_poll")) - polls <= 10
@@ -56,7 +56,7 @@ def test_a_triggerer_sleeps_and_wakes_after_another_has_taken_over(night: Night)
         manifest = bed.succeeds(run)
         # the one that woke up finds its export lost and may ask for another, which D1 refuses while one runs
         assert bed.exports() == 2
-        assert manifest["source"]["restarts"] == 1
+        assert manifest["source"]["restarts"] == 0  # counts what D1 lost while one triggerer watched
         assert bed.tries(run) == 1
         bed.silence()
         wait_until(bed.free, "the database answers queries again", 60)
