@@ -60,25 +60,28 @@ def get_provider_info() -> dict[str, Any]:
                 "connection-type": "d1",
                 "hook-class-name": "airflow_provider_d1.hooks.d1.D1Hook",
                 "hook-name": INTEGRATION,
+                # the fields in the form's order; Airflow folds away what is not a standard field
                 "ui-field-behaviour": {
-                    "hidden-fields": ["port"],
+                    "hidden-fields": [],
                     "relabeling": {
-                        "password": "API token",
-                        "login": "E-mail (Global API Key only)",
+                        "host": "API base URL (empty for Cloudflare)",
+                        "login": "Account ID (required)",
+                        "password": "API token (required)",
+                        "port": "Port (443)",
                         "schema": "Default database",
-                        "host": "API base URL",
                     },
                     "placeholders": {
-                        "password": "an API token with the D1 Edit right",
-                        "login": "empty, unless the password is a Global API Key",
-                        "schema": "name or UUID",
-                        "host": "empty for https://api.cloudflare.com/client/v4",
+                        "host": "https://api.cloudflare.com/client/v4",
+                        "login": "32 hexadecimal digits, as in dash.cloudflare.com/<account ID>",
+                        "password": "an API token with the permission D1: Edit",
+                        "port": "443; the Test button of Airflow 3.3 needs a port",
+                        "schema": "name or UUID; the operators' parameter database comes before it",
                     },
                 },
                 "conn-fields": {
                     "account_id": {
-                        "label": "Account ID",
-                        "description": "The 32 hexadecimal digits in the dashboard's address.",
+                        "label": "Account ID, if not given above",
+                        "description": "With a Global API Key the field above holds the e-mail address instead.",
                         "schema": {"type": ["string", "null"]},
                     },
                     "timeout": {

@@ -73,9 +73,9 @@ def is_loopback(host: str) -> bool:
 def _header_value(what: str, value: str) -> str:
     value = value.strip()
     if not value:
-        raise D1ConfigurationError(f"{what} of the D1 connection is empty")
+        raise D1ConfigurationError(f"{what} is empty")
     if not value.isascii() or not value.isprintable() or " " in value:
-        raise D1ConfigurationError(f"{what} of the D1 connection holds a character that it cannot have")
+        raise D1ConfigurationError(f"{what} contains a space or a non-ASCII character")
     return value
 
 
@@ -87,7 +87,7 @@ def _base_url(value: str) -> str:
     except ValueError:
         usable = False
     if not usable or url.query or url.fragment or url.username or url.password:
-        raise D1ConfigurationError(f"host of the D1 connection must be the API's base URL, like {CLOUDFLARE_API}")
+        raise D1ConfigurationError(f"host must be the API's base URL, like {CLOUDFLARE_API}")
     if not allowed_scheme(url):
-        raise D1ConfigurationError("host of the D1 connection must be an https URL (http is for loopback only)")
+        raise D1ConfigurationError("host must be an https URL (http is for loopback only)")
     return value.rstrip("/")

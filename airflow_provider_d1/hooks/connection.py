@@ -13,6 +13,8 @@ from airflow_provider_d1.exceptions import D1ConfigurationError
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
+_CLOUDFLARE_HOSTS = ("api.cloudflare.com", "dash.cloudflare.com", "www.cloudflare.com", "cloudflare.com")
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -40,10 +42,10 @@ class Settings:
 def read_settings(connection: Connection, extra: Mapping[str, Any], database: str | None = None) -> Settings:
     """Turn a connection into settings; no I/O.
 
-    :param connection: *password* is the API token, or with an e-mail in *login* the Global API Key; *schema* the
-        default database; *host* the API's base URL, empty for Cloudflare's.
-    :param extra: the connection's extra as a dict: ``account_id``, ``timeout``, ``requests_per_5_minutes``. Values may
-        be texts, as a connection given as a URI has them.
+    :param connection: *login* is the account ID and *password* the API token, or, for a Global API Key, *login* the
+        e-mail address; *schema* is the default database; *host* the API's base URL, empty for Cloudflare's.
+    :param extra: the connection's extra as a dict: ``account_id`` (where *login* is not it), ``timeout``,
+        ``requests_per_5_minutes``. Values may be strings, as a connection given as a URI has them.
     :param database: takes precedence over the connection's.
     :raises D1ConfigurationError: names the field that is missing or wrong, and what it should hold.
     """
@@ -54,10 +56,19 @@ def read_settings(connection: Connection, extra: Mapping[str, Any], database: st
 
     token = (connection.password or "").strip()
     if not token:
-        raise wrong("password", "is empty; it should hold a Cloudflare API token with the D1 Edit right")
+        raise wrong("password", "is empty; it should hold a Cloudflare API token with the permission D1: Edit")
     account_id = str(extra.get("account_id") or "").strip()
+    login = (connection.login or "").strip()
+    email = login if "@" in login else None
+    if login and email is None:
+        if account_id and account_id != login:
+            raise wrong("login", "and extra field 'account_id' hold different account IDs; leave one of them empty")
+        account_id = login
     if not account_id:
-        raise wrong("extra field 'account_id'", "is empty; it should hold the ID of the Cloudflare account")
+        raise wrong(
+            "login (the account ID)",
+            "is empty, and so is extra field 'account_id'; one should hold the Cloudflare account's ID",
+        )
     optional: dict[str, Any] = {}
     if (timeout := _number(extra.get("timeout"))) is not None:
         if not 0 < timeout < float("inf"):
@@ -67,13 +78,13 @@ def read_settings(connection: Connection, extra: Mapping[str, Any], database: st
         if not 1 <= requests < float("inf") or requests != int(requests):
             raise wrong("extra field 'requests_per_5_minutes'", "should be a whole number from 1")
         optional["requests_per_5_minutes"] = int(requests)
-    credentials = Credentials(
-        account_id=account_id,
-        token=token,
-        email=(connection.login or "").strip() or None,
-        base_url=_base_url(connection),
-        **optional,
-    )
+    base_url = _base_url(connection)
+    if urlsplit(base_url).hostname in _CLOUDFLARE_HOSTS and base_url.rstrip("/") != CLOUDFLARE_API:
+        raise wrong("host", f"should be {CLOUDFLARE_API} or empty")
+    try:
+        credentials = Credentials(account_id=account_id, token=token, email=email, base_url=base_url, **optional)
+    except D1ConfigurationError as error:
+        raise D1ConfigurationError(f"Connection {conn_id!r}: {error}") from None
     return Settings(conn_id, credentials, (database or connection.schema or "").strip() or None)
 
 
@@ -96,7 +107,10 @@ async def fetch_settings(conn_id: str, database: str | None = None) -> Settings:
 
 def no_connection(conn_id: str) -> D1ConfigurationError:
     """What to raise for a connection that is nowhere defined."""
-    return D1ConfigurationError(f"There is no connection {conn_id!r}; create one of type 'd1'.")
+    return D1ConfigurationError(
+        f"There is no connection {conn_id!r}. Create one of type 'd1'. Triggers of `airflow dags test` do not see the"
+        f" metadata database: set the environment variable AIRFLOW_CONN_{conn_id.upper()} for them."
+    )
 
 
 def _number(value: object) -> float | None:
@@ -114,8 +128,9 @@ def _base_url(connection: Connection) -> str:
     if not host:
         return CLOUDFLARE_API
     url = host if "://" in host else f"https://{host}"
-    if connection.port and urlsplit(url).port is None:
+    parts = urlsplit(url)
+    standard = 443 if parts.scheme == "https" else 80
+    if connection.port and connection.port != standard and parts.port is None:
         # a connection given as d1://http://:token@127.0.0.1:8787/… arrives with its port apart
-        parts = urlsplit(url)
         url = parts._replace(netloc=f"{parts.netloc}:{connection.port}").geturl()
     return url

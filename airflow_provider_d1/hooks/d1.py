@@ -91,17 +91,18 @@ class D1Hook(DbApiHook):
     def test_connection(self) -> tuple[bool, str]:  # type: ignore[override]
         """Ask the API what the connection may do.
 
-        :return: whether it works, and what is wrong in words: the token, the account, the default database, the rights.
+        :return: whether it works, and what is wrong in words: the token, the account, the default database, the
+            permissions. The connection is not named: Airflow's form tests it under a transient ID.
         """
         try:
             with self.get_client() as client:
                 access = client.verify_access(self.database or self.get_settings().database)
         except D1Error as error:
-            return False, str(error)
+            return False, str(error).removeprefix(f"Connection {self.get_conn_id()!r}: ")
         found = (
             "" if access.database is None else f" Default database: {access.database.name} ({access.database.uuid})."
         )
-        return True, f"The account has {access.databases} D1 databases.{found}"
+        return True, f"The account has {access.databases} D1 database{'' if access.databases == 1 else 's'}.{found}"
 
     # databases and queries
 
@@ -160,15 +161,13 @@ class D1Hook(DbApiHook):
         :param request: what to export; without a database it takes the hook's own.
         :param on_progress: takes a line of text now and then; the hook's logger by default.
         """
-        from airflow_provider_d1.cloudflare.client import AsyncD1Client
-        from airflow_provider_d1.cloudflare.export import run_export
+        from airflow_provider_d1.hooks.export_run import export_database
 
-        credentials = self.get_settings().credentials
+        settings = self.get_settings()
         request = replace(request, database=request.database or self._database_or_fail())
 
         async def run() -> D1Export:
-            async with AsyncD1Client(credentials) as client:
-                return await run_export(client, request, on_progress=on_progress or self.log.info)
+            return await export_database(settings, request, on_progress=on_progress or self.log.info)
 
         return run_coroutine(run)
 

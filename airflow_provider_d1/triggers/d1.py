@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -76,13 +75,10 @@ class D1ExportTrigger(BaseTrigger):
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
     async def _export(self) -> D1Export:
-        from airflow_provider_d1.cloudflare.client import AsyncD1Client
-        from airflow_provider_d1.cloudflare.export import run_export
         from airflow_provider_d1.cloudflare.models import ExportRequest
         from airflow_provider_d1.hooks.connection import fetch_settings
+        from airflow_provider_d1.hooks.export_run import export_database
 
         request = ExportRequest.from_dict(self.request)
         settings = await fetch_settings(self.d1_conn_id, request.database)
-        request = replace(request, database=settings.database_or_fail())
-        async with AsyncD1Client(settings.credentials) as client:
-            return await run_export(client, request, deadline=self.deadline, on_progress=self.log.info)
+        return await export_database(settings, request, deadline=self.deadline, on_progress=self.log.info)

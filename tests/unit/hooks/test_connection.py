@@ -68,6 +68,46 @@ def test_a_field_that_cannot_work_is_named(fields: dict[str, Any], named: str) -
     assert raised.value.retryable is False
 
 
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"password": None}, "password"),
+        ({"password": "two words"}, "password"),
+        ({"extra": {}}, "account_id"),
+        ({"host": "ftp://127.0.0.1"}, "host"),
+        ({"extra": {"account_id": ACCOUNT, "timeout": "soon"}}, "timeout"),
+        ({"extra": {"account_id": "not ascii: é"}}, "account_id"),
+    ],
+)
+def test_every_message_names_the_connection(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(D1ConfigurationError, match=rf"^Connection 'd1_default': .*{named}"):
+        settings(**fields)
+
+
+def test_the_login_holds_the_account_id_which_the_form_shows_first() -> None:
+    found = settings(login=f" {ACCOUNT} ", extra={})
+    assert (found.credentials.account_id, found.credentials.email) == (ACCOUNT, None)
+    assert settings(login=ACCOUNT, extra={"account_id": ACCOUNT}).credentials.account_id == ACCOUNT
+    with pytest.raises(D1ConfigurationError, match=r"login .*account_id"):
+        settings(login="f" * 32, extra={"account_id": ACCOUNT})
+
+
+def test_a_port_that_the_form_asks_for_changes_nothing() -> None:
+    assert settings(port=443).credentials.base_url == API
+    assert settings(port=443, host=API).credentials.base_url == API
+    assert settings(port=443, host="api.cloudflare.com/client/v4").credentials.base_url == API
+    assert settings(port=443, host="http://127.0.0.1:8787/x").credentials.base_url == "http://127.0.0.1:8787/x"
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["https://api.cloudflare.com", "api.cloudflare.com/", "https://api.cloudflare.com/client", "dash.cloudflare.com"],
+)
+def test_a_host_without_the_apis_path_is_named(host: str) -> None:
+    with pytest.raises(D1ConfigurationError, match=r"^Connection 'd1_default': host .*/client/v4"):
+        settings(host=host)
+
+
 def test_no_database_says_where_to_put_one() -> None:
     with pytest.raises(D1ConfigurationError, match=r"database=.*schema.*'d1_default'"):
         settings().database_or_fail()
@@ -124,5 +164,5 @@ async def test_the_async_way_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_a_missing_connection_is_named() -> None:
-    with pytest.raises(D1ConfigurationError, match="'nowhere'"):
+    with pytest.raises(D1ConfigurationError, match=r"'nowhere'.*AIRFLOW_CONN_NOWHERE"):
         await fetch_settings("nowhere")

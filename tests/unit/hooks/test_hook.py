@@ -28,6 +28,7 @@ from airflow.providers.common.sql.sensors.sql import SqlSensor
 from airflow_provider_d1.cloudflare.sql_errors import ProgrammingError
 from airflow_provider_d1.emulator.server import Emulator
 from airflow_provider_d1.exceptions import (
+    D1AuthenticationError,
     D1ConfigurationError,
     D1DatabaseNotFoundError,
     D1SealError,
@@ -200,7 +201,50 @@ def test_a_connection_that_is_nowhere_is_named() -> None:
     hook = D1Hook("d1_nowhere")
     with pytest.raises(D1ConfigurationError, match="no connection 'd1_nowhere'"):
         hook.query("SELECT 1")
-    assert hook.test_connection() == (False, "There is no connection 'd1_nowhere'; create one of type 'd1'.")
+    works, message = hook.test_connection()
+    assert not works
+    assert message.startswith("There is no connection 'd1_nowhere'")
+
+
+def test_the_connection_test_does_not_name_the_transient_connection(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow's form tests a connection under a random ID."""
+    connect(monkeypatch, emulator, password="")
+    works, message = D1Hook().test_connection()
+    assert (works, message.split(" ")[0]) == (False, "password")
+
+
+@pytest.mark.parametrize(
+    ("fields", "faults", "words"),
+    [
+        ({"password": "wrong"}, {}, "does not accept the API token"),
+        ({"extra": {"account_id": "f" * 32}}, {}, "wrong account"),
+        ({}, {"no_d1_right": True}, "no D1 right"),
+    ],
+    ids=["token", "account", "right"],
+)
+def test_an_export_says_as_much_as_the_connection_test(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], faults: dict[str, Any], words: str
+) -> None:
+    connect(monkeypatch, emulator, **fields)
+    emulator.faults.set(faults)
+    with pytest.raises(D1AuthenticationError, match=words) as raised:
+        D1Hook(database=emulator.database_id("shop")).export()
+    assert str(raised.value) == D1Hook().test_connection()[1]
+
+
+def test_an_export_refused_to_a_reading_token_asks_for_edit(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect(monkeypatch, emulator)
+
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise D1AuthenticationError("refused", status=403, code=10000)
+
+    monkeypatch.setattr("airflow_provider_d1.cloudflare.export.run_export", refuse)
+    with pytest.raises(D1AuthenticationError, match=r"refused\. .*D1: Edit"):
+        D1Hook(database="shop").export()
 
 
 async def test_the_async_client(emulator: Emulator) -> None:
