@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import BaseOperator
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
 from airflow_provider_d1.cloudflare.models import EXPORT_RULES, ExportRequest
+from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error
 from airflow_provider_d1.links.d1 import D1DatabaseLink, database_page
 from airflow_provider_d1.operators.arguments import OPERATOR_RULES, check_arguments, check_rendered_arguments
-from airflow_provider_d1.operators.failures import no_pointless_retry
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -23,17 +25,36 @@ if TYPE_CHECKING:
     from airflow_provider_d1.validation import Rule
 
 
+@contextmanager
+def permanent_errors_fail_task(where: str | None = None) -> Iterator[None]:
+    """Fail the task at once for an error that no retry can repair; let every other error through as it is.
+
+    :param where: what the task works on, for the error's message.
+    :raises AirflowFailException: for a :class:`D1Error` that is not ``retryable``, which becomes its cause.
+    """
+    try:
+        yield
+    except D1Error as error:
+        # a wrong argument or connection is named by its own message
+        place = "" if where is None or isinstance(error, D1ConfigurationError) else f"{where}: "
+        if not error.retryable:
+            raise AirflowFailException(f"{type(error).__name__}: {place}{error}") from error
+        if place:
+            error.add_note(where or "")
+        raise
+
+
 class D1ExportOperator(BaseOperator):
     """Export a D1 database and return where its dump can be fetched, without holding a worker while D1 works.
 
     The database answers no queries while it is exported. The signed URL of the result is *sealed*: only a task with the
     same connection can open it (:class:`~airflow_provider_d1.transfers.d1_to_s3.D1ToS3Operator` does), for an hour.
 
-    What no retry can mend (a wrong token, a table that is not there, a virtual table …) fails the task at once,
-    whatever ``retries`` says; everything else follows ``retries``.
+    An error that no retry can repair (a wrong token, a missing table, a virtual table …) fails the task at once;
+    every other error follows ``retries``.
 
-    A task that is cleared or marked while it is deferred needs no cancelling: an export that nobody polls ends by
-    itself within 15 seconds, and D1 has no call to end it sooner.
+    A task that is cleared or marked while it is deferred needs no cancelling: D1 ends an export that is not polled
+    for 15 seconds, and has no call to end it sooner.
 
     :param database: name or UUID; None for the connection's default. (templated)
     :param tables: only these tables, by their exact names; None for all. (templated)
@@ -99,30 +120,36 @@ class D1ExportOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Start the export in the triggerer, or with ``deferrable=False`` run it here."""
-        with no_pointless_retry():
+        with permanent_errors_fail_task(self._where()):
             check_rendered_arguments(self, self.rules)
             request = self._request()
             if self.deferrable:
                 self.defer(trigger=self._trigger(request), method_name="execute_complete")
-            return self.finish(context, self.hook().run_export(request))
+            return self._finish(context, self.hook.run_export(request))
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Go on after the trigger's event."""
         from airflow_provider_d1.triggers.events import exported
 
-        with no_pointless_retry():
-            return self.finish(context, exported(event))
+        with permanent_errors_fail_task(self._where()):
+            return self._finish(context, exported(event))
 
-    def finish(self, context: Context, export: D1Export) -> dict[str, Any]:  # noqa: ARG002 - for subclasses
+    def _finish(self, context: Context, export: D1Export) -> dict[str, Any]:  # noqa: ARG002 - for subclasses
         """Report a finished export and return it as plain JSON."""
         self._report(export)
         return export.to_dict()
 
+    @cached_property
     def hook(self) -> D1Hook:
-        """The connection's hook."""
+        """The connection's hook; only for a running task, as the arguments may be templates before."""
         from airflow_provider_d1.hooks.d1 import D1Hook
 
         return D1Hook(self.d1_conn_id, database=self.database)
+
+    def _where(self) -> str:
+        """Place of an error."""
+        database = "the connection's default database" if self.database is None else f"database {self.database!r}"
+        return f"{database}, connection {self.d1_conn_id!r}"
 
     def _request(self) -> ExportRequest:
         return ExportRequest(**{name: getattr(self, name) for name in EXPORT_RULES})

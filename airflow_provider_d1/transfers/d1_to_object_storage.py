@@ -42,7 +42,7 @@ class D1ToObjectStorageOperator(D1ToStagingOperator):
         self.path = path
         check_arguments(self, PATH_RULES)
 
-    def storage(self) -> Storage:
+    def _storage(self) -> Storage:
         """The prefix of the store; a local folder is written with the atomic renames that it allows."""
         from airflow.providers.common.compat.sdk import ObjectStoragePath
 

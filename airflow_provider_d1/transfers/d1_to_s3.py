@@ -68,7 +68,7 @@ class D1ToS3Operator(D1ToStagingOperator):
         self.extra_args = extra_args
         check_arguments(self, S3_RULES)
 
-    def storage(self) -> Storage:
+    def _storage(self) -> Storage:
         """The prefix of the bucket."""
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error, D1SealError, D1SignedUrlExpiredError
 from airflow_provider_d1.operators.arguments import OPERATOR_RULES, check_arguments, check_rendered_arguments
-from airflow_provider_d1.operators.d1 import D1ExportOperator
-from airflow_provider_d1.operators.failures import no_pointless_retry
+from airflow_provider_d1.operators.d1 import D1ExportOperator, permanent_errors_fail_task
 from airflow_provider_d1.staging.options import MIB, StagingOptions
 from airflow_provider_d1.transfers.resume import FinishedExport
 from airflow_provider_d1.validation import BOOLEAN
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class D1ToStagingOperator(D1ExportOperator):
-    """Stage a D1 database as typed files with a manifest; a subclass says where (:meth:`storage`).
+    """Stage a D1 database as typed files with a manifest; a subclass says where (:meth:`_storage`).
 
     Given ``export``, that export is staged. Otherwise the database is exported first, deferring, and staged when the
     triggerer reports the end.
@@ -103,23 +102,23 @@ class D1ToStagingOperator(D1ExportOperator):
             raise D1ConfigurationError("Pass export, what to stage, or database, what to export first; not both.")
 
     @abstractmethod
-    def storage(self) -> Storage:
+    def _storage(self) -> Storage:
         """Where the runs go; called in the worker only."""
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Stage what is exported already, or export first."""
-        with no_pointless_retry():
+        with permanent_errors_fail_task(self._where()):
             check_rendered_arguments(self, self.rules)
             if self.export is not None:
                 return self._stage_given(context)
             earlier = self._finished_export(context).get()
             if earlier is not None:
                 self.log.info("An earlier try has exported the database: no new export.")
-                return self.finish(context, earlier)
+                return self._finish(context, earlier)
             self._check_prefix()
         return super().execute(context)
 
-    def finish(self, context: Context, export: D1Export) -> dict[str, Any]:
+    def _finish(self, context: Context, export: D1Export) -> dict[str, Any]:
         """Stage an export of this task's own."""
         self._report(export)
         finished = self._finished_export(context)
@@ -141,8 +140,8 @@ class D1ToStagingOperator(D1ExportOperator):
         """Refuse the place before the export, which would make the database unavailable for nothing."""
         from airflow_provider_d1.staging.prefix import check_prefix
 
-        hook = self.hook()
-        check_prefix(self.storage(), self.replace, None, hook.database or hook.get_settings().database)
+        hook = self.hook
+        check_prefix(self._storage(), self.replace, None, hook.database or hook.get_settings().database)
 
     def _stage_given(self, context: Context) -> dict[str, Any]:
         """Stage what another task exported."""
@@ -169,10 +168,10 @@ class D1ToStagingOperator(D1ExportOperator):
         from airflow_provider_d1.staging.pipeline import stage
 
         source = Source.from_dict({**export.to_dict(), "unavailable_seconds": export.unavailable_seconds})
-        storage = self.storage()
+        storage = self._storage()
         temp_dir = None if self.temp_dir is None else Path(self.temp_dir)
         options = self._staging_options()
-        with self.hook().download(export) as dump:
+        with self.hook.download(export) as dump:
             if dump.content_length is not None:
                 self.log.info("Downloading the dump: file=%s bytes=%d", export.filename, dump.content_length)
             manifest = stage(dump, storage, options, source, owner=_owner(context), temp_dir=temp_dir)

@@ -9,7 +9,7 @@ from airflow.providers.common.compat.sdk import BaseHook, BaseOperator
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError
 from airflow_provider_d1.operators.arguments import check_arguments, check_rendered_arguments
-from airflow_provider_d1.operators.failures import no_pointless_retry
+from airflow_provider_d1.operators.d1 import permanent_errors_fail_task
 from airflow_provider_d1.validation import BOOLEAN, STRING, TABLES, Rule, one_of, optional, string
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class D1StagingToWarehouseOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
         """Load the manifest's tables and say what was loaded."""
-        with no_pointless_retry():
+        with permanent_errors_fail_task():
             check_rendered_arguments(self, self.rules, ATTRIBUTES)
             return self._load()
 

@@ -62,7 +62,7 @@ MUTATIONS = (
     Mutation(
         "a token rotated while the task was deferred is retried",
         "transfers",
-        "D1ToStagingOperator.finish",
+        "D1ToStagingOperator._finish",
         "raise D1SealError(str(error), retryable=True) from error",
         "raise",
         ("tests/unit/transfers/test_staging_operators.py",),
@@ -242,7 +242,7 @@ MUTATIONS = (
     Mutation(
         "what no retry can mend is not retried",
         "operators",
-        "no_pointless_retry",
+        "permanent_errors_fail_task",
         "error.retryable",
         "True",
         ("tests/unit/operators/test_export_operator.py",),
@@ -512,7 +512,7 @@ MUTATIONS = (
     Mutation(
         "a finished export is kept for a retry",
         "transfers",
-        "D1ToStagingOperator.finish",
+        "D1ToStagingOperator._finish",
         "finished.put(export)",
         "",
         ("tests/unit/transfers/test_staging_operators.py",),
@@ -520,7 +520,7 @@ MUTATIONS = (
     Mutation(
         "what was kept is deleted when it is staged",
         "transfers",
-        "D1ToStagingOperator.finish",
+        "D1ToStagingOperator._finish",
         "finished.forget()\nreturn result",
         "return result",
         ("tests/unit/transfers/test_staging_operators.py",),

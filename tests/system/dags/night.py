@@ -18,10 +18,10 @@ BUCKET = "night"
 class StageWithoutRoom(D1ToS3Operator):
     """In its first try no file can grow past 64 KiB."""
 
-    def finish(self, context, export):
+    def _finish(self, context, export):
         if context["ti"].try_number == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, resource.RLIM_INFINITY))
-        return super().finish(context, export)
+        return super()._finish(context, export)
 
 
 class ExportAndLinger(D1ExportOperator):

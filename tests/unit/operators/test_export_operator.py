@@ -157,16 +157,19 @@ def test_the_essentials_are_logged(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("error", [D1VirtualTableError("fts5"), D1AuthenticationError("bad token", status=401)])
-def test_what_no_retry_can_mend_fails_the_task_and_keeps_its_cause(error: Exception) -> None:
-    with pytest.raises(AirflowFailException, match=f"{type(error).__name__}: {error}") as raised:
-        D1ExportOperator(task_id="export").execute_complete({}, events.failure(error))
+def test_an_error_that_no_retry_can_repair_fails_the_task_and_names_its_place(error: Exception) -> None:
+    operator = D1ExportOperator(task_id="export", database="shop", d1_conn_id="d1_other")
+    place = "database 'shop', connection 'd1_other'"
+    with pytest.raises(AirflowFailException, match=f"^{type(error).__name__}: {place}: {error}") as raised:
+        operator.execute_complete({}, events.failure(error))
     assert type(raised.value.__cause__) is type(error)
 
 
 @pytest.mark.parametrize("error", [D1ExportError("odd"), D1ExportBusyError("busy"), D1ExportTimeoutError("slow")])
-def test_what_a_retry_may_mend_is_raised_as_itself(error: Exception) -> None:
-    with pytest.raises(type(error), match=str(error)):
+def test_an_error_that_a_retry_may_repair_is_raised_as_itself_with_its_place(error: Exception) -> None:
+    with pytest.raises(type(error), match=str(error)) as raised:
         D1ExportOperator(task_id="export").execute_complete({}, events.failure(error))
+    assert raised.value.__notes__ == ["the connection's default database, connection 'd1_default'"]
 
 
 def test_a_malformed_event_is_an_error() -> None:

@@ -125,14 +125,14 @@ def test_the_connection_stays_out_of_uris() -> None:
 
 def test_the_operator_writes_folders_with_the_folder_storage(tmp_path: Path) -> None:
     operator = D1ToObjectStorageOperator(task_id="stage", path=tmp_path.as_uri(), database="shop")
-    storage = operator.storage()
+    storage = operator._storage()
     assert isinstance(storage, FolderStorage)
     assert storage.path == tmp_path
 
 
 def test_the_operator_takes_any_other_store(path: ObjectStoragePath) -> None:
     operator = D1ToObjectStorageOperator(task_id="stage", path=str(path), database="shop")
-    assert isinstance(operator.storage(), ObjectStorage)
+    assert isinstance(operator._storage(), ObjectStorage)
 
 
 @pytest.mark.parametrize("bad", ["bucket/prefix", "", None, 7])
