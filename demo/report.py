@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.credentials import Credentials
     from harness.seaweed import S3Server
 
-_EXPORTED = re.compile(r"Exported (\S+) .*?(\d+) polls, (\d+) restarts; .*?unavailable for ([\d.]+) s")
-
 
 @dataclass(frozen=True)
 class Staged:
@@ -98,11 +96,6 @@ def source_rows(credentials: Credentials, database: str, tables: Iterable[str]) 
 
 def _quoted(name: str) -> str:
     return name.replace('"', '""')
-
-
-def exports(log: str) -> dict[str, tuple[int, int, float]]:
-    """From the task logs, by database: polls, restarts, and seconds that the database was unavailable."""
-    return {name: (int(polls), int(restarts), float(s)) for name, polls, restarts, s in _EXPORTED.findall(log)}
 
 
 def show(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
