@@ -200,9 +200,9 @@ def shares(path: Path, out: Path) -> None:
 
     started = time.process_time()
     from airflow_provider_d1.staging import parquet, store, streams, tables
-    from airflow_provider_d1.staging.manifest import Source
+    from airflow_provider_d1.staging.manifest_source import Source
     from airflow_provider_d1.staging.options import StagingOptions
-    from airflow_provider_d1.staging.pipeline import stage
+    from airflow_provider_d1.staging.stage import stage
     from airflow_provider_d1.storage.folder import FolderStorage
 
     seconds["start of Python, imports"] = time.process_time()

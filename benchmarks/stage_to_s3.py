@@ -102,9 +102,9 @@ def measure(way: str, dump: Path) -> dict[str, float]:
 
     from airflow_provider_d1.cloudflare.seal import unseal
     from airflow_provider_d1.hooks.d1 import D1Hook
-    from airflow_provider_d1.staging.manifest import Source
+    from airflow_provider_d1.staging.manifest_source import Source
     from airflow_provider_d1.staging.options import StagingOptions
-    from airflow_provider_d1.staging.pipeline import stage
+    from airflow_provider_d1.staging.stage import stage
     from airflow_provider_d1.storage.s3 import S3Storage
 
     client = S3Hook().get_conn()

@@ -26,16 +26,9 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from airflow_provider_d1.staging.manifest import (
-    ColumnEntry,
-    DumpEntry,
-    FileEntry,
-    Manifest,
-    Source,
-    StorageCounts,
-    TableEntry,
-    dumps,
-)
+from airflow_provider_d1.staging.manifest import DumpEntry, Manifest, dumps
+from airflow_provider_d1.staging.manifest_source import Source
+from airflow_provider_d1.staging.manifest_tables import ColumnEntry, FileEntry, StorageCounts, TableEntry
 from harness.postgres import PostgresServer, postgres_server
 
 ROWS_IN_PART = 500_000

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from airflow_provider_d1.staging.manifest import ColumnEntry, LossyCounts, Source, StorageCounts
+from airflow_provider_d1.staging.manifest_tables import ColumnEntry, LossyCounts, StorageCounts
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.staging.manifest_source import Source
 
 
 @dataclass(frozen=True)

@@ -11,21 +11,26 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, get_args, get_type_hints
 
 from airflow_provider_d1.exceptions import D1Error
-from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Source
-from airflow_provider_d1.staging.options import COMPRESSIONS, FILE_FORMATS, StagingOptions
-from airflow_provider_d1.staging.pipeline import stage_into_folder
+from airflow_provider_d1.staging.manifest import MANIFEST_KEY
+from airflow_provider_d1.staging.manifest_source import Source
+from airflow_provider_d1.staging.options import CODECS, STAGING_HELP, StagingOptions
+from airflow_provider_d1.staging.stage import stage_into_folder
 from airflow_provider_d1.staging.streams import UnpackingReader
 from airflow_provider_d1.storage.folder import FolderStorage
 
 if TYPE_CHECKING:
     from airflow_provider_d1.staging.progress import Progress
 
-_DEFAULTS = StagingOptions()
+#: option → its default; an output folder has one run, so there is no keep_runs
+_DEFAULTS = {option.name: option.default for option in fields(StagingOptions) if option.name != "keep_runs"}
+#: flags that differ from the option's name
+_FLAGS = {"file_format": "format"}
 _BAR_WIDTH = 30
 _BAR_EVERY_SECONDS = 0.2
 
@@ -82,18 +87,7 @@ def _failed(message: str, *, code: int) -> int:
 
 
 def _stage(options: argparse.Namespace, *, on_terminal: bool) -> Path:
-    staging = StagingOptions(
-        file_format=options.format,
-        compression=options.compression,
-        keep_dump=options.keep_dump,
-        on_lossy=options.on_lossy,
-        on_type_conflict=options.on_type_conflict,
-        max_part_bytes=options.max_part_bytes,
-        parse_temporal=options.parse_temporal,
-        audit_columns=options.audit_columns,
-        column_names=options.column_names,
-        replace=options.replace,
-    )
+    staging = StagingOptions(**{name: getattr(options, name) for name in _DEFAULTS})
     from_pipe = options.dump == "-"
     with _opened(options.dump) as file, UnpackingReader(file) as dump, _output_folder(options.out_dir) as storage:
         if options.temp_dir is not None:
@@ -177,19 +171,34 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m airflow_provider_d1.staging",
         description="Turn a D1 (or any SQLite) dump into typed files, one folder for each table, and a manifest.",
     )
-    parser.add_argument("dump", metavar="DUMP", help="SQL file, also packed by gzip or zstd; - reads standard input")
-    parser.add_argument("out_dir", metavar="OUT_DIR", type=Path, help="folder for the files; created if need be")
-    parser.add_argument("--format", choices=FILE_FORMATS, default=_DEFAULTS.file_format)
-    codecs = sorted({codec for choices in COMPRESSIONS.values() for codec in choices})
-    parser.add_argument("--compression", choices=codecs, help="default: parquet zstd, csv and jsonl gzip, sql none")
-    parser.add_argument("--keep-dump", action="store_true", help="store the dump beside the tables too")
-    parser.add_argument("--on-lossy", choices=("warn", "fail", "ignore"), default=_DEFAULTS.on_lossy)
-    parser.add_argument("--on-type-conflict", choices=("widen", "fail"), default=_DEFAULTS.on_type_conflict)
-    parser.add_argument("--max-part-bytes", type=int, default=_DEFAULTS.max_part_bytes, metavar="BYTES")
-    parser.add_argument("--parse-temporal", action="store_true", help="dates and timestamps where every text is one")
-    parser.add_argument("--audit-columns", action="store_true", help="add _d1_database, _d1_bookmark, _loaded_at")
-    parser.add_argument("--column-names", choices=("preserve", "snake_case"), default=_DEFAULTS.column_names)
-    parser.add_argument("--no-replace", dest="replace", action="store_false", help="refuse where a manifest stands")
-    parser.add_argument("--temp-dir", type=Path, metavar="DIR", help="for unfinished parts; default: OUT_DIR")
-    parser.add_argument("--threads", type=int, choices=(0, 1, 2), default=2, help="that parse; fewer take less memory")
+    parser.add_argument("dump", metavar="DUMP", help="SQL file, also compressed with gzip or zstd; - reads stdin")
+    parser.add_argument("out_dir", metavar="OUT_DIR", type=Path, help="folder for the files; created if it is missing")
+    for name, default in _DEFAULTS.items():
+        if name == "replace":
+            text = "fail if OUT_DIR has a manifest already"
+            parser.add_argument("--no-replace", dest=name, action="store_false", help=text)
+        else:
+            parser.add_argument(f"--{_FLAGS.get(name, name).replace('_', '-')}", dest=name, **_argument(name, default))
+    parser.add_argument(
+        "--temp-dir", type=Path, metavar="DIR", help="folder for unfinished parts; a folder in OUT_DIR by default"
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        choices=(0, 1, 2),
+        default=2,
+        help="threads that parse, 0 for the main thread only; fewer use less memory (default: 2)",
+    )
     return parser
+
+
+def _argument(name: str, default: object) -> dict[str, Any]:
+    """What argparse has to know about a staging option."""
+    text = STAGING_HELP[name].replace("``", "").replace('"', "")
+    if isinstance(default, bool):
+        return {"action": "store_true", "help": text}
+    if default is not None:
+        text = f"{text} (default: {default})"
+    kind = get_type_hints(StagingOptions)[name]
+    choices = CODECS if name == "compression" else get_args(kind) or None
+    return {"default": default, "type": kind if kind is int else str, "choices": choices, "help": text}

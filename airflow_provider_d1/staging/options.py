@@ -1,4 +1,4 @@
-"""What a user can ask of a staging run, checked as soon as it is said: long before a database is exported for it."""
+"""What a user can choose about staging. The operators, the command line and their help texts follow this module."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from airflow_provider_d1.exceptions import D1ConfigurationError
+from airflow_provider_d1.validation import BOOLEAN, Rule, integer, one_of, optional
 
 MIB = 1 << 20
 
@@ -21,24 +22,47 @@ COMPRESSIONS: Mapping[FileFormat, tuple[str, ...]] = {
     "sql": ("none", "gzip", "zstd"),
 }
 
+#: all of them
+CODECS = tuple(sorted({codec for choices in COMPRESSIONS.values() for codec in choices}))
+
+#: option → what it must be
+STAGING_RULES: Mapping[str, Rule] = {
+    "file_format": one_of(*FILE_FORMATS),
+    "compression": optional(one_of(*CODECS)),
+    "keep_dump": BOOLEAN,
+    "on_lossy": one_of("warn", "fail", "ignore"),
+    "on_type_conflict": one_of("widen", "fail"),
+    "max_part_bytes": integer(1),
+    "parse_temporal": BOOLEAN,
+    "audit_columns": BOOLEAN,
+    "column_names": one_of("preserve", "snake_case"),
+    "replace": Rule(lambda value: isinstance(value, bool) or value == "any", "True, False or 'any'"),
+    "keep_runs": optional(integer(1)),
+}
+
+
+#: option → what it does, in the operators' documentation and in the command line's help
+STAGING_HELP: Mapping[str, str] = {
+    "file_format": '``"parquet"``, ``"csv"``, ``"jsonl"``, or ``"sql"`` for the dump as it is',
+    "compression": "None takes the format's default: Parquet zstd, CSV and JSONL gzip, SQL none",
+    "keep_dump": "store the dump beside the tables too, compressed with zstd",
+    "on_lossy": 'what to do about values that D1\'s export may have altered: ``"warn"``, ``"fail"`` or ``"ignore"``',
+    "on_type_conflict": 'for values that do not fit a column\'s type: ``"widen"`` the column, or ``"fail"``',
+    "max_part_bytes": "largest size of a staged file in bytes; a single larger row exceeds it",
+    "parse_temporal": "convert text columns in which every value is a date or a timestamp of one form",
+    "audit_columns": "add ``_d1_database``, ``_d1_bookmark`` and ``_loaded_at`` to every table",
+    "column_names": '``"preserve"`` the column names of D1, or convert them to ``"snake_case"``',
+    "replace": "False refuses a place that has a manifest already. A place with runs of another database is refused "
+    'unless ``"any"`` allows to replace them',
+    "keep_runs": "how many complete runs stay in the prefix, the new one included; None keeps all of them",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class StagingOptions:
-    """How a dump becomes staged files.
+    """How a dump becomes staged files; :data:`STAGING_HELP` says what each option does.
 
-    :param file_format: ``"parquet"``, ``"csv"``, ``"jsonl"``, or ``"sql"`` for the dump as it came.
-    :param compression: None takes the format's default (Parquet zstd, CSV and JSONL gzip, SQL none).
-    :param keep_dump: store the dump beside the tables too, zstd-compressed, in the same pass.
-    :param on_lossy: what to do about values that D1's exporter may have altered: ``"warn"``, ``"fail"``, ``"ignore"``.
-    :param on_type_conflict: for values that do not fit a column's type, ``"widen"`` the column or ``"fail"``.
-    :param max_part_bytes: the largest size of a staged file, in bytes; only a single huge row makes a larger one.
-    :param parse_temporal: make a text column a timestamp or a date when every value in it parses the same way.
-    :param audit_columns: add ``_d1_database``, ``_d1_bookmark`` and ``_loaded_at`` to every table.
-    :param column_names: ``"preserve"`` D1's names or turn them into ``"snake_case"``.
-    :param replace: False refuses a place that already has a manifest; ``"any"`` also replaces the runs of another
-        database, which are refused otherwise.
-    :param keep_runs: how many complete runs stay in a prefix, the new one included; None keeps all.
-    :raises D1ConfigurationError: for a value that cannot work; the message names the parameter.
+    :raises D1ConfigurationError: for a value that cannot work; the message names the option.
     """
 
     file_format: FileFormat = "parquet"
@@ -54,32 +78,17 @@ class StagingOptions:
     keep_runs: int | None = 2
 
     def __post_init__(self) -> None:
-        _one_of("file_format", self.file_format, FILE_FORMATS)
-        if self.compression is not None:
-            _one_of(f"compression (of {self.file_format})", self.compression, COMPRESSIONS[self.file_format])
-        _one_of("on_lossy", self.on_lossy, ("warn", "fail", "ignore"))
-        _one_of("on_type_conflict", self.on_type_conflict, ("widen", "fail"))
-        _one_of("column_names", self.column_names, ("preserve", "snake_case"))
-        if not _is_positive(self.max_part_bytes):
+        for name, rule in STAGING_RULES.items():
+            rule.check(name, getattr(self, name))
+        choices = COMPRESSIONS[self.file_format]
+        if self.compression is not None and self.compression not in choices:
             raise D1ConfigurationError(
-                f"max_part_bytes must be a positive number of bytes, not {self.max_part_bytes!r}"
+                f"compression must be one of {', '.join(map(repr, choices))} for file_format={self.file_format!r}, "
+                f"not {self.compression!r}."
             )
-        if not isinstance(self.replace, bool) and self.replace != "any":
-            raise D1ConfigurationError(f"replace must be True, False or 'any', not {self.replace!r}")
-        if self.keep_runs is not None and not _is_positive(self.keep_runs):
-            raise D1ConfigurationError(f"keep_runs must be a positive number of runs, or None, not {self.keep_runs!r}")
 
     @property
     def codec(self) -> str | None:
-        """The compression in force; None for files stored as they are."""
+        """The compression in use; None for files stored as they are."""
         chosen = self.compression or COMPRESSIONS[self.file_format][0]
         return None if chosen == "none" else chosen
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise D1ConfigurationError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airflow_provider_d1.exceptions import D1ManifestError, D1StagingError
-from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Manifest, dumps, load
+from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Manifest, dumps, parse_manifest
 from airflow_provider_d1.staging.prefix import already_exists
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class OutputFolder:
     def _listed_files(self) -> set[str]:
         content = self._storage.read_bytes(MANIFEST_KEY)
         try:
-            files = load(content).all_files if content is not None else ()
+            files = parse_manifest(content).all_files if content is not None else ()
         except D1ManifestError:
             return set()
         return {key for file in files if (key := self._storage.key(file.uri)) is not None}

@@ -2,65 +2,28 @@
 
 The type of a column is known for certain only at the end of the table. Until then a part has the types that the rows so
 far ask for; when those change, the part is closed, and whoever stores it casts it once at the end
-(:mod:`airflow_provider_d1.staging.store`).
+(:mod:`airflow_provider_d1.staging.part_store`).
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from airflow_provider_d1.dump.column_types import ColumnStats, cast, final_type, part_type
+from airflow_provider_d1.dump.column_types import ColumnStats, final_type, part_type
 
 if TYPE_CHECKING:
     from airflow_provider_d1.dump.blocks import ParsedBlock
-    from airflow_provider_d1.dump.schema import TableSchema
-    from airflow_provider_d1.staging.audit import AuditColumns
     from airflow_provider_d1.staging.formats import PartFile, TableFormat
+    from airflow_provider_d1.staging.table_plan import TablePlan
 
 #: that wait to be written; more only take memory, however small they are
 MOST_BLOCKS = 1000
-
-
-@dataclass(frozen=True)
-class TablePlan:
-    """What is fixed about a table before its first row.
-
-    :param schema: as the dump creates it.
-    :param folder: of its files.
-    :param names: of its columns in the files, in the order of ``schema.columns``.
-    :param audit: columns that staging adds.
-    :param metadata: for formats that can keep some.
-    """
-
-    schema: TableSchema
-    folder: str
-    names: tuple[str, ...]
-    audit: AuditColumns
-    metadata: dict[str, str]
-
-    def arrow_schema(self, types: Sequence[pa.DataType]) -> pa.Schema:
-        """Schema of a file whose own columns have these types."""
-        fields = [pa.field(name, kind) for name, kind in zip(self.names, types, strict=True)]
-        return pa.schema([*fields, *self.audit.fields], metadata=self.metadata)
-
-    def cast_rows(
-        self, arrays: Sequence[pa.Array], stats: Sequence[ColumnStats], types: Sequence[pa.DataType]
-    ) -> pa.Table:
-        """Rows of this table as files hold them.
-
-        :param arrays: the table's own columns.
-        :param stats: of these rows, or of these and earlier ones of the same types.
-        :param types: what to cast them to.
-        """
-        columns = [cast(array, seen, kind) for array, seen, kind in zip(arrays, stats, types, strict=True)]
-        rows = len(columns[0]) if columns else 0
-        return pa.Table.from_arrays([*columns, *self.audit.arrays(rows)], schema=self.arrow_schema(types))
 
 
 @dataclass(frozen=True)

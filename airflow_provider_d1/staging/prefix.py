@@ -13,11 +13,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError, D1StagingError
-from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Manifest, dumps, load
+from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Manifest, dumps, parse_manifest
 from airflow_provider_d1.staging.staging_run import is_run_id, same_owner, started_at
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.staging.manifest import Source
+    from airflow_provider_d1.staging.manifest_source import Source
     from airflow_provider_d1.staging.staging_run import StagingRun
     from airflow_provider_d1.storage.base import Storage
 
@@ -257,7 +257,7 @@ def _parsed(storage: Storage, content: bytes | None) -> Manifest | None:
     if content is None:
         return None
     try:
-        return load(content)
+        return parse_manifest(content)
     except D1ManifestError as error:
         logger.warning("%s cannot be read and will be replaced: %s", storage.uri(MANIFEST_KEY), error)
         return None

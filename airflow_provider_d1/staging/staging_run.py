@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from airflow_provider_d1.exceptions import D1StagingError
-from airflow_provider_d1.staging.manifest import MANIFEST_KEY, FileEntry
+from airflow_provider_d1.staging.manifest import MANIFEST_KEY
+from airflow_provider_d1.staging.manifest_tables import FileEntry
 
 if TYPE_CHECKING:
     from airflow_provider_d1.storage.base import Storage

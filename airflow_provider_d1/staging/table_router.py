@@ -1,69 +1,27 @@
-"""Parsed blocks to their tables, and at the end what the manifest says about these."""
+"""Parsed blocks to the writers of their tables, and the finished parts of these to whoever stores them."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_provider_d1 import __version__
 from airflow_provider_d1.dump.column_types import settle_newlines
 from airflow_provider_d1.dump.reader import TableStarted
-from airflow_provider_d1.exceptions import D1FidelityError, D1TypeConflictError
-from airflow_provider_d1.staging.audit import AuditColumns, type_name
-from airflow_provider_d1.staging.fidelity import certain_losses, conflict_lines, lossy_line
-from airflow_provider_d1.staging.manifest import ColumnEntry, LossyCounts, Source, StorageCounts, TableEntry
-from airflow_provider_d1.staging.names import Folders, file_column_names, snake_case
-from airflow_provider_d1.staging.parts import MOST_BLOCKS, LocalPart, TablePlan, TableWriter
-from airflow_provider_d1.staging.store import PartDone, PartStore, TableDone
+from airflow_provider_d1.staging.part_store import PartDone, TableDone
+from airflow_provider_d1.staging.parts import MOST_BLOCKS, LocalPart, TableWriter
+from airflow_provider_d1.staging.table_report import report_values
 
 if TYPE_CHECKING:
     from airflow_provider_d1.dump.blocks import ParsedBlock
-    from airflow_provider_d1.dump.schema import TableSchema
     from airflow_provider_d1.staging.formats import TableFormat
     from airflow_provider_d1.staging.options import StagingOptions
     from airflow_provider_d1.staging.progress import ProgressMeter
+    from airflow_provider_d1.staging.table_plan import Planner
 
 logger = logging.getLogger(__name__)
-
-
-class Planner:
-    """Decides what is the same for all rows of a table: folder, names, audit columns, metadata."""
-
-    def __init__(self, source: Source, options: StagingOptions) -> None:
-        self._folders = Folders()
-        self._snake = options.column_names == "snake_case"
-        self._audit = AuditColumns.of(source, datetime.now(UTC)) if options.audit_columns else AuditColumns()
-        facts = {
-            "d1.account_id": source.account_id,
-            "d1.database_id": source.database_id,
-            "d1.database_name": source.database_name,
-            "d1.bookmark": source.bookmark,
-            "d1.filename": source.filename,
-            "d1.provider_version": __version__,
-        }
-        self._metadata = {key: value for key, value in facts.items() if value is not None}
-
-    def plan(self, schema: TableSchema) -> TablePlan:
-        """Plan a table; a column that cannot keep its name is logged."""
-        columns = [column.name for column in schema.columns]
-        names = file_column_names(columns, snake=self._snake, audit=self._audit.names)
-        for column, name in zip(columns, names, strict=True):
-            natural = snake_case(column) if self._snake else column
-            if name != natural:
-                logger.warning(
-                    "Table %r: column %r is staged as %r, because %r is taken", schema.name, column, name, natural
-                )
-        return TablePlan(
-            schema=schema,
-            folder=self._folders.folder_of(schema.name),
-            names=names,
-            audit=self._audit,
-            metadata={**self._metadata, "d1.table": schema.name},
-        )
 
 
 class TableRouter:
@@ -131,7 +89,7 @@ class TableRouter:
         settled = settle_newlines([writer.stats for writer in self._writers.values()])
         for writer, stats in zip(self._writers.values(), settled, strict=True):
             writer.stats = stats
-        self._judge()
+        report_values(self.tables, self._options)
         for writer in self._writers.values():
             if writer is self._current or writer.waits or not writer.begun:
                 self._finish(writer, last=True)
@@ -139,14 +97,15 @@ class TableRouter:
                 self._emit(TableDone(writer.plan, writer.final_types(), writer.stats))
         self._log_fallbacks()
 
+    @property
+    def tables(self) -> tuple[TableWriter, ...]:
+        """All tables in dump order."""
+        return tuple(self._writers.values())
+
     def discard(self) -> None:
         """Close what is open after a failure; nothing more is handed to the store."""
         for writer in self._writers.values():
             writer.discard()
-
-    def entries(self, store: PartStore) -> tuple[TableEntry, ...]:
-        """Describe all tables in dump order, once the store has settled them."""
-        return tuple(self._entry(writer, store) for writer in self._writers.values())
 
     def _leave(self, writer: TableWriter) -> None:
         """Finish a table; in a dump that takes turns, all that were left lately, once they are worth it together."""
@@ -168,24 +127,6 @@ class TableRouter:
         for part in parts:
             self._emit(PartDone(writer.plan, part))
 
-    def _judge(self) -> None:
-        tables = [(writer.plan.schema, writer.stats) for writer in self._writers.values()]
-        conflicts = [
-            line
-            for w in self._writers.values()
-            for line in conflict_lines(w.plan.schema, w.stats, map(type_name, w.final_types()))
-        ]
-        if conflicts and self._options.on_type_conflict == "fail":
-            raise D1TypeConflictError("; ".join(conflicts))
-        if self._options.on_lossy == "fail" and (losses := [e for t in tables for e in certain_losses(*t)]):
-            raise D1FidelityError("; ".join(losses))
-        for line in conflicts:
-            logger.warning("%s", line)
-        if self._options.on_lossy == "warn":
-            for schema, stats in tables:
-                if suspicion := lossy_line(schema, stats):
-                    logger.warning("%s", suspicion)
-
     def _log_fallbacks(self) -> None:
         if self._fallbacks:
             count = sum(self._fallbacks.values())
@@ -198,29 +139,3 @@ class TableRouter:
                 self._exact_rows,
                 reasons,
             )
-
-    def _entry(self, writer: TableWriter, store: PartStore) -> TableEntry:
-        plan = writer.plan
-        columns = [
-            ColumnEntry(
-                name=name,
-                declared_type=column.declared_type,
-                type=type_name(kind),
-                nullable=column.nullable,
-                primary_key=column.primary_key,
-                storage=StorageCounts(**seen.storage),
-                lossy=LossyCounts(**seen.lossy),
-                source_name=None if name == column.name else column.name,
-            )
-            for name, column, kind, seen in zip(
-                plan.names, plan.schema.columns, writer.final_types(), writer.stats, strict=True
-            )
-        ]
-        return TableEntry(
-            name=plan.schema.name,
-            rows=writer.rows,
-            ddl=plan.schema.ddl,
-            columns=(*columns, *plan.audit.entries(writer.rows)),
-            files=store.files(plan.schema.name),
-            generated=plan.schema.generated,
-        )

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error, D1SealError, D1SignedUrlExpiredError
-from airflow_provider_d1.operators.arguments import OPERATOR_RULES, check_arguments, check_rendered_arguments
+from airflow_provider_d1.operators.arguments import OPERATOR_RULES, check_rendered_arguments
 from airflow_provider_d1.operators.d1 import D1ExportOperator, permanent_errors_fail_task
 from airflow_provider_d1.staging.options import MIB, StagingOptions
 from airflow_provider_d1.transfers.resume import FinishedExport
-from airflow_provider_d1.validation import BOOLEAN
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -32,19 +31,18 @@ class D1ToStagingOperator(D1ExportOperator):
 
     :param export: output of a :class:`~airflow_provider_d1.operators.d1.D1ExportOperator` with the same connection. It
         excludes ``database``. (templated)
-    :param file_format: ``"parquet"``, ``"csv"``, ``"jsonl"``, or ``"sql"`` for the dump as it came.
+    :param file_format: ``"parquet"``, ``"csv"``, ``"jsonl"``, or ``"sql"`` for the dump as it is.
     :param compression: None takes the format's default: Parquet zstd, CSV and JSONL gzip, SQL none.
-    :param keep_dump: store the dump too, compressed.
-    :param on_lossy: what to do about values that D1's exporter may have altered: ``"warn"``, ``"fail"``, ``"ignore"``.
-    :param on_type_conflict: for values that do not fit a column's type, ``"widen"`` the column or ``"fail"``.
-    :param max_part_bytes: the largest size of a staged file, in bytes.
-    :param parse_temporal: make a text column a timestamp or a date when every value in it parses the same way.
+    :param keep_dump: store the dump beside the tables too, compressed with zstd.
+    :param on_lossy: what to do about values that D1's export may have altered: ``"warn"``, ``"fail"`` or ``"ignore"``.
+    :param on_type_conflict: for values that do not fit a column's type: ``"widen"`` the column, or ``"fail"``.
+    :param max_part_bytes: largest size of a staged file in bytes; a single larger row exceeds it.
+    :param parse_temporal: convert text columns in which every value is a date or a timestamp of one form.
     :param audit_columns: add ``_d1_database``, ``_d1_bookmark`` and ``_loaded_at`` to every table.
-    :param column_names: ``"preserve"`` D1's names or turn them into ``"snake_case"``.
-    :param replace: False refuses a place that already has a manifest. A place with runs of another database is refused
-        before the export, unless ``"any"`` says that they may be replaced.
-    :param keep_runs: how many complete runs stay, the new one included, so that a load in progress keeps its files.
-        More than 2 makes backups with retention; None never removes a run.
+    :param column_names: ``"preserve"`` the column names of D1, or convert them to ``"snake_case"``.
+    :param replace: False refuses a place that has a manifest already. A place with runs of another database is refused
+        unless ``"any"`` allows to replace them.
+    :param keep_runs: how many complete runs stay in the prefix, the new one included; None keeps all of them.
     :param temp_dir: for a few unfinished files; None for the worker's temporary folder.
 
     All parameters of :class:`~airflow_provider_d1.operators.d1.D1ExportOperator` apply too. Returns::
@@ -82,21 +80,20 @@ class D1ToStagingOperator(D1ExportOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.export = export
-        self.file_format = file_format
-        self.compression = compression
-        self.keep_dump = keep_dump
-        self.on_lossy = on_lossy
-        self.on_type_conflict = on_type_conflict
-        self.max_part_bytes = max_part_bytes
-        self.parse_temporal = parse_temporal
-        self.audit_columns = audit_columns
-        self.column_names = column_names
-        self.replace = replace
-        self.keep_runs = keep_runs
         self.temp_dir = temp_dir
-        flags = ("keep_dump", "parse_temporal", "audit_columns")
-        check_arguments(self, dict.fromkeys(flags, BOOLEAN))
-        self._staging_options()
+        self.options = StagingOptions(
+            file_format=file_format,
+            compression=compression,
+            keep_dump=keep_dump,
+            on_lossy=on_lossy,
+            on_type_conflict=on_type_conflict,
+            max_part_bytes=max_part_bytes,
+            parse_temporal=parse_temporal,
+            audit_columns=audit_columns,
+            column_names=column_names,
+            replace=replace,
+            keep_runs=keep_runs,
+        )
         self._refuse_without_schema(self.no_schema is True)
         if export is not None and self.database is not None:
             raise D1ConfigurationError("Pass export, what to stage, or database, what to export first; not both.")
@@ -141,7 +138,7 @@ class D1ToStagingOperator(D1ExportOperator):
         from airflow_provider_d1.staging.prefix import check_prefix
 
         hook = self.hook
-        check_prefix(self._storage(), self.replace, None, hook.database or hook.get_settings().database)
+        check_prefix(self._storage(), self.options.replace, None, hook.database or hook.get_settings().database)
 
     def _stage_given(self, context: Context) -> dict[str, Any]:
         """Stage what another task exported."""
@@ -164,17 +161,16 @@ class D1ToStagingOperator(D1ExportOperator):
             raise D1SignedUrlExpiredError(str(error), retryable=False) from error
 
     def _stage(self, context: Context, export: D1Export) -> dict[str, Any]:
-        from airflow_provider_d1.staging.manifest import Source
-        from airflow_provider_d1.staging.pipeline import stage
+        from airflow_provider_d1.staging.manifest_source import Source
+        from airflow_provider_d1.staging.stage import stage
 
         source = Source.from_dict({**export.to_dict(), "unavailable_seconds": export.unavailable_seconds})
         storage = self._storage()
         temp_dir = None if self.temp_dir is None else Path(self.temp_dir)
-        options = self._staging_options()
         with self.hook.download(export) as dump:
             if dump.content_length is not None:
                 self.log.info("Downloading the dump: file=%s bytes=%d", export.filename, dump.content_length)
-            manifest = stage(dump, storage, options, source, owner=_owner(context), temp_dir=temp_dir)
+            manifest = stage(dump, storage, self.options, source, owner=_owner(context), temp_dir=temp_dir)
         result = summary(manifest, storage)
         self.log.info(
             "Staged: tables=%d rows=%d bytes=%d manifest=%s",
@@ -185,25 +181,10 @@ class D1ToStagingOperator(D1ExportOperator):
         )
         return result
 
-    def _staging_options(self) -> StagingOptions:
-        return StagingOptions(
-            file_format=self.file_format,
-            compression=self.compression,
-            keep_dump=self.keep_dump,
-            on_lossy=self.on_lossy,
-            on_type_conflict=self.on_type_conflict,
-            max_part_bytes=self.max_part_bytes,
-            parse_temporal=self.parse_temporal,
-            audit_columns=self.audit_columns,
-            column_names=self.column_names,
-            replace=self.replace,
-            keep_runs=self.keep_runs,
-        )
-
     def _refuse_without_schema(self, no_schema: bool) -> None:
-        if no_schema and self.file_format != "sql":
+        if no_schema and self.options.file_format != "sql":
             raise D1ConfigurationError(
-                f"no_schema leaves out what file_format={self.file_format!r} takes the columns from; use 'sql'."
+                f"no_schema leaves out what file_format={self.options.file_format!r} takes the columns from; use 'sql'."
             )
 
     def _finished_export(self, context: Context) -> FinishedExport:

@@ -159,14 +159,14 @@ class D1StagingToWarehouseOperator(BaseOperator):
         return uri
 
     def _manifest(self, storage: Storage, key: str) -> Manifest:
-        from airflow_provider_d1.staging.manifest import load
+        from airflow_provider_d1.staging.manifest import parse_manifest
 
         content = storage.read_bytes(key)
         if content is None:
             raise D1ManifestError(
                 f"{storage.uri(key)}: manifest not found. Its run may have been removed (keep_runs); stage again."
             )
-        manifest = load(content)
+        manifest = parse_manifest(content)
         if isinstance(self.manifest, Mapping):
             _refuse_another_run(manifest, self.manifest, storage.uri(key))
         return manifest

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError, D1WarehouseError
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.staging.manifest import Manifest, TableEntry
+    from airflow_provider_d1.staging.manifest import Manifest
+    from airflow_provider_d1.staging.manifest_tables import TableEntry
     from airflow_provider_d1.warehouses.dialect import Dialect
 
 Mode = Literal["replace", "append"]

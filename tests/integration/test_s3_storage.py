@@ -20,9 +20,10 @@ import zstandard
 
 from airflow_provider_d1.exceptions import D1DownloadError, D1DumpError, D1StagingError
 from airflow_provider_d1.staging.formats import table_format
-from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Source, load
+from airflow_provider_d1.staging.manifest import MANIFEST_KEY, parse_manifest
+from airflow_provider_d1.staging.manifest_source import Source
 from airflow_provider_d1.staging.options import StagingOptions
-from airflow_provider_d1.staging.pipeline import stage
+from airflow_provider_d1.staging.stage import stage
 from airflow_provider_d1.staging.staging_run import new_run_id
 from airflow_provider_d1.storage.s3 import S3Storage
 from harness.seaweed import S3Server, s3_server
@@ -97,7 +98,7 @@ def test_a_dump_arrives_whole_through_short_reads(server, bucket, storage, compr
     assert entry.uri == f"s3://{bucket}/{run}/shop.sql{suffix}"
     assert (entry.bytes, entry.sha256) == (len(stored), hashlib.sha256(stored).hexdigest())
     assert (manifest.dump.bytes, manifest.dump.sha256) == (len(dump), hashlib.sha256(dump).hexdigest())
-    assert load(storage.read_bytes(MANIFEST_KEY) or b"") == manifest
+    assert parse_manifest(storage.read_bytes(MANIFEST_KEY) or b"") == manifest
 
 
 @pytest.mark.parametrize("fail_at", [0, 1 << 20, 25 << 20])

@@ -17,9 +17,9 @@ STAGE = """
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from airflow_provider_d1.staging.manifest import Source
+from airflow_provider_d1.staging.manifest_source import Source
 from airflow_provider_d1.staging.options import StagingOptions
-from airflow_provider_d1.staging.pipeline import stage
+from airflow_provider_d1.staging.stage import stage
 from airflow_provider_d1.storage.folder import FolderStorage
 
 dump, out, temp = map(Path, sys.argv[1:])

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_d1.staging.manifest import Manifest, Source
+from airflow_provider_d1.staging.manifest_source import Source
 from airflow_provider_d1.staging.options import StagingOptions
-from airflow_provider_d1.staging.pipeline import stage
+from airflow_provider_d1.staging.stage import stage
 from airflow_provider_d1.storage.folder import FolderStorage
 
 if TYPE_CHECKING:
+    from airflow_provider_d1.staging.manifest import Manifest
     from tests.integration.warehouses.warehouse_engines import Engine
     from tests.unit.dump.dump_oracle import SqliteTable
 

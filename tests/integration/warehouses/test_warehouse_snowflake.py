@@ -28,7 +28,7 @@ from tests.integration.warehouses.warehouse_engines import CONN_ID, Snowflake
 from tests.unit.dump.dump_oracle import for_sqlite, read_with_sqlite
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.staging.manifest import TableEntry
+    from airflow_provider_d1.staging.manifest_tables import TableEntry
 
 USERS = pa.table({"id": [1, 2, 3], "name": ["Ada", None, ""]})
 MORE = pa.table({"id": [4], "name": ["Grace"], "email": ["grace@example.com"]})

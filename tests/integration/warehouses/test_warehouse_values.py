@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_d1.staging.manifest import load
+from airflow_provider_d1.staging.manifest import parse_manifest
 from tests.integration.warehouses.staged_corpus import CORPUS, alike, expected_rows, staged
 from tests.unit.dump.dump_oracle import SqliteTable, for_sqlite, read_with_sqlite
 
@@ -18,7 +18,7 @@ def source() -> dict[str, SqliteTable]:
 def test_the_whole_corpus(engine, schema, load_staged, tmp_path, source, file_format) -> None:
     manifest = staged(tmp_path / "staged", file_format, max_part_bytes=1 << 20)
     uri = (tmp_path / "staged" / "_manifest.json").as_uri()
-    assert load((tmp_path / "staged" / "_manifest.json").read_bytes()) == manifest
+    assert parse_manifest((tmp_path / "staged" / "_manifest.json").read_bytes()) == manifest
 
     for mode in ("replace", "replace", "append"):
         result = load_staged(uri, mode=mode, on_nul="replace")

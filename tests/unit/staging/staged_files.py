@@ -7,14 +7,17 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
 import pyarrow.parquet as pq
 
-from airflow_provider_d1.staging.manifest import MANIFEST_KEY, FileEntry, Manifest, TableEntry
+from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Manifest
 from airflow_provider_d1.staging.staging_run import is_run_id
 from tests.unit.dump.dump_oracle import expected_type, for_sqlite, read_with_sqlite
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.staging.manifest_tables import FileEntry, TableEntry
 
 
 def assert_true_to(dump: bytes, manifest: Manifest, folder: Path) -> None:

@@ -8,9 +8,10 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Manifest, Source, load
+from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Manifest, parse_manifest
+from airflow_provider_d1.staging.manifest_source import Source
 from airflow_provider_d1.staging.options import StagingOptions
-from airflow_provider_d1.staging.pipeline import stage
+from airflow_provider_d1.staging.stage import stage
 
 if TYPE_CHECKING:
     from airflow_provider_d1.storage.base import Storage
@@ -66,7 +67,7 @@ def assert_whole(storage: Storage, manifest: Manifest) -> None:
 def assert_pair_is_whole(storage: Storage, manifests: list[Manifest]) -> None:
     """Both runs' own manifests can be loaded, and the prefix names the newer of the two."""
     for manifest in manifests:
-        assert load(storage.read_bytes(f"{manifest.run}/{MANIFEST_KEY}") or b"") == manifest
+        assert parse_manifest(storage.read_bytes(f"{manifest.run}/{MANIFEST_KEY}") or b"") == manifest
         assert_whole(storage, manifest)
     newest = max(manifests, key=lambda manifest: ((manifest.run or "")[:16], manifest.created_at, manifest.run or ""))
-    assert load(storage.read_bytes(MANIFEST_KEY) or b"") == newest
+    assert parse_manifest(storage.read_bytes(MANIFEST_KEY) or b"") == newest

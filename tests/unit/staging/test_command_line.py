@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import os
@@ -14,7 +15,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from airflow_provider_d1.staging.manifest import load
+from airflow_provider_d1.staging.cli import _parser
+from airflow_provider_d1.staging.manifest import parse_manifest
+from airflow_provider_d1.staging.options import StagingOptions
 from tests.unit.staging.staged_files import assert_folder_is_what_the_manifest_lists, assert_true_to
 
 CORPUS = Path(__file__).parents[2] / "data" / "corpus" / "nasty_full.sql"
@@ -37,7 +40,7 @@ def test_a_dump_becomes_files_and_a_manifest(packing: str, file_format: str, tmp
     done = run("-" if packing == "pipe" else dump, out, "--format", file_format, stdin=packed)
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.decode().splitlines()[-1] == str(out / "_manifest.json")
-    manifest = load((out / "_manifest.json").read_bytes())
+    manifest = parse_manifest((out / "_manifest.json").read_bytes())
     assert manifest.format == file_format
     assert_true_to(content, manifest, out)
 
@@ -58,14 +61,14 @@ def test_a_bad_dump_is_one_clear_line_and_no_trace(bad: bytes, before: bool, tmp
     out = tmp_path / "out"
     if before:
         assert run("-", out, stdin=SMALL).returncode == 0
-        manifest = load((out / "_manifest.json").read_bytes())
+        manifest = parse_manifest((out / "_manifest.json").read_bytes())
     done = run("-", out, stdin=bad)
     assert done.returncode == 1
     assert done.stdout == b""
     (line,) = done.stderr.decode().splitlines()
     assert line.startswith("error: ")
     if before:
-        assert load((out / "_manifest.json").read_bytes()) == manifest
+        assert parse_manifest((out / "_manifest.json").read_bytes()) == manifest
         assert_folder_is_what_the_manifest_lists(manifest, out)
     else:
         assert not out.exists()
@@ -95,7 +98,7 @@ def test_every_option_arrives(tmp_path: Path) -> None:
     options += ["--column-names", "snake_case", "--max-part-bytes", "5000", "--temp-dir", str(tmp_path / "tmp")]
     done = run("-", tmp_path / "out", *options, stdin=dump)
     assert done.returncode == 0, done.stderr
-    manifest = load((tmp_path / "out" / "_manifest.json").read_bytes())
+    manifest = parse_manifest((tmp_path / "out" / "_manifest.json").read_bytes())
     (table,) = manifest.tables
     assert [(c.name, c.type, c.source_name) for c in table.columns] == [
         ("order_id", "int64", "OrderId"),
@@ -111,6 +114,14 @@ def test_every_option_arrives(tmp_path: Path) -> None:
     assert again.returncode == 1
     assert b"replace is False" in again.stderr
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_every_option_has_a_flag_a_default_and_a_help() -> None:
+    parser = _parser()
+    given = vars(parser.parse_args(["dump.sql", "out"]))
+    for option in dataclasses.fields(StagingOptions):
+        assert (option.name not in given) if option.name == "keep_runs" else given[option.name] == option.default
+    assert [action.dest for action in parser._actions if not action.help] == []
 
 
 @pytest.mark.parametrize("option", [["--on-lossy", "fail"], ["--on-type-conflict", "fail"]])
@@ -138,7 +149,7 @@ def test_a_signal_leaves_nothing_behind(number: signal.Signals, code: int, tmp_p
     process.stdin.write(b"CREATE TABLE t(a,b);\n" + rows.encode())
     process.stdin.flush()
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("out/t/part-*")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob("out/.d1-staging-*/staged/t/part-*")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
@@ -174,7 +185,7 @@ def test_nobody_reads_the_path(tmp_path: Path) -> None:
     assert b"Traceback" not in done.stderr
     assert b"BrokenPipe" not in done.stderr
     assert done.returncode == 0
-    assert_true_to(SMALL, load((tmp_path / "out" / "_manifest.json").read_bytes()), tmp_path / "out")
+    assert_true_to(SMALL, parse_manifest((tmp_path / "out" / "_manifest.json").read_bytes()), tmp_path / "out")
 
 
 def test_no_standard_input(tmp_path: Path) -> None:
@@ -196,7 +207,7 @@ def test_names_that_are_no_utf8(options: list[str], tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == out + b"/_manifest.json"
-    manifest = load(Path(os.fsdecode(done.stdout.splitlines()[-1])).read_bytes())
+    manifest = parse_manifest(Path(os.fsdecode(done.stdout.splitlines()[-1])).read_bytes())
     assert manifest.source.filename == "d\ufffd.sql"
 
 

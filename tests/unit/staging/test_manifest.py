@@ -8,21 +8,11 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_d1.cloudflare.models import ExportOptions, SkippedObject
 from airflow_provider_d1.exceptions import D1ManifestError
-from airflow_provider_d1.staging.manifest import (
-    ColumnEntry,
-    DumpEntry,
-    FileEntry,
-    LossyCounts,
-    Manifest,
-    Skipped,
-    Source,
-    SourceOptions,
-    StorageCounts,
-    TableEntry,
-    dumps,
-    load,
-)
+from airflow_provider_d1.staging.manifest import DumpEntry, Manifest, dumps, parse_manifest
+from airflow_provider_d1.staging.manifest_source import Source
+from airflow_provider_d1.staging.manifest_tables import ColumnEntry, FileEntry, LossyCounts, StorageCounts, TableEntry
 
 SHA = "0123456789abcdef" * 4
 
@@ -38,7 +28,7 @@ def example(**changes: Any) -> Manifest:
     source = Source(
         account_id="a", database_id="d", database_name="shop", bookmark="b", filename="f.sql",
         started_at="2026-11-22T09:30:00+00:00", completed_at="2026-11-22T09:31:00+00:00", unavailable_seconds=60.0,
-        restarts=1, options=SourceOptions(tables=("users",)), skipped=(Skipped("docs", "virtual table"),),
+        restarts=1, options=ExportOptions(tables=("users",)), skipped=(SkippedObject("docs", "virtual table"),),
     )  # fmt: skip
     return Manifest(
         **{
@@ -70,7 +60,7 @@ def kept() -> DumpEntry:
     ],
 )
 def test_what_is_written_is_what_is_read(manifest: Manifest) -> None:
-    assert load(dumps(manifest)) == manifest
+    assert parse_manifest(dumps(manifest)) == manifest
     assert Manifest.from_dict(manifest.to_dict()) == manifest
 
 
@@ -197,7 +187,7 @@ def test_every_missing_key_is_found(path: tuple) -> None:
 )
 def test_what_is_no_manifest_is_refused(content: bytes | str, words: str) -> None:
     with pytest.raises(D1ManifestError, match=words):
-        load(content)
+        parse_manifest(content)
 
 
 def test_a_manifest_of_version_1_can_be_read() -> None:

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Source
+from airflow_provider_d1.staging.manifest import MANIFEST_KEY
+from airflow_provider_d1.staging.manifest_source import Source
 from airflow_provider_d1.staging.names import Folders, file_column_names, safe_name, snake_case
 from airflow_provider_d1.staging.options import StagingOptions
-from airflow_provider_d1.staging.pipeline import stage
+from airflow_provider_d1.staging.stage import stage
 from airflow_provider_d1.storage.folder import FolderStorage
 from tests.unit.staging.staged_files import staged_columns
 

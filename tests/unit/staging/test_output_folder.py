@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_d1.exceptions import D1DumpError, D1StagingError
-from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Manifest, Source, load
+from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Manifest, parse_manifest
+from airflow_provider_d1.staging.manifest_source import Source
 from airflow_provider_d1.staging.options import StagingOptions
-from airflow_provider_d1.staging.pipeline import stage_into_folder
+from airflow_provider_d1.staging.stage import stage_into_folder
 from airflow_provider_d1.storage.folder import FolderStorage
 from tests.unit.staging.staged_files import assert_folder_is_what_the_manifest_lists
 from tests.unit.staging.staged_pairs import dump_of
@@ -24,7 +25,7 @@ def staged(folder: Path, dump: bytes, **options: object) -> Manifest:
 def test_a_run_replaces_the_one_before(tmp_path: Path) -> None:
     for dump in (dump_of("one"), dump_of("two").replace(b"users", b"people"), dump_of("three")):
         manifest = staged(tmp_path / "out", dump)
-        assert load((tmp_path / "out" / MANIFEST_KEY).read_bytes()) == manifest
+        assert parse_manifest((tmp_path / "out" / MANIFEST_KEY).read_bytes()) == manifest
         assert_folder_is_what_the_manifest_lists(manifest, tmp_path / "out")
     assert manifest.tables[0].files[0].uri == (tmp_path / "out" / "users" / "part-00000.csv.gz").as_uri()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -34,7 +35,7 @@ def test_until_it_is_complete_the_one_before_stays_whole(tmp_path: Path) -> None
     before = staged(tmp_path, dump_of("one"))
     with pytest.raises(D1DumpError):
         staged(tmp_path, dump_of("two") + b"DROP TABLE users;")
-    assert load((tmp_path / MANIFEST_KEY).read_bytes()) == before
+    assert parse_manifest((tmp_path / MANIFEST_KEY).read_bytes()) == before
     assert_folder_is_what_the_manifest_lists(before, tmp_path)
 
 
@@ -66,7 +67,7 @@ def test_no_reader_finds_a_manifest_whose_files_are_not_there(tmp_path: Path) ->
     def is_whole() -> bool:
         content = FolderStorage(tmp_path).read_bytes(MANIFEST_KEY)
         storage = FolderStorage(tmp_path)
-        files = load(content).all_files if content else ()
+        files = parse_manifest(content).all_files if content else ()
         return all(storage.size(storage.key(file.uri) or "") == file.bytes for file in files)
 
     class Watched(FolderStorage):

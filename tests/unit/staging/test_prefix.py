@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1DumpError, D1StagingError
-from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Manifest, Source, load
+from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Manifest, parse_manifest
+from airflow_provider_d1.staging.manifest_source import Source
 from airflow_provider_d1.staging.options import StagingOptions
-from airflow_provider_d1.staging.pipeline import stage
+from airflow_provider_d1.staging.stage import stage
 from airflow_provider_d1.staging.staging_run import new_run_id
 from airflow_provider_d1.storage.folder import FolderStorage
 from tests.unit.staging.staged_pairs import SOURCE, assert_whole, dump_of, stage_text
@@ -29,7 +30,7 @@ def runs_in(folder: Path) -> set[str]:
 
 
 def current(folder: Path) -> Manifest:
-    return load((folder / MANIFEST_KEY).read_bytes())
+    return parse_manifest((folder / MANIFEST_KEY).read_bytes())
 
 
 @pytest.mark.parametrize(("keep_runs", "left"), [(1, 1), (2, 2), (3, 3), (None, 5)])
@@ -39,7 +40,7 @@ def test_so_many_runs_stay(keep_runs: int | None, left: int, tmp_path: Path) -> 
     assert current(tmp_path) == manifests[-1]
     for manifest in manifests[-left:]:
         assert_whole(FolderStorage(tmp_path), manifest)
-        assert load((tmp_path / str(manifest.run) / MANIFEST_KEY).read_bytes()) == manifest
+        assert parse_manifest((tmp_path / str(manifest.run) / MANIFEST_KEY).read_bytes()) == manifest
 
 
 def test_the_manifest_at_the_prefix_is_a_copy_of_the_runs_own(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from typing import Literal
 import pytest
 
 from airflow_provider_d1.dump.reader import DumpReader
-from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Source, load
+from airflow_provider_d1.staging.manifest import MANIFEST_KEY, parse_manifest
+from airflow_provider_d1.staging.manifest_source import Source
 from airflow_provider_d1.staging.options import StagingOptions
-from airflow_provider_d1.staging.pipeline import stage
+from airflow_provider_d1.staging.stage import stage
 from airflow_provider_d1.storage.folder import FolderStorage
 from tests.unit.staging.staged_files import assert_folder_is_what_the_manifest_lists, assert_true_to, staged_columns
 
@@ -34,7 +35,7 @@ def test_a_corpus_dump(
         io.BytesIO(content), FolderStorage(tmp_path / "out"), options, Source(filename=dump.name), parse_threads=threads
     )
     assert_true_to(content, manifest, tmp_path / "out")
-    assert load((tmp_path / "out" / MANIFEST_KEY).read_bytes()) == manifest
+    assert parse_manifest((tmp_path / "out" / MANIFEST_KEY).read_bytes()) == manifest
     if max_part_bytes == 1:
         assert [len(table.files) for table in manifest.tables] == [max(1, table.rows) for table in manifest.tables]
 
@@ -42,7 +43,7 @@ def test_a_corpus_dump(
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a few rows, so that a small dump goes the way of a large one."""
-    monkeypatch.setattr("airflow_provider_d1.staging.tables.DumpReader", partial(DumpReader, block_size=2000))
+    monkeypatch.setattr("airflow_provider_d1.staging.table_pipeline.DumpReader", partial(DumpReader, block_size=2000))
 
 
 def wide(rows: int) -> bytes:

@@ -21,9 +21,10 @@ from airflow_provider_d1.exceptions import (
     D1StagingError,
     D1TypeConflictError,
 )
-from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Manifest, Source, load
+from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Manifest, parse_manifest
+from airflow_provider_d1.staging.manifest_source import Source
 from airflow_provider_d1.staging.options import StagingOptions
-from airflow_provider_d1.staging.pipeline import stage
+from airflow_provider_d1.staging.stage import stage
 from airflow_provider_d1.storage.folder import FolderStorage
 from tests.unit.staging.staged_files import assert_folder_is_what_the_manifest_lists, assert_true_to, path_of
 
@@ -42,7 +43,7 @@ SMALL = dump_of(2000)
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("airflow_provider_d1.staging.tables.DumpReader", partial(DumpReader, block_size=500))
+    monkeypatch.setattr("airflow_provider_d1.staging.table_pipeline.DumpReader", partial(DumpReader, block_size=500))
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +73,7 @@ def staged(dump: bytes, folder: Path, options: StagingOptions = OPTIONS) -> Mani
 
 
 def assert_untouched(folder: Path, before: Manifest) -> None:
-    assert load((folder / MANIFEST_KEY).read_bytes()) == before
+    assert parse_manifest((folder / MANIFEST_KEY).read_bytes()) == before
     assert_folder_is_what_the_manifest_lists(before, folder)
 
 
@@ -218,8 +219,8 @@ def test_an_interrupt_while_the_others_are_still_at_work(tmp_path: Path, monkeyp
 @pytest.mark.parametrize("stage_name", ["parse_block", "TableRouter.handle", "PartStore.handle"])
 def test_a_fault_of_our_own_stops_everything(stage_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = iter(range(1_000_000))
-    owner = "airflow_provider_d1.staging.tables"
-    import airflow_provider_d1.staging.tables as tables
+    owner = "airflow_provider_d1.staging.table_pipeline"
+    import airflow_provider_d1.staging.table_pipeline as tables
 
     whole = tables
     for name in stage_name.split("."):
@@ -300,7 +301,7 @@ def test_deleting_old_files_may_fail_once_the_manifest_stands(tmp_path: Path, ca
     manifest = stage(
         io.BytesIO(SMALL), FaultyStorage(tmp_path / "out", "delete", 0), replace(OPTIONS, keep_runs=1), Source()
     )
-    assert load((tmp_path / "out" / MANIFEST_KEY).read_bytes()) == manifest
+    assert parse_manifest((tmp_path / "out" / MANIFEST_KEY).read_bytes()) == manifest
     assert any("could not be removed" in message for message in caplog.messages)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Manifest, Source, load
+from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Manifest, parse_manifest
+from airflow_provider_d1.staging.manifest_source import Source
 from airflow_provider_d1.storage.folder import FolderStorage
 from tests.unit.staging.staged_pairs import (
     assert_pair_is_whole,
@@ -47,7 +48,9 @@ def test_pairs_of_processes_never_mix(tmp_path: Path) -> None:
     for number in range(10):
         storage = FolderStorage(tmp_path / f"{number}")
         runs = [(tmp_path / f"{name}-{number}").read_text() for name in ("one", "two")]
-        assert_pair_is_whole(storage, [load(storage.read_bytes(f"{run}/{MANIFEST_KEY}") or b"") for run in runs])
+        assert_pair_is_whole(
+            storage, [parse_manifest(storage.read_bytes(f"{run}/{MANIFEST_KEY}") or b"") for run in runs]
+        )
 
 
 class Interrupted(FolderStorage):
@@ -68,7 +71,7 @@ class Interrupted(FolderStorage):
 
 
 def pointer(folder: Path) -> Manifest:
-    return load((folder / MANIFEST_KEY).read_bytes())
+    return parse_manifest((folder / MANIFEST_KEY).read_bytes())
 
 
 @pytest.mark.parametrize(

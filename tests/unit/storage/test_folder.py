@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_d1.exceptions import D1StagingError
-from airflow_provider_d1.staging.manifest import Source
+from airflow_provider_d1.staging.manifest_source import Source
 from airflow_provider_d1.staging.options import StagingOptions
-from airflow_provider_d1.staging.pipeline import stage
+from airflow_provider_d1.staging.stage import stage
 from airflow_provider_d1.storage.folder import FolderStorage
 
 

@@ -13,9 +13,10 @@ from airflow.sdk.io import attach
 from fsspec.implementations.memory import MemoryFileSystem
 
 from airflow_provider_d1.exceptions import D1StagingError
-from airflow_provider_d1.staging.manifest import Source, load
+from airflow_provider_d1.staging.manifest import parse_manifest
+from airflow_provider_d1.staging.manifest_source import Source
 from airflow_provider_d1.staging.options import StagingOptions
-from airflow_provider_d1.staging.pipeline import stage
+from airflow_provider_d1.staging.stage import stage
 from airflow_provider_d1.storage.folder import FolderStorage
 from airflow_provider_d1.storage.object_storage import ObjectStorage
 from airflow_provider_d1.transfers.d1_to_object_storage import D1ToObjectStorageOperator
@@ -49,7 +50,7 @@ class Breaks(io.BytesIO):
 def test_stages_a_dump_and_reads_it_back(path: ObjectStoragePath) -> None:
     storage = ObjectStorage(path)
     stage(io.BytesIO(DUMP), storage, StagingOptions(file_format="sql"), Source(database_name="shop"))
-    manifest = load(storage.read_bytes("_manifest.json") or b"")
+    manifest = parse_manifest(storage.read_bytes("_manifest.json") or b"")
     key = f"{manifest.run}/shop.sql"
     assert manifest.files[0].uri == f"memory://{path.path.lstrip('/')}/{key}"
     assert storage.key(manifest.files[0].uri) == key

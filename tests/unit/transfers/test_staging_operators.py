@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import os
@@ -25,7 +26,7 @@ from airflow_provider_d1.exceptions import (
 )
 from airflow_provider_d1.hooks.d1 import D1Hook
 from airflow_provider_d1.operators.d1 import D1ExportOperator
-from airflow_provider_d1.staging.options import StagingOptions
+from airflow_provider_d1.staging.options import STAGING_HELP, STAGING_RULES, StagingOptions
 from airflow_provider_d1.staging.staging_run import same_owner
 from airflow_provider_d1.storage.folder import FolderStorage
 from airflow_provider_d1.transfers.d1_to_object_storage import D1ToObjectStorageOperator
@@ -218,9 +219,20 @@ def test_every_export_and_staging_parameter_is_taken(operator: type[D1ToStagingO
     assert set(staging) == set(StagingOptions.__dataclass_fields__)
     place = {"path": "file:///x"} if operator is D1ToObjectStorageOperator else {"s3_bucket": "b", "s3_prefix": "p"}
     made = operator(task_id="stage", temp_dir="/x", **place, **export_only, **staging)
-    assert all(getattr(made, name) == value for name, value in (export_only | staging).items())
-    assert made._staging_options() == StagingOptions(**staging)
+    assert all(getattr(made, name) == value for name, value in export_only.items())
+    assert made.options == StagingOptions(**staging)
     assert keywords(D1ToStagingOperator) == set(staging) | {"export", "temp_dir"}
+
+
+def test_the_operators_options_are_those_of_staging() -> None:
+    """One source: a default or a help text that changes there changes here."""
+    signature = inspect.signature(D1ToStagingOperator.__init__).parameters
+    documented = " ".join((D1ToStagingOperator.__doc__ or "").split())
+    for option in dataclasses.fields(StagingOptions):
+        assert signature[option.name].default == option.default
+        assert signature[option.name].annotation == option.type
+        assert f":param {option.name}: {STAGING_HELP[option.name]}." in documented
+    assert set(STAGING_HELP) == set(STAGING_RULES) == {option.name for option in dataclasses.fields(StagingOptions)}
 
 
 def keywords(operator: type) -> set[str]:

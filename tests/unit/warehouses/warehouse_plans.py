@@ -5,15 +5,9 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from airflow_provider_d1.staging.manifest import (
-    ColumnEntry,
-    DumpEntry,
-    FileEntry,
-    Manifest,
-    Source,
-    StorageCounts,
-    TableEntry,
-)
+from airflow_provider_d1.staging.manifest import DumpEntry, Manifest
+from airflow_provider_d1.staging.manifest_source import Source
+from airflow_provider_d1.staging.manifest_tables import ColumnEntry, FileEntry, StorageCounts, TableEntry
 from airflow_provider_d1.warehouses.base import LoadOptions, LoadPlan, make_plan
 
 TOKEN = "20261122t000000_0badcafe"

@@ -17,15 +17,18 @@ from typing import TYPE_CHECKING
 from airflow_provider_d1.dump.blocks import Block, ParsedBlock, parse_block
 from airflow_provider_d1.dump.reader import DumpReader, TableStarted
 from airflow_provider_d1.exceptions import D1DumpError
-from airflow_provider_d1.staging.channel import Channel, Crew
+from airflow_provider_d1.staging.dump_file import KEPT_CODEC, store_dump
 from airflow_provider_d1.staging.formats import table_format
-from airflow_provider_d1.staging.raw import KEPT_CODEC, store_dump
-from airflow_provider_d1.staging.store import PartDone, PartStore, TableDone
+from airflow_provider_d1.staging.part_store import PartDone, PartStore, TableDone
 from airflow_provider_d1.staging.streams import CHUNK, Readable
-from airflow_provider_d1.staging.table_router import Planner, TableRouter
+from airflow_provider_d1.staging.table_plan import Planner
+from airflow_provider_d1.staging.table_report import table_entry
+from airflow_provider_d1.staging.table_router import TableRouter
+from airflow_provider_d1.staging.workers import Channel, WorkerGroup
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.staging.manifest import FileEntry, Source, TableEntry
+    from airflow_provider_d1.staging.manifest_source import Source
+    from airflow_provider_d1.staging.manifest_tables import FileEntry, TableEntry
     from airflow_provider_d1.staging.options import StagingOptions
     from airflow_provider_d1.staging.progress import ProgressMeter
     from airflow_provider_d1.staging.staging_run import StagingRun
@@ -57,7 +60,7 @@ def stage_tables(
     :param work: an empty folder for parts that are not stored yet.
     :param meter: is told rows and tables.
     :param parse_threads: 0 does everything in this thread.
-    :raises D1Error: as :func:`airflow_provider_d1.staging.pipeline.stage` does; all threads have ended then.
+    :raises D1Error: as :func:`airflow_provider_d1.staging.stage.stage` does; all threads have ended then.
     """
     form = table_format(options)
     new_path = _counting_paths(work)
@@ -65,24 +68,25 @@ def stage_tables(
     planner = Planner(source, options)
     reader = DumpReader(temporal=options.parse_temporal)
     kept: list[FileEntry] = []
-    with contextlib.ExitStack() as after_the_crew, Crew(run.storage.cancel) as crew:
+    with contextlib.ExitStack() as after_the_workers, WorkerGroup(run.storage.cancel) as workers:
         if options.keep_dump:
-            chunks: Channel[bytes] = crew.channel(4)
-            crew.start("dump", lambda: kept.append(store_dump(_Chunks(chunks), run, source, KEPT_CODEC)))
+            chunks: Channel[bytes] = workers.channel(4)
+            workers.start("dump", lambda: kept.append(store_dump(_Chunks(chunks), run, source, KEPT_CODEC)))
             dump = _Tee(dump, chunks)
-        parts: Channel[PartDone | TableDone] = crew.channel(2)
+        parts: Channel[PartDone | TableDone] = workers.channel(2)
         emit = parts.put if parse_threads else store.handle
         router = TableRouter(planner, form, options, new_path, meter, emit)
-        after_the_crew.callback(router.discard)
+        after_the_workers.callback(router.discard)
         if parse_threads:
-            _Pipeline(crew, parse_threads, router, parts, store).feed(_events(dump, reader))
+            _Pipeline(workers, parse_threads, router, parts, store).feed(_events(dump, reader))
         else:
             for event in _events(dump, reader):
                 router.handle(parse_block(event) if isinstance(event, Block) else event)
             router.end()
         if options.keep_dump:
             chunks.end()
-    return StagedTables(router.entries(store), kept[0] if kept else None)
+    entries = tuple(table_entry(table, store.files(table.plan.schema.name)) for table in router.tables)
+    return StagedTables(entries, kept[0] if kept else None)
 
 
 class _Pipeline:
@@ -94,7 +98,7 @@ class _Pipeline:
 
     def __init__(
         self,
-        crew: Crew,
+        workers: WorkerGroup,
         parse_threads: int,
         router: TableRouter,
         parts: Channel[PartDone | TableDone],
@@ -103,12 +107,14 @@ class _Pipeline:
         self._router = router
         self._parts = parts
         self._store = store
-        self._jobs: Channel[tuple[int, Block]] = crew.channel(parse_threads)
-        self._ordered: Channel[TableStarted | ParsedBlock | D1DumpError] = crew.channel(parse_threads + _BLOCKS_AHEAD)
+        self._jobs: Channel[tuple[int, Block]] = workers.channel(parse_threads)
+        self._ordered: Channel[TableStarted | ParsedBlock | D1DumpError] = workers.channel(
+            parse_threads + _BLOCKS_AHEAD
+        )
         for number in range(parse_threads):
-            crew.start(f"parse-{number}", self._parse)
-        crew.start("write", self._write)
-        crew.start("store", self._store_parts)
+            workers.start(f"parse-{number}", self._parse)
+        workers.start("write", self._write)
+        workers.start("store", self._store_parts)
 
     def feed(self, events: Iterator[TableStarted | Block]) -> None:
         """Hand everything on that the dump has to say."""

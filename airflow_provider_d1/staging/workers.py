@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Stopped(Exception):  # noqa: N818 # no error of its own: the error is elsewhere
-    """The crew was stopped while this thread worked or waited."""
+    """The group was stopped while this thread worked or waited."""
 
 
 class Channel(Generic[T]):
@@ -88,13 +88,13 @@ class Channel(Generic[T]):
             raise Stopped
 
 
-class Crew:
+class WorkerGroup:
     """The threads of one staging run. Leaving the ``with`` block waits for them; none outlives it.
 
     The first error, in whichever thread (the one in the ``with`` block included), stops all others; it is what the
     block raises.
 
-    :param on_stop: called once when a failure stops the crew, to interrupt what waits elsewhere than in a channel.
+    :param on_stop: called once when a failure stops the group, to interrupt what waits elsewhere than in a channel.
     """
 
     def __init__(self, on_stop: Callable[[], None]) -> None:
@@ -105,7 +105,7 @@ class Crew:
         self._error: BaseException | None = None
 
     def channel(self, capacity: int) -> Channel[T]:
-        """Return a channel that stops with this crew; it is born stopped if the crew has been."""
+        """Return a channel that stops with this group; it is already stopped if the group has stopped."""
         made: Channel[T] = Channel(capacity)
         with self._lock:
             self._channels.append(made)  # type: ignore[arg-type] # only stop() is called on it
@@ -121,14 +121,14 @@ class Crew:
                 work()
             except Stopped:
                 pass
-            except BaseException as error:  # noqa: BLE001 # it is raised again where the crew is waited for
+            except BaseException as error:  # noqa: BLE001 # it is raised again where the group is waited for
                 self._fail(error)
 
         thread = threading.Thread(target=run, name=f"d1-staging-{name}", daemon=True)
         self._threads.append(thread)
         thread.start()
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> WorkerGroup:
         return self
 
     def __exit__(

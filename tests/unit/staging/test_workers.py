@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from airflow_provider_d1.staging.channel import Channel, Crew, Stopped
+from airflow_provider_d1.staging.workers import Channel, Stopped, WorkerGroup
 
 
 def test_items_come_out_in_the_order_of_their_places() -> None:
@@ -42,9 +42,9 @@ def test_a_producer_waits_for_room() -> None:
 def test_several_consumers_share_the_items() -> None:
     channel: Channel[int] = Channel(4)
     taken: list[int] = []
-    with Crew(lambda: None) as crew:
+    with WorkerGroup(lambda: None) as workers:
         for name in "ab":
-            crew.start(name, lambda: taken.extend(channel))
+            workers.start(name, lambda: taken.extend(channel))
         for number in range(100):
             channel.put(number)
         channel.end()
@@ -76,23 +76,23 @@ def test_stopping_wakes_who_waits_and_turns_away_who_comes(act: str) -> None:
 
 def test_the_first_error_stops_all_and_is_what_is_raised() -> None:
     told: list[str] = []
-    with pytest.raises(ValueError, match="first"), Crew(lambda: told.append("stop")) as crew:  # noqa: PT012 - the block is what is tested
-        endless: Channel[int] = crew.channel(1)
-        crew.start("waits", lambda: list(endless))
+    with pytest.raises(ValueError, match="first"), WorkerGroup(lambda: told.append("stop")) as workers:  # noqa: PT012 - the block is what is tested
+        endless: Channel[int] = workers.channel(1)
+        workers.start("waits", lambda: list(endless))
 
         def fail() -> None:
             raise ValueError("first")
 
-        crew.start("fails", fail)
+        workers.start("fails", fail)
         while True:
-            crew.channel(1).put(1)  # a channel that is made after the failure is stopped too
+            workers.channel(1).put(1)  # a channel that is made after the failure is stopped too
     assert told == ["stop"]
 
 
 def test_an_error_in_the_block_passes_through() -> None:
-    with pytest.raises(KeyError, match="mine"), Crew(lambda: None) as crew:  # noqa: PT012 - the block is what is tested
-        endless: Channel[int] = crew.channel(1)
-        crew.start("waits", lambda: list(endless))
+    with pytest.raises(KeyError, match="mine"), WorkerGroup(lambda: None) as workers:  # noqa: PT012 - the block is what is tested
+        endless: Channel[int] = workers.channel(1)
+        workers.start("waits", lambda: list(endless))
         raise KeyError("mine")
 
 
@@ -103,6 +103,6 @@ def test_a_second_error_does_not_hide_the_first() -> None:
         gate.wait(10)
         raise ValueError("second")
 
-    with pytest.raises(ValueError, match="first"), Crew(gate.set) as crew:  # noqa: PT012 - the block is what is tested
-        crew.start("second", second)
+    with pytest.raises(ValueError, match="first"), WorkerGroup(gate.set) as workers:  # noqa: PT012 - the block is what is tested
+        workers.start("second", second)
         raise ValueError("first")

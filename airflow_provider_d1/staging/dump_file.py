@@ -11,7 +11,8 @@ from airflow_provider_d1.staging.names import safe_name
 from airflow_provider_d1.staging.streams import CHUNK, SUFFIXES, CompressingReader, MeteredReader, Readable
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.staging.manifest import FileEntry, Source
+    from airflow_provider_d1.staging.manifest_source import Source
+    from airflow_provider_d1.staging.manifest_tables import FileEntry
     from airflow_provider_d1.staging.staging_run import StagingRun
 
 #: compression of a dump that is kept beside its tables: as fast as gzip and smaller

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from airflow_provider_d1 import __version__
-from airflow_provider_d1.staging.manifest import DumpEntry, FileEntry, Manifest, Source, TableEntry
+from airflow_provider_d1.staging.dump_file import KEPT_CODEC, store_dump
+from airflow_provider_d1.staging.manifest import DumpEntry, Manifest
 from airflow_provider_d1.staging.output_folder import OutputFolder
 from airflow_provider_d1.staging.prefix import Prefix
 from airflow_provider_d1.staging.progress import Progress, ProgressMeter
-from airflow_provider_d1.staging.raw import KEPT_CODEC, store_dump
 from airflow_provider_d1.staging.staging_run import StagingRun, new_run_id
 from airflow_provider_d1.staging.streams import MeteredReader, Readable
 from airflow_provider_d1.staging.work_folder import work_folder
 
 if TYPE_CHECKING:
+    from airflow_provider_d1.staging.manifest_source import Source
+    from airflow_provider_d1.staging.manifest_tables import FileEntry, TableEntry
     from airflow_provider_d1.staging.options import StagingOptions
     from airflow_provider_d1.storage.base import Storage
     from airflow_provider_d1.storage.folder import FolderStorage
@@ -114,7 +116,7 @@ def _stage(
             entry = DumpEntry(metered.length, metered.sha256)
             manifest = _manifest(run, options, source, entry, files=(stored,))
         else:
-            from airflow_provider_d1.staging.tables import stage_tables
+            from airflow_provider_d1.staging.table_pipeline import stage_tables
 
             with work_folder(temp_dir) as work:
                 staged = stage_tables(

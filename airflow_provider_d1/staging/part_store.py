@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from airflow_provider_d1.exceptions import D1DumpError
-from airflow_provider_d1.staging.parts import LocalPart, PartWriter, TablePlan
+from airflow_provider_d1.staging.parts import LocalPart, PartWriter
 from airflow_provider_d1.staging.streams import file_sha256
 
 if TYPE_CHECKING:
     from airflow_provider_d1.dump.column_types import ColumnStats
     from airflow_provider_d1.staging.formats import TableFormat
-    from airflow_provider_d1.staging.manifest import FileEntry
+    from airflow_provider_d1.staging.manifest_tables import FileEntry
     from airflow_provider_d1.staging.staging_run import StagingRun
+    from airflow_provider_d1.staging.table_plan import TablePlan
 
 
 @dataclass(frozen=True)
