@@ -6,6 +6,7 @@ D1 reads every value into JavaScript before it prints it. That is why integers b
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -56,16 +57,39 @@ def javascript_text(raw: bytes) -> str:
 
 
 def text(value: str) -> str:
-    r"""A text as D1 quotes it; NUL stays a raw byte, newlines and carriage returns become ``\n`` and ``\r``.
+    r"""A text as D1 has quoted it since autumn 2026; NUL stays a raw byte.
+
+    A newline is written as ``\n``, or as ``\012``, ``(\n0)``, ``(\n1)`` … where the text holds that already, so no text
+    loses one; a carriage return likewise, inside of it. Both placeholders are chosen by the text as it is stored.
+    """
+    quoted = _quoted(value)
+    for newline, letter, code in (("\r", "r", "015"), ("\n", "n", "012")):
+        if newline in value:
+            placeholder = _unused_placeholder(value, letter, code)
+            quoted = f"replace({quoted.replace(newline, placeholder)},'{placeholder}',char({ord(newline)}))"
+    return quoted
+
+
+def old_text(value: str) -> str:
+    r"""A text as D1 quoted it until autumn 2026: newlines always become ``\n``, carriage returns ``\r``.
 
     A text that holds a real newline and a literal ``\n`` as well comes back with two newlines: D1's loss, kept here.
     """
-    quoted = "'" + value.replace("'", "''") + "'"
-    if "\r" in quoted:
+    quoted = _quoted(value)
+    if "\r" in value:
         quoted = "replace(" + quoted.replace("\r", "\\r") + ",'\\r',char(13))"
-    if "\n" in quoted:
+    if "\n" in value:
         quoted = "replace(" + quoted.replace("\n", "\\n") + ",'\\n',char(10))"
     return quoted
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _unused_placeholder(value: str, letter: str, code: str) -> str:
+    numbered = (f"(\\{letter}{number})" for number in itertools.count())
+    return next(name for name in itertools.chain((f"\\{letter}", f"\\{code}"), numbered) if name not in value)
 
 
 def blob(raw: bytes) -> str:
@@ -82,18 +106,24 @@ def _null(_value: None) -> str:
     return "NULL"
 
 
-_BY_TYPE: dict[type, Callable[[Any], str]] = {
+Writer = Callable[[Any], str]
+_BY_TYPE: dict[type, Writer] = {
     int: number,
     float: number,
     str: text,
     bytes: blob,
     type(None): _null,
 }
+_OLD_BY_TYPE: dict[type, Writer] = {**_BY_TYPE, str: old_text}
 
 
-def row(values: Iterable[Value]) -> str:
-    """A row's values between the parentheses of ``VALUES(…)``."""
-    return ",".join([_BY_TYPE[type(value)](value) for value in values])
+def row(values: Iterable[Value], *, old_newlines: bool = False) -> str:
+    """A row's values between the parentheses of ``VALUES(…)``.
+
+    :param old_newlines: write newlines as :func:`old_text` does.
+    """
+    writers = _OLD_BY_TYPE if old_newlines else _BY_TYPE
+    return ",".join([writers[type(value)](value) for value in values])
 
 
 def as_bytes(columns: Iterable[str]) -> str:

@@ -43,11 +43,18 @@ class VirtualTableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DumpOptions:
-    """The export call's ``dump_options``; no ``tables`` means all of them."""
+    """What goes into a dump.
+
+    :param no_schema: no CREATE statements; this and the next two are the export call's ``dump_options``.
+    :param no_data: no rows.
+    :param tables: names of the objects that are wanted; empty means all of them.
+    :param old_newlines: write newlines as D1 did until autumn 2026.
+    """
 
     no_schema: bool = False
     no_data: bool = False
     tables: tuple[str, ...] = ()
+    old_newlines: bool = False
 
     def wants(self, name: str) -> bool:
         """Whether an object of that name goes into the dump."""
@@ -100,16 +107,16 @@ def _table(connection: apsw.Connection, name: str, sql: str, options: DumpOption
     if not options.no_schema:
         yield head.encode()
     if not options.no_data:
-        yield from _rows(connection, name)
+        yield from _rows(connection, name, old_newlines=options.old_newlines)
 
 
-def _rows(connection: apsw.Connection, table: str) -> Iterator[bytes]:
+def _rows(connection: apsw.Connection, table: str, *, old_newlines: bool) -> Iterator[bytes]:
     quoted = dump_literals.identifier(table)
     # table_info, not table_xinfo: it leaves generated columns out, and so does D1
     columns = [dump_literals.identifier(str(row[1])) for row in connection.execute(f"PRAGMA table_info={quoted}")]
     prefix = f"INSERT INTO {quoted} ({','.join(columns)}) VALUES("
     for row in _values(connection, columns, quoted):
-        yield f"{prefix}{dump_literals.row(row)});".encode()
+        yield f"{prefix}{dump_literals.row(row, old_newlines=old_newlines)});".encode()
 
 
 def _values(connection: apsw.Connection, columns: Sequence[str], quoted: str) -> Iterator[Iterable[Value]]:

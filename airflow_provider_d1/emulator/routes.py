@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -210,6 +210,7 @@ class Routes:
     ) -> exports.ExportAnswer:
         if self._faults.drop_table:
             await run_in_threadpool(database.drop_table, self._faults.drop_table)
+        options = replace(options, old_newlines=self._faults.old_newlines)
         answer = session.start(options, self._clock.now())
         if isinstance(answer, ExportActive):
             if self._faults.complete_at_start:

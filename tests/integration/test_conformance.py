@@ -50,6 +50,14 @@ BOUND = [
     ("SELECT quote((unhex(?1))), quote(unhex(''))", "00ff10"),
     ("SELECT ?, ?2, ?1", "a", "b"),
 ]
+#: texts with a newline beside what the exporter might write for it
+NEWLINES = (
+    "'a\\n' || char(10)",
+    "'a\\r' || char(13)",
+    "'\\n\\r' || char(13, 10)",
+    "'\\n\\012' || char(10)",
+    "'\\n\\012(\\n0)\\r\\015' || char(10, 13)",
+)
 PRAGMAS = """
 application_id busy_timeout cache_size case_sensitive_like compile_options data_version database_list
 defer_foreign_keys encoding foreign_key_check foreign_key_list(t) foreign_keys freelist_count function_list
@@ -108,6 +116,10 @@ JOBS = {
     "nasty": Job(corpus("nasty"), [FULL, NO_DATA, NO_SCHEMA, BARE, SOME, SOME_ROWS, WRONG_CASE], QUERIES),
     "bound": Job(["CREATE TABLE bound(i INTEGER, r REAL, t TEXT, n NUMERIC, b BLOB, x)"], (), BOUND),
     "fts": Job(corpus("fts"), [FULL, NO_DATA, DOCS, DOCS_FTS, SHADOW]),
+    "newlines": Job(
+        ["CREATE TABLE t(a)", *(f"INSERT INTO t VALUES({text})" for text in NEWLINES)],
+        [FULL],
+    ),
     "empty": Job([], [FULL, NO_SCHEMA]),
     "refusals": Job(STATEMENTS),
     **{f"random{seed}": Job(Generator(seed).statements(), [FULL, NO_DATA, NO_SCHEMA]) for seed in SEEDS},
@@ -140,7 +152,9 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LocalDataba
 def test_same_dump(
     name: str, request_: DumpRequest, engine: dict[str, Outcome], databases: dict[str, LocalDatabase]
 ) -> None:
-    options = dump_writer.DumpOptions(request_.no_schema, request_.no_data, request_.tables)
+    options = dump_writer.DumpOptions(
+        request_.no_schema, request_.no_data, request_.tables, old_newlines=writes_old_newlines(engine)
+    )
     ours: bytes | str
     with databases[name].reader() as connection:
         try:
@@ -153,6 +167,24 @@ def test_same_dump(
         assert ours in theirs  # the engine's message has its stack behind it
     else:
         assert ours == theirs
+
+
+def writes_old_newlines(engine: dict[str, Outcome]) -> bool:
+    """Which of D1's two writers of newlines this release of the engine has."""
+    dump = engine["newlines"].dumps[FULL]
+    assert isinstance(dump, bytes)
+    return b"char(10)" in dump and b"'\\012'" not in dump
+
+
+def test_the_engine_has_one_of_the_two_writers_of_newlines(
+    engine: dict[str, Outcome], databases: dict[str, LocalDatabase]
+) -> None:
+    both = []
+    for old in (False, True):
+        with databases["newlines"].reader() as connection:
+            both.append(b"".join(dump_writer.chunks(connection, dump_writer.DumpOptions(old_newlines=old))))
+    assert engine["newlines"].dumps[FULL] == both[writes_old_newlines(engine)]
+    assert both[0] != both[1]
 
 
 @pytest.mark.parametrize("number", range(len(QUERIES)), ids=QUERIES)

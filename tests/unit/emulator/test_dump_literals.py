@@ -74,13 +74,41 @@ def test_printed_doubles_are_read_back_exactly(value: float) -> None:
         ("replace('a','\\n',char(10))", "'replace(''a'',''\\n'',char(10))'"),
     ],
 )
+def test_texts_of_older_exporters(value: str, printed: str) -> None:
+    assert dump_literals.old_text(value) == printed
+    if "\\" not in value:
+        assert dump_literals.text(value) == printed
+
+
+@pytest.mark.parametrize(
+    ("value", "printed"),
+    [
+        ("only \\n", "'only \\n'"),
+        ("a\\n\n", r"replace('a\n\012','\012',char(10))"),
+        ("a\\r\r", r"replace('a\r\015','\015',char(13))"),
+        ("\\n\\012\n", r"replace('\n\012(\n0)','(\n0)',char(10))"),
+        ("\\n\\012(\\n0)\n", r"replace('\n\012(\n0)(\n1)','(\n1)',char(10))"),
+        ("\\r\\015(\\r0)(\\r1)\r", r"replace('\r\015(\r0)(\r1)(\r2)','(\r2)',char(13))"),
+        ("\\n\r\n", r"replace(replace('\n\r\012','\r',char(13)),'\012',char(10))"),
+        ("\\r\r\n", r"replace(replace('\r\015\n','\015',char(13)),'\n',char(10))"),
+        ("\\n\\r\r\n", r"replace(replace('\n\r\015\012','\015',char(13)),'\012',char(10))"),
+        ('{\n "a": "x\\ny"\n}', r"""replace('{\012 "a": "x\ny"\012}','\012',char(10))"""),
+    ],
+)
 def test_texts(value: str, printed: str) -> None:
     assert dump_literals.text(value) == printed
+    assert apsw.Connection(":memory:").execute(f"SELECT {printed}").fetchall() == [(value,)]
+
+
+@given(st.text(st.sampled_from("\\\n\rnr012345()'é")))
+def test_sqlite_reads_every_text_back(value: str) -> None:
+    assert apsw.Connection(":memory:").execute(f"SELECT {dump_literals.text(value)}").fetchall() == [(value,)]
 
 
 @given(st.text(st.characters(exclude_characters="\0\\", exclude_categories=["Cs"])))
-def test_sqlite_reads_a_text_back_where_nothing_was_lost(value: str) -> None:
-    assert apsw.Connection(":memory:").execute(f"SELECT {dump_literals.text(value)}").fetchall() == [(value,)]
+def test_sqlite_reads_an_old_text_back_where_nothing_was_lost(value: str) -> None:
+    for printed in (dump_literals.text(value), dump_literals.old_text(value)):
+        assert apsw.Connection(":memory:").execute(f"SELECT {printed}").fetchall() == [(value,)]
 
 
 def test_a_row_of_every_storage_class() -> None:
