@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
 API_PREFIX = "/client/v4"
 UNKNOWN = "unknown"
-_LOST_ANSWERS = {"export_start": "lost_start_answers", "export_poll": "lost_poll_answers"}
+_LOST_ANSWERS = {
+    "export_start": "lost_start_answers",
+    "export_poll": "lost_poll_answers",
+    "import_ingest": "lost_import_answers",
+    "import_poll": "lost_import_answers",
+}
 _HTML = (
     "<!DOCTYPE html>\n<html><head><title>{status}: Bad gateway</title></head>"
     "<body><h1>Error {status}</h1><p>cloudflare</p></body></html>\n"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
+from airflow_provider_d1.emulator.databases import MAX_STATEMENT_BYTES
 from airflow_provider_d1.emulator.dump_writer import DumpOptions
 from airflow_provider_d1.emulator.envelopes import BAD_BODY, D1_ERROR, ApiError
 
 MAX_PARAMETERS = 100
-MAX_STATEMENT_BYTES = 100_000
+_MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 def _malformed(why: str) -> ApiError:
@@ -74,3 +78,50 @@ def export(body: object) -> tuple[DumpOptions, str | None]:
     if bookmark is not None and not isinstance(bookmark, str):
         raise _malformed("Expected string at body.current_bookmark")
     return DumpOptions(no_schema, no_data, tuple(tables)), bookmark or None
+
+
+@dataclass(frozen=True, slots=True)
+class ImportCall:
+    """A call of the import route: ``action`` is init, ingest or poll; what it does not take is empty."""
+
+    action: str
+    etag: str = ""
+    filename: str = ""
+    bookmark: str = ""
+
+
+def import_call(body: object) -> ImportCall:
+    """What an import call asks for; names are taken in the API's form and in the one that wrangler sends.
+
+    :raises ApiError: malformed.
+    """
+    if not isinstance(body, dict) or body.get("action") not in ("init", "ingest", "poll"):
+        raise _malformed("Invalid discriminator value, expected 'init' | 'ingest' | 'poll' at body.action")
+    action = str(body["action"])
+    if action == "poll":
+        return ImportCall(action, bookmark=_string(body, "current_bookmark", "currentBookmark"))
+    etag = _string(body, "etag").strip('"').lower()
+    if not _MD5.fullmatch(etag):
+        raise _malformed("Expected an MD5 at body.etag")
+    return ImportCall(action, etag, _string(body, "filename") if action == "ingest" else "")
+
+
+def _string(body: dict[str, Any], *names: str) -> str:
+    value = next((body[name] for name in names if name in body), None)
+    if not isinstance(value, str) or not value:
+        raise _malformed(f"Required at body.{names[0]}")
+    return value
+
+
+def timestamp(text: str) -> datetime:
+    """A moment from the URL: RFC 3339, or seconds since 1970.
+
+    :raises ApiError: it is neither.
+    """
+    try:
+        if text.isascii() and text.isdigit():
+            return datetime.fromtimestamp(int(text), UTC)
+        moment = datetime.fromisoformat(text)
+    except (ValueError, OverflowError, OSError):
+        raise _malformed("timestamp must be RFC 3339 or a Unix time") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
-import secrets
 import threading
+import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,8 +18,12 @@ import apsw
 
 from airflow_provider_d1.emulator import dump_literals, seeds
 from airflow_provider_d1.emulator.authorizer import Authorizer, reserved
+from airflow_provider_d1.emulator.imports import ImportStatistics
+from airflow_provider_d1.emulator.time_travel import TimeTravel
 
 JsonValue = int | float | str | list[int] | None
+#: D1's limit, also for each statement of an import
+MAX_STATEMENT_BYTES = 100_000
 _COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 
 
@@ -57,13 +60,13 @@ class LocalDatabase:
         self.created_at = datetime.now(UTC)
         self.ready_dump = ready_dump
         self._lock = threading.Lock()
-        self._bookmarks = itertools.count(1)
         self._connection = apsw.Connection(str(path))
         try:
             self._fill(seed)
         except BaseException:
             self._connection.close()
             raise
+        self._time_travel = TimeTravel(path)
 
     def _fill(self, seed: seeds.Seed) -> None:
         # A crash may cost this file, which is temporary anyway; seeding row by row would be slow otherwise.
@@ -104,9 +107,46 @@ class LocalDatabase:
             names = self._connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
             return sum(not str(name).startswith(("sqlite_", "_cf_")) for (name,) in names)
 
-    def bookmark(self) -> str:
-        """A new bookmark in the form of D1's; no two are alike."""
-        return f"{next(self._bookmarks):08x}-00000000-{secrets.token_hex(4)}-{secrets.token_hex(16)}"
+    @property
+    def row_count(self) -> int:
+        """Rows of all tables: what an export reads."""
+        with self._lock:
+            tables = self._connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
+            names = [dump_literals.identifier(str(name)) for (name,) in tables]
+            counts = [f"SELECT count(*) FROM {name}" for name in names]  # noqa: S608 - quoted names
+            return sum(int(n) for sql in counts for (n,) in self._connection.execute(sql))
+
+    def bookmark(self, timestamp: datetime | None = None, *, moving: bool = False) -> str:
+        """The bookmark of now or of a moment in the past; it changes only with what is written.
+
+        :param moving: give a new one for now, though nothing was written.
+        """
+        with self._lock:
+            if timestamp is not None:
+                return self._time_travel.bookmark_at(timestamp)
+            return self._time_travel.bookmark(moving=moving)
+
+    def restore(self, bookmark: str) -> tuple[str, str]:
+        """Bring back the state of a bookmark; return the bookmarks of the state before this and of the one after.
+
+        :raises RestoreError: the bookmark is unknown, or its state was not kept.
+        """
+        with self._lock:
+            previous = self._time_travel.restore(bookmark, self._connection)
+            return previous, self._time_travel.bookmark()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing; the bookmark moves when something was written."""
+        with self._lock:
+            before = self._written()
+            with self._connection:
+                yield
+            if self._written() != before:
+                self._time_travel.after_write()
+
+    def _written(self) -> tuple[int, int]:
+        return self._connection.total_changes(), int(self._connection.pragma("schema_version"))
 
     def query(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[QueryResult]:
         """Run statements in one transaction.
@@ -114,7 +154,7 @@ class LocalDatabase:
         :param statements: pairs of SQL (one statement or several) and bound parameters.
         :raises QueryError: with SQLite's message as D1 prints it; nothing was changed then.
         """
-        with self._lock, self._connection:
+        with self._transaction():
             results = [
                 result
                 for sql, parameters in statements
@@ -127,12 +167,47 @@ class LocalDatabase:
             self._drop_foreign_statistics()
         return results
 
-    def _run(self, sql: str, parameters: Sequence[Any]) -> list[QueryResult]:
+    def import_script(self, sql: str, cancelled: threading.Event) -> ImportStatistics:
+        """Run an uploaded script in one transaction.
+
+        :param cancelled: stops it before the next statement.
+        :raises QueryError: with SQLite's message as D1 prints it; nothing was changed then.
+        """
+        began = time.perf_counter()
+        if "\0" in sql:
+            raise QueryError(f"unrecognized token at offset {sql.index(chr(0))}: SQLITE_ERROR")
+
+        def check(statement: str) -> None:
+            if cancelled.is_set():
+                raise QueryError("Cancelled due to no poll() received in 15000ms.")
+            if len(statement.encode()) > MAX_STATEMENT_BYTES:
+                raise QueryError("statement too long: SQLITE_TOOBIG")
+
+        with self._transaction():
+            results = self._run(sql, (), check)
+            self._drop_foreign_statistics()
+        with self._lock:
+            return ImportStatistics(
+                statements=len(results),
+                changes=sum(result.changes for result in results),
+                last_row_id=results[-1].last_row_id if results else 0,
+                milliseconds=(time.perf_counter() - began) * 1000,
+                size=self._size(),
+                final_bookmark=self._time_travel.bookmark(),
+            )
+
+    def _run(
+        self, sql: str, parameters: Sequence[Any], check: Callable[[str], None] | None = None
+    ) -> list[QueryResult]:
         results: list[QueryResult] = []
         before = self._connection.total_changes()
 
         def started(cursor: apsw.Cursor, statement: str, _bindings: object) -> bool:
             self._finish(results, before)
+            if check is not None:
+                check(statement)
+            if not cursor.is_readonly:
+                self._time_travel.before_write()
             if _COMMENT.sub("", statement).strip(" \t\r\n;"):
                 results.append(QueryResult([column[0] for column in cursor.get_description()]))
             return True
@@ -199,7 +274,9 @@ class LocalDatabase:
         """Drop a table behind the API's back; a name that does not exist is left alone."""
         with self._lock:
             self._pragmas(foreign_keys="OFF")
+            self._time_travel.before_write()
             self._connection.execute(f"DROP TABLE IF EXISTS {dump_literals.identifier(name)}")
+            self._time_travel.after_write()
             self._pragmas(foreign_keys="ON")
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_provider_d1.emulator.exports import ExportActive, ExportAnswer, ExportComplete, ExportFailed
+from airflow_provider_d1.emulator.imports import ImportAnswer, ImportComplete, ImportFailed
 
 BAD_BODY, NOT_FOUND, D1_ERROR, NO_ROUTE, NO_AUTHENTICATION, NO_ACCESS = 7400, 7404, 7500, 7003, 10000, 9109
 INVALID_TOKEN, INVALID_HEADERS, MISSING_CREDENTIALS, THROTTLED = 1000, 6003, 9106, 971
@@ -57,6 +58,55 @@ def export(answer: ExportAnswer) -> tuple[int, Json]:
             }
         )
     return 200, success({"success": False, "error": answer.error})
+
+
+def import_started(filename: str, upload_url: str) -> Json:
+    """The answer to an import's *init*: where to put the file."""
+    return success({"success": True, "type": "import", "filename": filename, "upload_url": upload_url, "messages": []})
+
+
+def import_progress(answer: ImportAnswer) -> Json:
+    """The answer to an import's *ingest* or *poll*."""
+    if isinstance(answer, ImportFailed):
+        if answer.bookmark is None:
+            return success({"success": False, "error": answer.error})
+        return success(
+            {
+                "success": False,
+                "type": "import",
+                "at_bookmark": answer.bookmark,
+                "status": "error",
+                "error": answer.error,
+                "messages": [],
+            }
+        )
+    result: Json = {
+        "success": True,
+        "type": "import",
+        "at_bookmark": answer.bookmark,
+        "status": "active",
+        "messages": list(answer.messages),
+    }
+    if isinstance(answer, ImportComplete):
+        statistics = answer.statistics
+        result |= {
+            "status": "complete",
+            "result": {
+                "final_bookmark": statistics.final_bookmark,
+                "num_queries": statistics.statements,
+                "meta": {
+                    "served_by": "emulator",
+                    "duration": round(statistics.milliseconds, 4),
+                    "changes": statistics.changes,
+                    "last_row_id": statistics.last_row_id,
+                    "changed_db": statistics.changes > 0,
+                    "rows_read": 0,
+                    "rows_written": statistics.changes,
+                    "size_after": statistics.size,
+                },
+            },
+        }
+    return success(result)
 
 
 def _export_result(answer: ExportActive | ExportComplete, status: str) -> Json:

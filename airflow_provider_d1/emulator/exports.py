@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -94,7 +95,7 @@ class ExportSession:
 
     :param write: begins to write a dump of the given options under the given file name.
     :param name: of the dumps' files, without the ending.
-    :param new_bookmark: the database's current bookmark.
+    :param new_bookmark: gives the database's current bookmark.
     :param faults: what goes wrong.
     :param cancel_after: seconds without a poll after which D1 cancels an export.
     """
@@ -113,6 +114,7 @@ class ExportSession:
         self._faults = faults
         self._cancel_after = cancel_after
         self._export: _Export | None = None
+        self._named: Counter[str] = Counter()
         self._locked_at: float | None = None
 
     def unavailable(self, now: float) -> bool:
@@ -130,7 +132,10 @@ class ExportSession:
         if self._faults.start_error and self._fails_now():
             return ExportFailed(self._faults.start_error)
         bookmark = self._new_bookmark()
-        filename = f"{self._name}-{bookmark}.sql"
+        # two exports of an unchanged database have one bookmark, and may differ in their options
+        self._named[bookmark] += 1
+        again = f"-{self._named[bookmark]}" if self._named[bookmark] > 1 else ""
+        filename = f"{self._name}-{bookmark}{again}.sql"
         self._export = _Export(
             bookmark,
             filename,

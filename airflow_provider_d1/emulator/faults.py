@@ -50,7 +50,20 @@ class Faults:
     #: a table that disappears just before an export starts
     drop_table: str = ""
 
+    #: bookmarks move with every call that gives one, although nothing is written
+    moving_bookmarks: bool = False
+
+    # -- the import
+    #: seconds that an import takes
+    import_seconds: float = 0.0
+    #: count: uploads answered by a 500 in XML
+    upload_errors: int = 0
+    #: count: imports that are run while their end is forgotten
+    lost_imports: int = 0
+
     # -- the API
+    #: rows that a Free plan may still read today, by queries and exports; at 0 these are refused, below 0 never
+    free_row_reads: int = -1
     #: what follows, down to ``reset_connections``, applies only to these kinds of call, separated by commas
     only: str = ""
     #: seconds that each answer is held back
@@ -72,6 +85,8 @@ class Faults:
     lost_start_answers: int = 0
     #: count: polls that take effect while their answer is lost, ``complete`` included
     lost_poll_answers: int = 0
+    #: count: import calls (ingest and poll) that take effect while their answer is lost
+    lost_import_answers: int = 0
     #: calls that a credential has in each window
     rate_limit: int = 1200
     #: how long that window is, and the block after it
@@ -154,6 +169,13 @@ class Faults:
             if left > 0:
                 super().__setattr__(name, left - 1)
             return bool(left > 0)
+
+    def spend(self, name: str, amount: int) -> None:
+        """Take several from a number that runs down to 0; below 0 it is without a limit."""
+        with self._lock:
+            left = getattr(self, name)
+            if left > 0:
+                super().__setattr__(name, max(0, left - amount))
 
     def lasts(self, name: str) -> float:
         """How many more seconds a fault that began when it was set goes on; 0 when it is over."""

@@ -7,7 +7,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar, overload
 
-KINDS = ("list", "get", "query", "raw", "export_start", "export_poll", "bookmark", "verify", "unknown")
+KINDS = (
+    "list",
+    "get",
+    "query",
+    "raw",
+    "export_start",
+    "export_poll",
+    "import_init",
+    "import_ingest",
+    "import_poll",
+    "bookmark",
+    "restore",
+    "verify",
+    "unknown",
+)
 
 
 @dataclass(frozen=True, slots=True)

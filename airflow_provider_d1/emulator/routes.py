@@ -13,18 +13,27 @@ from starlette.concurrency import run_in_threadpool
 
 from airflow_provider_d1.emulator import bodies, envelopes, exports
 from airflow_provider_d1.emulator.authentication import Authenticator, no_route
-from airflow_provider_d1.emulator.bucket import Bucket, DumpThread
 from airflow_provider_d1.emulator.databases import Databases, LocalDatabase, QueryError, QueryResult
 from airflow_provider_d1.emulator.envelopes import D1_ERROR, NO_ROUTE, NOT_FOUND, ApiError, Json
 from airflow_provider_d1.emulator.exports import BUSY, ExportActive, ExportComplete, ExportSession
+from airflow_provider_d1.emulator.imports import IMPORT_BUSY, ImportActive, ImportFailed, ImportSession
+from airflow_provider_d1.emulator.jobs import DumpThread, ImportThread
 from airflow_provider_d1.emulator.signed_downloads import object_path
+from airflow_provider_d1.emulator.signed_uploads import upload_path
+from airflow_provider_d1.emulator.time_travel import RestoreError
 
 if TYPE_CHECKING:
+    from airflow_provider_d1.emulator.bucket import Bucket
     from airflow_provider_d1.emulator.dump_writer import DumpOptions
     from airflow_provider_d1.emulator.faults import Faults
     from airflow_provider_d1.emulator.signing import Signer
     from airflow_provider_d1.emulator.virtual_clock import VirtualClock
 
+#: the service's own words
+FREE_PLAN_ERROR = (
+    "Your account has exceeded D1's free tier daily row read limit."
+    " Upgrade to a paid plan or wait until tomorrow (midnight UTC) to continue."
+)
 #: a dump of a few rows is given this long to be ready for the first poll, in real seconds
 _SMALL_DUMP_SECONDS = 1.0
 #: in a file's name, and so in a URL's path
@@ -86,6 +95,8 @@ class Routes:
         self._cancel_after = cancel_after
         self._sessions: dict[str, ExportSession] = {}
         self._jobs: dict[str, DumpThread] = {}
+        self._import_sessions: dict[str, ImportSession] = {}
+        self._imports: dict[str, ImportThread] = {}
         database = r"/accounts/(?P<account>[^/]+)/d1/database"
         one = rf"{database}/(?P<database>[^/]+)"
         self._table: list[tuple[str, str, str, Handler]] = [
@@ -94,7 +105,9 @@ class Routes:
             ("POST", rf"{one}/query", "query", self.query),
             ("POST", rf"{one}/raw", "raw", self.raw),
             ("POST", rf"{one}/export", "export_start", self.export),
+            ("POST", rf"{one}/import", "import_init", self.import_),
             ("GET", rf"{one}/time_travel/bookmark", "bookmark", self.bookmark),
+            ("POST", rf"{one}/time_travel/restore", "restore", self.restore),
             ("GET", "/user/tokens/verify", "verify", self.verify),
             ("GET", "/accounts/(?P<account>[^/]+)/tokens/verify", "verify", self.verify),
         ]
@@ -104,8 +117,7 @@ class Routes:
         for wanted, pattern, kind, handler in self._table:
             match = re.fullmatch(pattern, path)
             if match and method == wanted:
-                poll = kind == "export_start" and isinstance(body, dict) and body.get("current_bookmark")
-                return MatchedRoute("export_poll" if poll else kind, handler, match.groupdict())
+                return MatchedRoute(_kind(kind, body), handler, match.groupdict())
         return None
 
     async def verify(self, _call: ApiCall, account: str | None = None) -> RouteResult:
@@ -151,13 +163,14 @@ class Routes:
     ) -> RouteResult:
         found = self._open(call, account, database)
         statements = bodies.statements(call.body)
-        if self._session(found).unavailable(self._clock.now()):
-            raise ApiError(400, D1_ERROR, BUSY)
+        self._check_free_plan()
+        self._check_available(found)
         began = time.perf_counter()
         try:
             results = await run_in_threadpool(found.query, statements)
         except QueryError as error:
             raise ApiError(400, D1_ERROR, str(error)) from error
+        self._faults.spend("free_row_reads", sum(len(result.rows) for result in results))
         size = await run_in_threadpool(lambda: found.file_size)
         meta = {
             "served_by": "emulator",
@@ -185,9 +198,55 @@ class Routes:
         )
 
     async def bookmark(self, call: ApiCall, account: str, database: str) -> RouteResult:
-        """``GET …/time_travel/bookmark``; there is no past here, so ``timestamp`` changes nothing."""
+        """``GET …/time_travel/bookmark``, of now or of a ``timestamp``."""
         found = self._open(call, account, database)
-        return 200, envelopes.success({"bookmark": await run_in_threadpool(found.bookmark)})
+        moment = bodies.timestamp(call.query["timestamp"]) if "timestamp" in call.query else None
+        moving = self._faults.moving_bookmarks
+        return 200, envelopes.success({"bookmark": await run_in_threadpool(found.bookmark, moment, moving=moving)})
+
+    async def restore(self, call: ApiCall, account: str, database: str) -> RouteResult:
+        """``POST …/time_travel/restore``, to a ``bookmark`` or a ``timestamp``."""
+        found = self._open(call, account, database)
+        self._check_available(found)
+        bookmark = call.query.get("bookmark")
+        if bookmark is None:
+            moment = bodies.timestamp(call.query.get("timestamp", ""))
+            bookmark = await run_in_threadpool(found.bookmark, moment)
+        try:
+            previous, current = await run_in_threadpool(found.restore, bookmark)
+        except RestoreError as error:
+            raise ApiError(400, D1_ERROR, str(error)) from error
+        message = f"Database {found.name} was restored to bookmark {bookmark}"
+        return 200, envelopes.success({"bookmark": current, "previous_bookmark": previous, "message": message})
+
+    async def import_(self, call: ApiCall, account: str, database: str) -> RouteResult:
+        """``POST …/import``: *init* gives a signed URL to put the file to, *ingest* runs it, *poll* says how far."""
+        found = self._open(call, account, database)
+        asked = bodies.import_call(call.body)
+        if asked.action == "init":
+            self._check_free_plan()
+            filename = f"{found.uuid}-{asked.etag}.sql"
+            stored = self._bucket.get(filename)
+            if stored is None or stored.etag != asked.etag:
+                lifetime = timedelta(seconds=self._faults.url_seconds)
+                url = self._signer.sign(call.origin, upload_path(filename), datetime.now(UTC), lifetime, "PUT")
+                return 200, envelopes.import_started(filename, url)
+            return 200, await self._ingest(found, filename)  # D1 has the file already, and begins at once
+        if asked.action == "ingest":
+            stored = self._bucket.get(asked.filename)
+            if stored is None or asked.filename != f"{found.uuid}-{asked.etag}.sql" or stored.etag != asked.etag:
+                raise ApiError(400, D1_ERROR, "File was not uploaded, or its contents do not match the etag.")
+            return 200, await self._ingest(found, asked.filename)
+        answer = self._import_session(found).poll(asked.bookmark, self._clock.now())
+        return 200, envelopes.import_progress(answer)
+
+    async def _ingest(self, database: LocalDatabase, filename: str) -> Json:
+        if self._session(database).unavailable(self._clock.now()):
+            return envelopes.import_progress(ImportFailed(BUSY))
+        answer = self._import_session(database).ingest(filename, self._clock.now())
+        if isinstance(answer, ImportActive) and not self._faults.import_seconds:
+            await run_in_threadpool(self._imports[database.uuid].join, _SMALL_DUMP_SECONDS)
+        return envelopes.import_progress(answer)
 
     async def export(self, call: ApiCall, account: str, database: str) -> RouteResult:
         """``POST …/export``, for start and poll alike."""
@@ -195,6 +254,7 @@ class Routes:
         options, bookmark = bodies.export(call.body)
         session = self._session(found)
         if bookmark is None:
+            self._check_free_plan()
             answer = await self._start(found, session, options)
         else:
             answer = session.poll(bookmark, self._clock.now())
@@ -210,6 +270,10 @@ class Routes:
     ) -> exports.ExportAnswer:
         if self._faults.drop_table:
             await run_in_threadpool(database.drop_table, self._faults.drop_table)
+        if self._import_session(database).unavailable(self._clock.now()):
+            return exports.ExportFailed(IMPORT_BUSY)
+        if self._faults.free_row_reads > 0:
+            self._faults.spend("free_row_reads", await run_in_threadpool(lambda: database.row_count))
         options = replace(options, old_newlines=self._faults.old_newlines)
         answer = session.start(options, self._clock.now())
         if isinstance(answer, ExportActive):
@@ -240,16 +304,58 @@ class Routes:
 
             name = _UNSAFE.sub("-", database.name)
             self._sessions[database.uuid] = ExportSession(
-                write, name, database.bookmark, self._faults, self._cancel_after
+                write,
+                name,
+                lambda: database.bookmark(moving=self._faults.moving_bookmarks),
+                self._faults,
+                self._cancel_after,
             )
         return self._sessions[database.uuid]
 
-    def forget_exports(self) -> None:
-        """End the dumps that are still being written, and unlock every database."""
+    def _import_session(self, database: LocalDatabase) -> ImportSession:
+        if database.uuid not in self._import_sessions:
+
+            def run(filename: str) -> ImportThread:
+                script = self._bucket.get(filename)
+                if script is None:
+                    raise ApiError(400, D1_ERROR, "File was not uploaded.")
+                self._imports[database.uuid] = ImportThread(database, script)
+                return self._imports[database.uuid]
+
+            self._import_sessions[database.uuid] = ImportSession(
+                run, database.bookmark, self._faults, self._cancel_after
+            )
+        return self._import_sessions[database.uuid]
+
+    def _check_available(self, database: LocalDatabase) -> None:
+        if self._session(database).unavailable(self._clock.now()):
+            raise ApiError(400, D1_ERROR, BUSY)
+        if self._import_session(database).unavailable(self._clock.now()):
+            raise ApiError(400, D1_ERROR, IMPORT_BUSY)
+
+    def _check_free_plan(self) -> None:
+        if self._faults.free_row_reads == 0:
+            raise ApiError(400, D1_ERROR, FREE_PLAN_ERROR)
+
+    def forget_jobs(self) -> None:
+        """End the exports and imports that are still running, and unlock every database."""
         self._sessions.clear()
-        for job in list(self._jobs.values()):
+        self._import_sessions.clear()
+        jobs: list[DumpThread | ImportThread] = [*self._jobs.values(), *self._imports.values()]
+        for job in jobs:
             job.cancel()
             job.join()
+
+
+def _kind(kind: str, body: object) -> str:
+    """Tell the calls of one route apart by their bodies."""
+    if not isinstance(body, dict):
+        return kind
+    if kind == "export_start":
+        return "export_poll" if body.get("current_bookmark") else kind
+    if kind == "import_init" and body.get("action") in ("ingest", "poll"):
+        return f"import_{body['action']}"
+    return kind
 
 
 def _listed(database: LocalDatabase) -> Json:

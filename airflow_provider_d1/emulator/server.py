@@ -25,6 +25,7 @@ from airflow_provider_d1.emulator.request_log import CallLog, Log, RecordedDownl
 from airflow_provider_d1.emulator.routes import Routes
 from airflow_provider_d1.emulator.server_rate_limit import ServerRateLimit
 from airflow_provider_d1.emulator.signed_downloads import PREFIX, SignedDownloads
+from airflow_provider_d1.emulator.signed_uploads import UPLOAD_PREFIX, SignedUploads
 from airflow_provider_d1.emulator.signing import Signer
 from airflow_provider_d1.emulator.virtual_clock import VirtualClock
 
@@ -144,12 +145,13 @@ class Emulator:
         self._routes = Routes(self._store, access, bucket, signer, self._clock, self.faults, self._cancel_after)
         self._limit = ServerRateLimit(self.faults)
         api = ApiApp(self._routes, access, self._limit, self._clock, self.faults, self.calls)
-        downloads = SignedDownloads(bucket, signer, self._clock, self.faults, self.downloads)
+        self._signed_downloads = SignedDownloads(bucket, signer, self._clock, self.faults, self.downloads)
         control = control_routes(self.faults, self.calls, self.downloads, self._store.ids(), self.reset)
         return Starlette(
             routes=[
                 Mount(API_PREFIX, app=api),
-                Mount(PREFIX, app=downloads),
+                Mount(PREFIX, app=self._signed_downloads),
+                Mount(UPLOAD_PREFIX, app=SignedUploads(bucket, signer, self.faults)),
                 Mount(CONTROL_PREFIX, routes=control),
             ]
         )
@@ -157,8 +159,9 @@ class Emulator:
     def reset(self) -> None:
         """Back to the beginning, but for what was written into the databases: no faults, exports, blocks or calls."""
         self.faults.reset()
-        self._routes.forget_exports()
+        self._routes.forget_jobs()
         self._limit.reset()
+        self._signed_downloads.reset()
         self.calls.clear()
         self.downloads.clear()
 
@@ -166,7 +169,7 @@ class Emulator:
         """Answer what is under way, for a second at most, then close everything and throw the files away."""
         self._server.should_exit = True
         self._thread.join()
-        self._routes.forget_exports()
+        self._routes.forget_jobs()
         self._store.close()
         self._folder.cleanup()
 

@@ -72,6 +72,10 @@ class SignedDownloads:
         self._log = log
         self._seen: Counter[str] = Counter()
 
+    def reset(self) -> None:
+        """Forget which objects were asked for."""
+        self._seen.clear()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         request = Request(scope, receive)
@@ -88,7 +92,7 @@ class SignedDownloads:
             plan = self._plan(request, key, found)
         except R2Error as error:
             self._log.add(replace(entry, status=error.status))
-            await _xml(error)(scope, receive, send)
+            await r2_error(error)(scope, receive, send)
             return
         self._seen[key] += 1
         changed = self._faults.changed_body and self._seen[key] > 1
@@ -204,7 +208,8 @@ def _span(header: str | None, size: int) -> tuple[int, int] | None:
     return (begin, end) if begin < end else None
 
 
-def _xml(error: R2Error) -> Response:
+def r2_error(error: R2Error) -> Response:
+    """A refusal as R2 words it, in XML."""
     body = (
         '<?xml version="1.0" encoding="UTF-8"?>'
         f"<Error><Code>{error.code}</Code><Message>{escape(error.message)}</Message></Error>"

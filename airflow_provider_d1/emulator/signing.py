@@ -28,18 +28,19 @@ class R2Error(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """Signs and checks GET URLs with one pair of keys, made anew for each emulator."""
+    """Signs and checks URLs with one pair of keys, made anew for each emulator."""
 
     access_key: str = field(default_factory=lambda: secrets.token_hex(16))
     secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
 
-    def sign(self, origin: str, path: str, now: datetime, lifetime: timedelta) -> str:
+    def sign(self, origin: str, path: str, now: datetime, lifetime: timedelta, method: str = "GET") -> str:
         """A URL that opens ``path`` until ``lifetime`` has passed.
 
         :param origin: ``http://host:port``.
         :param path: the object's path, unquoted.
         :param now: aware time; the signature counts whole seconds.
         :param lifetime: whole seconds.
+        :param method: GET for a download, PUT for an upload.
         """
         stamp = now.astimezone(UTC).strftime(_TIME)
         query = {
@@ -49,26 +50,36 @@ class Signer:
             "X-Amz-Date": stamp,
             "X-Amz-Expires": str(int(lifetime.total_seconds())),
             "X-Amz-SignedHeaders": "host",
-            "x-id": "GetObject",
+            "x-id": "GetObject" if method == "GET" else "PutObject",
         }
-        query["X-Amz-Signature"] = self._signature(origin.split("://", 1)[1], path, query)
+        query["X-Amz-Signature"] = self._signature(method, origin.split("://", 1)[1], path, query)
         return f"{origin}{quote(path)}?{urlencode(sorted(query.items()), quote_via=quote)}"
 
-    def check(self, method: str, host: str, path: str, query: Mapping[str, str], now: datetime) -> None:
+    def check(
+        self,
+        method: str,
+        host: str,
+        path: str,
+        query: Mapping[str, str],
+        now: datetime,
+        *,
+        signed_method: str = "GET",
+    ) -> None:
         """Accept a request or say why not.
 
-        :param method: only GET is ever signed.
+        :param method: the request's.
         :param host: the request's Host header.
         :param path: unquoted.
         :param query: the URL's parameters.
         :param now: aware time.
+        :param signed_method: what URLs of this kind are signed for.
         :raises R2Error: unsigned, altered or expired.
         """
         if "X-Amz-Signature" not in query or any(name not in query for name in _REQUIRED):
             raise R2Error(400, "InvalidArgument", "Authorization")
         unsigned = {name: value for name, value in query.items() if name != "X-Amz-Signature"}
-        right = hmac.compare_digest(self._signature(host, path, unsigned), query["X-Amz-Signature"])
-        if method != "GET" or not right:
+        right = hmac.compare_digest(self._signature(signed_method, host, path, unsigned), query["X-Amz-Signature"])
+        if method != signed_method or not right:
             raise R2Error(
                 403,
                 "SignatureDoesNotMatch",
@@ -79,10 +90,10 @@ class Signer:
         if now >= signed_at + timedelta(seconds=int(query["X-Amz-Expires"])):
             raise R2Error(403, "ExpiredRequest", "Request has expired")
 
-    def _signature(self, host: str, path: str, query: Mapping[str, str]) -> str:
+    def _signature(self, method: str, host: str, path: str, query: Mapping[str, str]) -> str:
         canonical = "\n".join(
             (
-                "GET",
+                method,
                 quote(path),
                 "&".join(f"{quote(k, safe='')}={quote(v, safe='')}" for k, v in sorted(query.items())),
                 f"host:{host}",

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from airflow_provider_d1.emulator.bucket import Bucket, DumpThread
+from airflow_provider_d1.emulator.bucket import Bucket
 from airflow_provider_d1.emulator.databases import LocalDatabase
 from airflow_provider_d1.emulator.dump_writer import VIRTUAL_TABLE_ERROR, DumpOptions
+from airflow_provider_d1.emulator.jobs import DumpThread
 
 if TYPE_CHECKING:
     import apsw
@@ -45,7 +46,9 @@ def written(
 ) -> DumpThread:
     database = HeldDatabase(tmp_path / "db.sqlite", seed)
     tables = ("docs",) if strict else ()
-    thread = DumpThread(database, DumpOptions(tables=tables), bucket, "key.sql", no_virtual_tables=strict)
+    thread = DumpThread(
+        database, DumpOptions(tables=tables, old_newlines=True), bucket, "key.sql", no_virtual_tables=strict
+    )
     assert not thread.finished
     if cancel:
         thread.cancel()

@@ -119,10 +119,6 @@ def test_a_table_others_refer_to_can_be_dropped(database: LocalDatabase) -> None
     assert one(database, "PRAGMA foreign_keys") == [[1]]
 
 
-def test_bookmarks_differ(database: LocalDatabase) -> None:
-    assert database.bookmark() != database.bookmark()
-
-
 def test_store(tmp_path: Path) -> None:
     store = Databases(tmp_path, "account")
     shop, workshop = store.add("shop", None), store.add("Workshop", None)

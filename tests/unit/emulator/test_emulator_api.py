@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from datetime import UTC, datetime
 
 import httpx
 import pytest
@@ -84,11 +85,66 @@ def test_bad_queries(api, body, expected) -> None:
 
 
 def test_bookmarks(api) -> None:
-    path = api.path("small", "/time_travel/bookmark")
-    one, two = (
-        api.call("GET", path, params={"timestamp": "2026-01-01"}).json()["result"]["bookmark"] for _ in range(2)
-    )
-    assert one != two
+    def bookmark(**params: str) -> str:
+        path = api.path("small", "/time_travel/bookmark")
+        return str(api.call("GET", path, params=params).json()["result"]["bookmark"])
+
+    before = bookmark()
+    assert bookmark() == before == api.start("small")
+    assert api.finish("small", before).json()["result"]["at_bookmark"] == before
+    assert bookmark(timestamp="2026-01-01") <= before
+    moment = datetime.now(UTC).isoformat()
+    api.query("small", "CREATE TABLE moved(a)")
+    after = bookmark()
+    assert after > before
+    assert bookmark(timestamp=moment) == before
+    assert bookmark(timestamp="4102444800") == after
+    api.emulator.faults.moving_bookmarks = True
+    assert bookmark() != bookmark()
+    restored = api.call("POST", api.path("small", "/time_travel/restore"), params={"bookmark": before}).json()
+    assert restored["result"]["bookmark"] == restored["result"]["bookmark"] > after
+    assert api.query("small", "SELECT * FROM moved").status_code == 400
+    undo = {"bookmark": restored["result"]["previous_bookmark"]}
+    api.call("POST", api.path("small", "/time_travel/restore"), params=undo)
+    assert api.query("small", "DROP TABLE moved").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("params", "code"),
+    [({"bookmark": "x"}, 7500), ({}, 7400), ({"timestamp": "yesterday"}, 7400), ({"timestamp": "9" * 30}, 7400)],
+)
+def test_what_cannot_be_restored(api, params: dict[str, str], code: int) -> None:
+    answer = api.call("POST", api.path("small", "/time_travel/restore"), params=params)
+    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (400, code)
+
+
+def test_restore_to_a_moment(api) -> None:
+    moment = datetime.now(UTC).isoformat()
+    api.query("small", "CREATE TABLE later(a)")
+    answer = api.call("POST", api.path("small", "/time_travel/restore"), params={"timestamp": moment})
+    assert answer.status_code == 200
+    assert api.query("small", "SELECT * FROM later").status_code == 400
+
+
+def test_two_exports_of_an_unchanged_database_are_two_files(api) -> None:
+    first, second = api.signed_url("small", tables=["users"]), api.signed_url("small", no_data=True)
+    assert "INSERT" in api.plain.get(first).text
+    assert "INSERT" not in api.plain.get(second).text
+
+
+def test_meta_of_every_answer(api) -> None:
+    for sql, expected in (
+        ("SELECT * FROM users", {"changes": 0, "rows_read": 2, "rows_written": 0, "changed_db": False}),
+        ("UPDATE users SET name = name", {"changes": 2, "rows_written": 2, "changed_db": True}),
+        ("INSERT INTO users VALUES (77, 'x')", {"changes": 1, "last_row_id": 77, "rows_written": 1}),
+        ("DELETE FROM users WHERE id = 77", {"changes": 1, "rows_written": 1}),
+    ):
+        for raw in (False, True):
+            if raw and not sql.startswith("SELECT"):
+                continue
+            (result,) = api.query("small", sql, raw=raw).json()["result"]
+            assert result["meta"].keys() >= {"changes", "last_row_id", "rows_read", "rows_written", "duration"}
+            assert expected.items() <= result["meta"].items()
 
 
 def test_an_export_from_start_to_end(api) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+
 import httpx
 import pytest
 
@@ -221,3 +223,45 @@ def test_stopping_does_not_wait_for_a_slow_answer() -> None:
         httpx.get(f"{emulator.url}/user/tokens/verify", timeout=0.2)
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{emulator.url}/user/tokens/verify", timeout=2)
+
+
+def test_the_daily_limit_of_the_free_plan(api) -> None:
+    """Exports read rows too; at the end of the limit everything that reads is refused, and no retry helps."""
+    message = (
+        "Your account has exceeded D1's free tier daily row read limit."
+        " Upgrade to a paid plan or wait until tomorrow (midnight UTC) to continue."
+    )
+    api.emulator.faults.free_row_reads = 5
+    assert api.query("small", "SELECT * FROM users").status_code == 200
+    assert api.emulator.faults.free_row_reads == 3
+    bookmark = api.start("small")
+    assert api.emulator.faults.free_row_reads <= 1
+    api.finish("small", bookmark)
+    api.query("small", "SELECT * FROM users")
+    assert api.emulator.faults.free_row_reads == 0
+    for answer in (
+        api.query("small", "SELECT 1"),
+        api.query("small", "SELECT 1", raw=True),
+        api.export("small"),
+        api.call("POST", api.path("small", "/import"), json={"action": "init", "etag": "0" * 32}),
+    ):
+        assert (answer.status_code, answer.json()["errors"]) == (400, [{"code": 7500, "message": message}])
+    api.emulator.faults.free_row_reads = -1
+    assert api.query("small", "SELECT 1").status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["import_ingest", "import_poll"])
+def test_an_import_call_whose_answer_is_lost(api, kind: str) -> None:
+    sql = f"SELECT '{kind}';".encode()
+    etag = hashlib.md5(sql, usedforsecurity=False).hexdigest()
+    path = api.path("small", "/import")
+    started = api.call("POST", path, json={"action": "init", "etag": etag}).json()["result"]
+    api.plain.put(started["upload_url"], content=sql)
+    ingest = {"action": "ingest", "etag": etag, "filename": started["filename"]}
+    if kind == "import_poll":
+        bookmark = api.call("POST", path, json=ingest).json()["result"]["at_bookmark"]
+        ingest = {"action": "poll", "current_bookmark": bookmark}
+    api.emulator.faults.lost_import_answers = 1
+    with pytest.raises(httpx.HTTPError):
+        api.call("POST", path, json=ingest)
+    assert api.emulator.faults.lost_import_answers == 0

@@ -19,6 +19,7 @@ def test_all_faults_are_off_at_first() -> None:
 USUAL = {
     "export_parts": 4,
     "export_error_times": -1,
+    "free_row_reads": -1,
     "rate_limit": 1200,
     "html_status": 502,
     "revoked_after": -1,

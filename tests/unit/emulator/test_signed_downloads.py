@@ -12,6 +12,11 @@ CORPUS = Path(__file__).parents[2] / "data" / "corpus"
 FULL = (CORPUS / "nasty_full.sql").read_bytes()
 
 
+@pytest.fixture(autouse=True)
+def _written_as_the_corpus(api) -> None:
+    api.emulator.faults.old_newlines = True
+
+
 def xml(answer: httpx.Response) -> tuple[int, str]:
     assert answer.headers["content-type"] == "application/xml"
     return answer.status_code, ET.fromstring(answer.text).findtext("Code")
