@@ -62,17 +62,17 @@ def main(warehouse: str = "duckdb") -> int:
         if all(os.environ.get(name) for name in REAL):
             step("D1: Cloudflare itself")
             credentials = Credentials(os.environ[REAL[1]], os.environ[REAL[0]])
-            runs = {os.environ["D1_DATABASE"]: f"d1_to_{warehouse}"}
+            runs = {os.environ["D1_DATABASE"]: "d1_to_warehouse"}
         else:
             step("D1: the emulator, with every flight out of New York City in 2013, and with the tests' oddest tables")
             credentials = emulator(stack)
-            runs = {"nycflights": f"d1_to_{warehouse}", "corpus": "d1_nightly_to_s3"}
+            runs = {"nycflights": "d1_to_warehouse", "corpus": "d1_to_s3"}
         step(f"Warehouse: {'DuckDB, a file' if warehouse == 'duckdb' else 'Postgres on loopback'}")
         connection, ask = warehouse_server(stack, warehouse)
         for database, dag in runs.items():
             step(f"Airflow: example_dags/{dag}.py with the database {database}")
             shutil.copy(ROOT / "example_dags" / f"{dag}.py", DAGS)
-        succeeded, returned = run_dags(runs, environment(s3, credentials, warehouse, connection))
+        succeeded, returned = run_dags(runs, environment(s3, credentials, connection))
         if not succeeded:
             print(f"\nThe DAG run failed. The whole log: {WORK.relative_to(ROOT)}/airflow.log", file=sys.stderr)
             return 1
@@ -127,7 +127,7 @@ def warehouse_server(stack: ExitStack, warehouse: str) -> tuple[str, Ask]:
     return server.airflow_connection(), ask_postgres
 
 
-def environment(s3: S3Server, credentials: Credentials, warehouse: str, connection: str) -> dict[str, str]:
+def environment(s3: S3Server, credentials: Credentials, connection: str) -> dict[str, str]:
     """Airflow's settings and connections; nothing of the caller's own Airflow gets in."""
     d1 = {
         "conn_type": "d1",
@@ -144,9 +144,7 @@ def environment(s3: S3Server, credentials: Credentials, warehouse: str, connecti
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         "AIRFLOW_CONN_AWS_DEFAULT": s3.airflow_connection(),
         "AIRFLOW_CONN_D1_DEFAULT": json.dumps(d1),
-        f"AIRFLOW_CONN_{warehouse.upper()}_DEFAULT": connection,
-        "D1_STAGING_BUCKET": BUCKET,
-        "D1_WAREHOUSE_SCHEMA": SCHEMA,
+        "AIRFLOW_CONN_WAREHOUSE": connection,
         "NO_COLOR": "1",
     }
 
@@ -154,7 +152,8 @@ def environment(s3: S3Server, credentials: Credentials, warehouse: str, connecti
 def run_dags(runs: Mapping[str, str], env: Mapping[str, str]) -> tuple[bool, dict[str, dict]]:
     """Run the DAGs in a process of its own and show the provider's log lines; return success and results."""
     results = WORK / "results.json"
-    command = [sys.executable, "-m", "demo.run_dag", str(results), *(f"{name}={dag}" for name, dag in runs.items())]
+    command = [sys.executable, "-m", "demo.run_dag", str(results), BUCKET, SCHEMA]
+    command += [f"{name}={dag}" for name, dag in runs.items()]
     with (
         (WORK / "airflow.log").open("w") as log,
         subprocess.Popen(

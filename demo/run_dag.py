@@ -1,6 +1,6 @@
 """Runs example DAGs with Airflow, each for a database, and writes down what their tasks returned.
 
-    python -m demo.run_dag RESULTS.json nycflights=d1_to_duckdb corpus=d1_nightly_to_s3
+    python -m demo.run_dag RESULTS.json BUCKET SCHEMA nycflights=d1_to_warehouse corpus=d1_to_s3
 
 A process of its own, so that Airflow reads its settings from the environment that the demo has prepared.
 """
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 
-def main(results: str, *runs: str) -> int:
+def main(results: str, bucket: str, schema: str, *runs: str) -> int:
     """Return 0 when every run succeeded; the rest is in ``results``: database → task → what it returned."""
     from airflow.utils.db import initdb
 
@@ -23,9 +23,8 @@ def main(results: str, *runs: str) -> int:
     succeeded = True
     for run_of in runs:
         database, _, dag = run_of.partition("=")
-        # the example DAGs take their settings from the environment when they are parsed
-        os.environ["D1_DATABASE"] = database
-        run = runpy.run_path(f"{os.environ['AIRFLOW__CORE__DAGS_FOLDER']}/{dag}.py")["dag"].test()
+        params = {"database": database, "bucket": bucket, "schema": schema}
+        run = runpy.run_path(f"{os.environ['AIRFLOW__CORE__DAGS_FOLDER']}/{dag}.py")["dag"].test(run_conf=params)
         tasks = run.get_task_instances()
         returned[database] = {ti.task_id: ti.xcom_pull(task_ids=ti.task_id) for ti in tasks if ti.state == "success"}
         succeeded &= str(run.state) == "success"

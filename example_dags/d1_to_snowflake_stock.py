@@ -1,61 +1,78 @@
-"""D1 → S3 → Snowflake with Airflow's own operator for external stages, one mapped task for each table that was staged.
+"""Stage a D1 database and load it into Snowflake with Airflow's own operator, one mapped task for each table.
 
-The tables have to be there, and rows are added to them: Snowflake remembers for 64 days which files it has loaded and
-skips them, so a repeated task adds nothing. ``d1_to_snowflake.py`` replaces, checks counts and follows the schema. The
-external stage (``D1_SNOWFLAKE_STAGE``) has the bucket itself as its URL, ``s3://my-staging-bucket/``.
+The target tables must already exist, and rows are added to them. Snowflake remembers for 64 days which files it has
+loaded and skips them, so a repeated task adds nothing. ``d1_to_warehouse.py`` also replaces tables, checks counts and
+follows the schema. The external stage must have the bucket itself as its URL, ``s3://my-staging-bucket/``. The
+connections are those of ``d1_to_s3.py``, and ``snowflake_default``.
 """
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 
 import pendulum
-from airflow.providers.snowflake.transfers.copy_into_snowflake import CopyFromExternalStageToSnowflakeOperator
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG, Param, task
 
 from airflow_provider_d1.transfers.d1_to_s3 import D1ToS3Operator
 
-DATABASE = os.environ.get("D1_DATABASE", "shop")
-BUCKET = os.environ.get("D1_STAGING_BUCKET", "my-staging-bucket")
-SCHEMA = os.environ.get("D1_WAREHOUSE_SCHEMA", "d1")
-STAGE = os.environ.get("D1_SNOWFLAKE_STAGE", "OPS.PUBLIC.D1_STAGING")
+try:
+    from airflow.providers.snowflake.transfers.copy_into_snowflake import CopyFromExternalStageToSnowflakeOperator
+except ImportError:
+    CopyFromExternalStageToSnowflakeOperator = None
+
+DAG_ID = "d1_to_snowflake_stock"
 
 
 def quoted(name: str) -> str:
-    """The operator takes SQL, not names."""
+    """Quote a name: the operator puts it into SQL as it is."""
     return '"' + name.replace('"', '""') + '"'
 
 
-with DAG(
-    "d1_to_snowflake_stock",
-    schedule="0 3 * * *",
-    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
-    catchup=False,
-    default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
-    tags=["d1", "snowflake"],
-) as dag:
-    stage = D1ToS3Operator(
-        task_id="stage",
-        database=DATABASE,
-        s3_bucket=BUCKET,
-        s3_prefix="d1/{{ task.database }}/{{ dag_run.run_after | ds }}",
-    )
+if CopyFromExternalStageToSnowflakeOperator is None:
+    missing = "This example needs another provider: pip install apache-airflow-providers-snowflake"
+    dag = DAG(DAG_ID, schedule=None, description=missing, tags=["d1", "snowflake"])
+else:
+    with DAG(
+        DAG_ID,
+        schedule=None,  # "0 3 * * *" runs it every night at three, with the params below
+        start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+        catchup=False,
+        max_active_runs=1,  # a second run at the same time would add the same rows again, from other files
+        default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
+        params={
+            "database": Param("shop", type="string", description="Name or UUID of the D1 database"),
+            "bucket": Param("my-staging-bucket", type="string", description="S3 bucket for the staged files"),
+            "prefix": Param("d1", type="string", description="Folder in the bucket; each database gets one below it"),
+            "schema": Param("d1", type="string", description="Schema of the target tables"),
+            "stage": Param("OPS.PUBLIC.D1_STAGING", type="string", description="External stage of the bucket"),
+        },
+        tags=["d1", "snowflake"],
+    ) as dag:
+        stage = D1ToS3Operator(
+            task_id="stage",
+            database="{{ params.database }}",
+            s3_bucket="{{ params.bucket }}",
+            s3_prefix="{{ params.prefix }}/{{ params.database }}",
+        )
 
-    @task
-    def copies(staged: dict) -> list[dict]:
-        """One set of arguments for each table: exactly the files of this run."""
-        return [
-            {"table": quoted(name), "files": [uri.removeprefix(f"s3://{BUCKET}/") for uri in table["uris"]]}
-            for name, table in staged["tables"].items()
-        ]
+        @task
+        def copies(staged: dict, params: dict | None = None) -> list[dict]:
+            """One set of arguments for each table: exactly the files of this run."""
+            params = params or {}
+            return [
+                {
+                    "schema": quoted(params["schema"]),
+                    "stage": params["stage"],
+                    "table": quoted(name),
+                    "files": [uri.removeprefix(f"s3://{params['bucket']}/") for uri in table["uris"]],
+                }
+                for name, table in staged["tables"].items()
+            ]
 
-    CopyFromExternalStageToSnowflakeOperator.partial(
-        task_id="load",
-        schema=quoted(SCHEMA),
-        stage=STAGE,
-        file_format="(TYPE = PARQUET BINARY_AS_TEXT = FALSE USE_LOGICAL_TYPE = TRUE)",
-        copy_options="MATCH_BY_COLUMN_NAME = CASE_SENSITIVE",
-        snowflake_conn_id="snowflake_default",
-        map_index_template="{{ task.table }}",
-    ).expand_kwargs(copies(stage.output))
+        CopyFromExternalStageToSnowflakeOperator.partial(
+            task_id="load",
+            file_format="(TYPE = PARQUET BINARY_AS_TEXT = FALSE USE_LOGICAL_TYPE = TRUE)",
+            copy_options="MATCH_BY_COLUMN_NAME = CASE_SENSITIVE",
+            snowflake_conn_id="snowflake_default",
+            map_index_template="{{ task.table }}",
+        ).expand_kwargs(copies(stage.output))

@@ -21,8 +21,8 @@ class Run:
     results: dict[tuple[str, int], Any]
 
 
-def run_dag(name: str) -> Run:
-    """Run the DAG that is called ``dag`` in the file ``{name}.py``."""
+def run_dag(name: str, **params: Any) -> Run:
+    """Run the DAG that is called ``dag`` in the file ``{name}.py``, with ``params`` as a trigger form sends them."""
     from airflow.models.xcom import XComModel
     from airflow.utils.session import create_session
     from sqlalchemy import select
@@ -31,7 +31,7 @@ def run_dag(name: str) -> Run:
     dag = runpy.run_path(str(path))["dag"]
     for task in dag.tasks:
         task.retries = 0  # dag.test() waits for a retry as long as the DAG says
-    run = dag.test()
+    run = dag.test(run_conf=params)
     with create_session() as session:
         rows = session.scalars(
             select(XComModel).where(

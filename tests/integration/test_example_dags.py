@@ -1,11 +1,13 @@
-"""Every example runs as it stands, against a local D1 API and a real S3 server."""
+"""Every example runs unchanged, against a local D1 API and a real S3 server."""
 
 from __future__ import annotations
 
 import io
 import json
+import re
 import runpy
 import sqlite3
+import sys
 import textwrap
 from functools import partial
 from operator import itemgetter
@@ -39,8 +41,8 @@ def staged_rows(s3: S3Server, table: dict[str, Any]) -> list[dict[str, Any]]:
     return [row for uri in table["uris"] for row in pq.read_table(io.BytesIO(stored(s3, uri))).to_pylist()]
 
 
-def test_nightly(emulator: Emulator, s3: S3Server) -> None:
-    run = run_dag("d1_nightly_to_s3")
+def test_to_s3(emulator: Emulator, s3: S3Server) -> None:
+    run = run_dag("d1_to_s3")
     assert run.state == "success"
     result = run.results["stage", -1]
     assert set(result) == {"manifest", "latest", "run", "database_id", "bookmark", "rows", "bytes", "tables"}
@@ -90,8 +92,8 @@ ORDERS = [(10, 1, ""), (11, 3, None)]
 
 def test_to_duckdb(emulator: Emulator, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "warehouse.duckdb"
-    monkeypatch.setenv("AIRFLOW_CONN_DUCKDB_DEFAULT", json.dumps({"conn_type": "duckdb", "host": str(file)}))
-    run = run_dag("d1_to_duckdb")
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": "duckdb", "host": str(file)}))
+    run = run_dag("d1_to_warehouse")
     assert run.state == "success"
     check_load(run.results["load", -1], run.results["stage", -1])
     with duckdb.connect(str(file)) as database:
@@ -102,9 +104,9 @@ def test_to_duckdb(emulator: Emulator, s3: S3Server, tmp_path: Path, monkeypatch
 def test_to_postgres(
     emulator: Emulator, s3: S3Server, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_POSTGRES_DEFAULT", postgres.airflow_connection())
+    monkeypatch.setenv("AIRFLOW_CONN_OTHER", postgres.airflow_connection())
     for _ in range(2):
-        run = run_dag("d1_to_postgres")
+        run = run_dag("d1_to_warehouse", warehouse="other", schema="d1")
         assert run.state == "success"
         check_load(run.results["load", -1], run.results["stage", -1])
     with postgres.connect() as database:
@@ -127,7 +129,6 @@ def test_many_tenants_in_one_set_of_tables(
     monkeypatch: pytest.MonkeyPatch,
     warehouse: str,
 ) -> None:
-    monkeypatch.setenv("D1_WAREHOUSE_CONN_ID", "warehouse")
     if warehouse == "duckdb":
         file = tmp_path / "warehouse.duckdb"
         monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": "duckdb", "host": str(file)}))
@@ -180,9 +181,7 @@ def test_a_tenant_that_fails_holds_up_no_other(
 ) -> None:
     file = tmp_path / "warehouse.duckdb"
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": "duckdb", "host": str(file)}))
-    monkeypatch.setenv("D1_WAREHOUSE_CONN_ID", "warehouse")
-    monkeypatch.setenv("D1_DATABASES", "no-such-database,tenant-b")
-    run = run_dag("d1_multi_tenant")
+    run = run_dag("d1_multi_tenant", databases=["no-such-database", "tenant-b"])
     assert run.state == "failed"
     assert run.tasks["tenant.load", 0] == "upstream_failed"
     with duckdb.connect(str(file)) as database:
@@ -284,16 +283,39 @@ def test_every_example_is_a_dag_of_its_files_name(name: str) -> None:
     assert dag.dag_id == name
     assert dag.tasks
     assert "d1" in dag.tags
+    assert {"bucket", "prefix"} < set(dag.params)
+    assert {"database", "databases"} & set(dag.params)
+    assert all(dag.params.get_param(name).description for name in dag.params)
+    assert dag.max_active_runs == 1
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_without_its_provider_says_what_to_install(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The amazon provider is a dependency of this one; every other provider may be absent."""
+    needed = []
+    for provider in ("google", "snowflake", "postgres", "duckdb", "databricks", "clickhousedb"):
+        for module in [each for each in sys.modules if each.startswith(f"airflow.providers.{provider}.")]:
+            monkeypatch.delitem(sys.modules, module)
+        monkeypatch.setitem(sys.modules, f"airflow.providers.{provider}", None)
+        needed.append(f"pip install apache-airflow-providers-{provider}")
+    dag = runpy.run_path(str(REPOSITORY / "example_dags" / f"{name}.py"))["dag"]
+    assert dag.dag_id == name
+    assert dag.tasks or dag.description.rpartition(": ")[2] in needed
+
+
+def test_an_example_shows_the_connections_that_it_needs() -> None:
+    for line in re.findall(r"^    AIRFLOW_CONN_\w+='.*?'$", run_path_doc("d1_to_s3"), re.DOTALL | re.MULTILINE):
+        assert json.loads(line.partition("=")[2].strip("'"))["conn_type"] in ("d1", "aws")
+    assert run_path_doc("d1_to_s3").count("AIRFLOW_CONN_") == 2
 
 
 @pytest.mark.parametrize("warehouse", ["redshift", "snowflake", "bigquery"])
-def test_what_cannot_run_here_says_what_it_would_do(
+def test_a_warehouse_that_is_not_here_gets_a_dry_run(
     emulator: Emulator, s3: S3Server, monkeypatch: pytest.MonkeyPatch, warehouse: str
 ) -> None:
-    """The DAG as it stands, with its load turned into a dry run."""
+    """The unchanged DAG, with its load turned into a dry run."""
     conn_type = {"bigquery": "google_cloud_platform"}.get(warehouse, warehouse)
-    conn_id = {"bigquery": "google_cloud_default"}.get(warehouse, f"{warehouse}_default")
-    monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps({"conn_type": conn_type}))
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": conn_type}))
     whole = D1StagingToWarehouseOperator.execute
 
     def dry(self: D1StagingToWarehouseOperator, context: Any) -> dict[str, Any]:
@@ -301,7 +323,7 @@ def test_what_cannot_run_here_says_what_it_would_do(
         return whole(self, context)
 
     monkeypatch.setattr(D1StagingToWarehouseOperator, "execute", dry)
-    run = run_dag(f"d1_to_{warehouse}")
+    run = run_dag("d1_to_warehouse")
     assert run.state == "success"
     loaded, staged = run.results["load", -1], run.results["stage", -1]
     assert (loaded["manifest"], loaded["bookmark"]) == (staged["manifest"], staged["bookmark"])

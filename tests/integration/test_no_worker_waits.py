@@ -77,7 +77,7 @@ def test_while_the_export_runs_the_task_is_deferred_and_nothing_runs(
         connection.execute("DELETE FROM task_instance")  # of other tests' failed runs
 
     with sampled(airflow_db / "airflow.db", emulator) as samples:
-        run = run_dag("d1_nightly_to_s3")
+        run = run_dag("d1_to_s3")
 
     assert run.state == "success"
     assert run.results["stage", -1]["rows"] == 5
