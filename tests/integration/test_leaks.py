@@ -122,7 +122,7 @@ def test_nothing_that_a_run_leaves_behind_holds_a_secret(
             assert not [line for line in lines if not AIRFLOWS_OWN.search(line)], name
 
     # the search has looked where secrets would be
-    assert {"what it printed", "airflow.db", "s3://d1/tables/_manifest.json"} <= set(things)
+    assert {"what it printed", "airflow.db", "s3://d1/tables/shop/_manifest.json"} <= set(things)
     assert (b"[debug" in things["what it printed"]) is ("D1_TEST_UNMASKED" not in settings)
     with closing(sqlite3.connect(home / "airflow.db")) as database:
         assert any("d1seal1." in str(value) for (value,) in database.execute("SELECT value FROM xcom"))
