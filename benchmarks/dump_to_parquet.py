@@ -199,19 +199,19 @@ def shares(path: Path, out: Path) -> None:
         setattr(owner, name, timed)
 
     started = time.process_time()
-    from airflow_provider_d1.staging import parquet, store, streams, tables
+    from airflow_provider_d1.staging import parquet, part_store, streams, table_pipeline
     from airflow_provider_d1.staging.manifest_source import Source
     from airflow_provider_d1.staging.options import StagingOptions
     from airflow_provider_d1.staging.stage import stage
     from airflow_provider_d1.storage.folder import FolderStorage
 
     seconds["start of Python, imports"] = time.process_time()
-    clocked(tables, "parse_block", "parse (threads of its own)")
+    clocked(table_pipeline, "parse_block", "parse (threads of its own)")
     clocked(parquet.ParquetPart, "add", "write Parquet")
-    clocked(tables.DumpReader, "feed", "cut")
+    clocked(table_pipeline.DumpReader, "feed", "cut")
     clocked(streams.MeteredReader, "read", "read, SHA-256 of the dump")
-    clocked(store, "file_sha256", "SHA-256 of the files")
-    clocked(store.PartStore, "_cast", "cast parts again (their writing included above)")
+    clocked(part_store, "file_sha256", "SHA-256 of the files")
+    clocked(part_store.PartStore, "_cast", "cast parts again (their writing included above)")
     clocked(FolderStorage, "put_file", "flush to disk, rename")
     began = time.monotonic()
     with path.open("rb", buffering=0) as file:
