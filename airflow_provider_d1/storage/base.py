@@ -69,6 +69,12 @@ class Storage(Protocol):
     def delete(self, keys: Iterable[str]) -> None:
         """Delete files; a key that does not exist is no error."""
 
+    def check_writable(self) -> None:
+        """Find out whether files can be written here, before an export makes a database unavailable for them.
+
+        :raises D1StagingError: not retryable, when the place does not exist or may not be written.
+        """
+
     def cancel(self) -> None:
         """Make the uploads in progress in other threads fail soon, and later ones at once."""
 

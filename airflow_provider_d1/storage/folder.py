@@ -8,6 +8,7 @@ import io
 import os
 import secrets
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -128,6 +129,17 @@ class FolderStorage:
             folders.add(target.parent)
         for folder in folders:
             self._prune(folder)
+
+    def check_writable(self) -> None:
+        """Make an empty folder and remove it, in this folder or the nearest one above it that exists."""
+        folder = self.path
+        while not folder.exists():
+            folder = folder.parent
+        try:
+            with tempfile.TemporaryDirectory(prefix=WORK_PREFIX, dir=folder):
+                pass
+        except OSError as error:
+            raise D1StagingError(f"cannot write to {self.path.as_uri()}: {error}", retryable=False) from error
 
     def cancel(self) -> None:
         """Stop copies at the next mebibyte."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import secrets
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -126,6 +127,20 @@ class ObjectStorage:
         for key in keys:
             with contextlib.suppress(FileNotFoundError):
                 self._fs.rm_file(self._target(key))
+
+    def check_writable(self) -> None:
+        """Write an empty file and delete it."""
+        key = f"_d1_write_check-{secrets.token_hex(4)}"
+        try:
+            self.put_bytes(key, b"")
+        except (FileNotFoundError, PermissionError) as error:
+            raise D1StagingError(
+                f"cannot write to {self.uri('')}: {type(error).__name__}: {error}. Check the path, and the credentials"
+                " and permissions of its connection",
+                retryable=False,
+            ) from error
+        with contextlib.suppress(OSError):  # without the permission to delete, an empty file stays
+            self.delete([key])
 
     def cancel(self) -> None:
         """Stop uploads at their next mebibyte."""

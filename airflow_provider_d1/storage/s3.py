@@ -5,6 +5,7 @@ The caller brings the client or Airflow's hook; importing this module loads neit
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +28,22 @@ _READ_ARGS = frozenset(
 _OWNER_ARGS = frozenset({"RequestPayer", "ExpectedBucketOwner"})
 #: how S3 says that an object is not the one that If-Match or If-None-Match names
 _CHANGED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "409"})
+#: key of an upload that is begun and aborted
+_CHECK_KEY = "_d1_write_check"
+#: what waiting does not change
+_NOT_WRITABLE = frozenset(
+    {
+        "AccessDenied",
+        "AllAccessDisabled",
+        "ExpiredToken",
+        "InvalidAccessKeyId",
+        "InvalidBucketName",
+        "InvalidToken",
+        "NoSuchBucket",
+        "PermanentRedirect",
+        "SignatureDoesNotMatch",
+    }
+)
 #: how a store says that it has no conditional writes
 _UNCONDITIONAL = frozenset({"NotImplemented", "InvalidArgument", "InvalidRequest", "501"})
 
@@ -183,6 +200,25 @@ class S3Storage:
                     f"{first.get('Code')} {first.get('Message')}"
                 )
 
+    def check_writable(self) -> None:
+        """Begin a multipart upload and abort it: that takes the permission to write, and no object appears."""
+        from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError
+
+        target = {"Bucket": self._bucket, "Key": f"{self._root}{_CHECK_KEY}"}
+        try:
+            # some stores begin an upload to a bucket that does not exist
+            self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._root, MaxKeys=1, **self._only(_OWNER_ARGS))
+            upload = self._client.create_multipart_upload(**target, **self._extra_args)
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise self._not_writable(str(error)) from error
+        except ClientError as error:
+            answer = error.response.get("Error", {})
+            if answer.get("Code") not in _NOT_WRITABLE:
+                raise
+            raise self._not_writable(f"{answer['Code']}: {answer.get('Message', '')}") from error
+        with contextlib.suppress(ClientError):  # without the permission to abort it, a lifecycle rule removes it
+            self._client.abort_multipart_upload(**target, UploadId=upload["UploadId"], **self._only(_OWNER_ARGS))
+
     def cancel(self) -> None:
         """Let uploads fail at their next piece."""
         self._cancelled.set()
@@ -198,6 +234,13 @@ class S3Storage:
                     self._client.abort_multipart_upload(
                         Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"], **self._only(_OWNER_ARGS)
                     )
+
+    def _not_writable(self, reason: str) -> D1StagingError:
+        return D1StagingError(
+            f"cannot write to {self.uri('')}: {reason.rstrip('.')}. Check the bucket's name, and the credentials and"
+            " permissions of the AWS connection",
+            retryable=False,
+        )
 
     def _read(self, key: str) -> tuple[bytes | None, str | None]:
         """Content and ETag."""

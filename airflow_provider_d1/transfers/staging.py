@@ -106,6 +106,7 @@ class D1ToStagingOperator(D1ExportOperator):
         """Stage what is exported already, or export first."""
         with permanent_errors_fail_task(self._where()):
             check_rendered_arguments(self, self.rules)
+            self._storage().check_writable()
             if self.export is not None:
                 return self._stage_given(context)
             earlier = self._finished_export(context).get()

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import boto3
 import pyarrow as pa
 import pytest
 import zstandard
@@ -26,6 +27,7 @@ from airflow_provider_d1.staging.options import StagingOptions
 from airflow_provider_d1.staging.stage import stage
 from airflow_provider_d1.staging.staging_run import new_run_id
 from airflow_provider_d1.storage.s3 import S3Storage
+from harness.s3_faults import Fault, s3_proxy
 from harness.seaweed import S3Server, s3_server
 from tests.unit.staging.staged_pairs import assert_pair_is_whole, stage_pair, stage_text
 
@@ -328,3 +330,34 @@ def test_a_dump_that_breaks_half_way_leaves_the_older_run_whole(server, bucket, 
     assert everything(server, bucket) == before
     assert storage.read_bytes(MANIFEST_KEY) == manifest
     assert dangling(server, bucket) == []
+
+
+def test_a_bucket_that_can_be_written_is_left_as_it_was(server: S3Server, bucket: str, storage: S3Storage) -> None:
+    storage.check_writable()
+    assert everything(server, bucket) == set()
+    assert dangling(server, bucket) == []
+
+
+@pytest.mark.parametrize("what", ["bucket", "key", "secret", "credentials"])
+def test_a_bucket_that_cannot_be_written_is_named_and_not_tried_again(
+    server: S3Server, bucket: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    keys: dict[str, str] = {}
+    if what == "bucket":
+        bucket = "no-such-bucket"
+    if what != "credentials":
+        keys["aws_access_key_id"] = "wrong" if what == "key" else server.access_key
+        keys["aws_secret_access_key"] = "wrong" if what == "secret" else server.secret_key
+    client = boto3.client("s3", endpoint_url=server.endpoint_url, region_name="us-east-1", **keys)
+    with pytest.raises(D1StagingError, match=rf"cannot write to s3://{bucket}/raw/shop/: ") as raised:
+        S3Storage(client, bucket, "raw/shop").check_writable()
+    assert not raised.value.retryable
+
+
+def test_a_bucket_without_the_permission_to_write_is_named(server: S3Server, bucket: str) -> None:
+    with s3_proxy(server) as proxy:
+        proxy.faults.append(Fault("POST", "uploads", "access_denied"))
+        with pytest.raises(D1StagingError, match="AccessDenied") as raised:
+            S3Storage(proxy.server.client(), bucket, "raw").check_writable()
+    assert not raised.value.retryable

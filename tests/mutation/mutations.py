@@ -84,6 +84,14 @@ MUTATIONS = (
         ("tests/unit/operators/test_export_operator.py",),
     ),
     Mutation(
+        "a destination that cannot be written fails before the export",
+        "transfers",
+        "D1ToStagingOperator.execute",
+        "self._storage().check_writable()",
+        "",
+        ("tests/unit/transfers/test_staging_operators.py",),
+    ),
+    Mutation(
         "a lost export is started again",
         "cloudflare",
         "_after_poll",

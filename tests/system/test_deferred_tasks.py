@@ -70,4 +70,3 @@ def test_a_short_export_ends_before_the_process_that_deferred_it(night: Night) -
         scheduler = (night.airflow.folder / "scheduler.log").read_text(errors="replace")
         assert [line for line in scheduler.splitlines() if "finished with state success, but" in line] == []
         assert state == "success", night.airflow.log(bed.name, run)[-6000:]
-        assert len(bed.calls("export_start")) == 1

@@ -103,4 +103,10 @@ with DAG("two_at_once", schedule=None, catchup=False) as two_at_once:
         D1ExportOperator(task_id=task_id, d1_conn_id="two_at_once", database="shop")
 
 with DAG("worker_lingers", schedule=None, catchup=False) as worker_lingers:
-    ExportAndLinger(task_id="export", d1_conn_id="worker_lingers", database="shop")
+    ExportAndLinger(
+        task_id="export",
+        d1_conn_id="worker_lingers",
+        database="shop",
+        retries=2,  # a busy machine may fail to start a worker in time
+        retry_delay=timedelta(seconds=1),
+    )

@@ -192,3 +192,17 @@ def test_nothing_is_removed_from_a_folder_that_cannot_be_written(
     with pytest.raises(OSError, match="Read-only"):
         stage(dump, FolderStorage(tmp_path), StagingOptions(file_format="sql"), Source())
     assert caplog.records == []
+
+
+def test_a_folder_that_can_be_written_or_made_is_left_as_it_was(tmp_path: Path) -> None:
+    FolderStorage(tmp_path).check_writable()
+    FolderStorage(tmp_path / "new" / "folder").check_writable()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["/sys/d1", "{}/file/below"])
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(D1StagingError, match="cannot write to file://") as raised:
+        FolderStorage(place.format(tmp_path)).check_writable()
+    assert not raised.value.retryable

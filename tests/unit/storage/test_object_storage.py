@@ -140,3 +140,22 @@ def test_the_operator_takes_any_other_store(path: ObjectStoragePath) -> None:
 def test_the_operator_wants_a_url(bad: object) -> None:
     with pytest.raises(Exception, match="path must be a URL"):
         D1ToObjectStorageOperator(task_id="stage", path=bad, database="shop")
+
+
+def test_a_path_that_can_be_written_is_left_as_it_was(path: ObjectStoragePath) -> None:
+    ObjectStorage(path).check_writable()
+    assert ObjectStorage(path).list() == {}
+
+
+@pytest.mark.parametrize("error", [PermissionError("denied"), FileNotFoundError("no bucket")])
+def test_a_path_that_cannot_be_written_is_named(
+    path: ObjectStoragePath, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    storage = ObjectStorage(path)
+    monkeypatch.setattr(type(path.fs), "pipe_file", refuse)
+    with pytest.raises(D1StagingError, match=f"cannot write to .*{error}") as raised:
+        storage.check_writable()
+    assert not raised.value.retryable

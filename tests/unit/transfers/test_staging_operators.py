@@ -187,6 +187,16 @@ def test_attempts_of_one_task_share_the_owner_of_their_runs(export: D1Export, tm
     assert not same_owner(runs[0], runs[2])
 
 
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_a_destination_that_cannot_be_written_is_found_before_the_export(
+    emulator: Emulator, tmp_path: Path, deferrable: bool
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(AirflowFailException, match=r"D1StagingError: .*cannot write to file://"):
+        to_folder(tmp_path / "file" / "below", database="shop", deferrable=deferrable).execute(context())
+    assert not emulator.calls.of("export_start")
+
+
 def test_the_dump_as_it_came(export: D1Export, tmp_path: Path) -> None:
     result = to_folder(tmp_path, export=export, file_format="sql").execute(context())
     assert (result["tables"], result["rows"]) == ({}, 0)
