@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Hold the pinned dependencies against PyPI's list of known vulnerabilities.
+"""Check the pinned dependencies against PyPI's list of known vulnerabilities.
 
-Exit codes: 0 when there are none, 1 when there are some or not all pins could be checked, and 3 when no list can be
-reached from here (an index without it, or no network), so that nothing was checked at all.
+Exit codes: 0 if there are none, 1 if there are some or not all pins could be checked, and 3 if no list is reachable (an
+index without one, or no network), so that nothing was checked.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PINS = (ROOT / "requirements" / "demo.txt", ROOT / "requirements" / "dev.txt")
-#: everything here depends on it, so a list without it is none
+#: a pin that is always there: an index that has no list does not know it
 PROBE = "certifi"
 
 
 def main() -> int:
-    """Ask about one pin first: an index without the list would be asked for hundreds in vain."""
+    """Ask about one pin first, so that an index without the list is not asked about hundreds."""
     pins = sorted({line for path in PINS for line in path.read_text().splitlines() if line.strip()})
     if not any("vulns" in found for found in audit([pin for pin in pins if pin.startswith(f"{PROBE}==")])):
-        print("audit: no list of vulnerabilities can be reached from here; nothing was checked")
+        print("audit: no list of vulnerabilities is reachable; nothing was checked")
         return 3
     found = audit(pins)
     unchecked = [f"{each['name']}: {each['skip_reason']}" for each in found if "skip_reason" in each]
     vulnerable = [
-        f"{each['name']} {each['version']}: {vulnerability['id']}, mended in {', '.join(vulnerability['fix_versions'])}"
+        f"{each['name']} {each['version']}: {vulnerability['id']}, fixed in {', '.join(vulnerability['fix_versions'])}"
         for each in found
         for vulnerability in each.get("vulns", ())
     ]
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def audit(pins: list[str]) -> list[dict[str, Any]]:
-    """What pip-audit has to say about some pins; nothing when it cannot work."""
+    """Return what pip-audit reports about some pins; nothing if it fails."""
     tool = (ROOT / "requirements" / "audit.txt").read_text().strip()
     with tempfile.TemporaryDirectory() as folder:
         requirements = Path(folder) / "pins.txt"
@@ -51,7 +51,7 @@ def audit(pins: list[str]) -> list[dict[str, Any]]:
     try:
         return json.loads(finished.stdout)["dependencies"]
     except (ValueError, KeyError):
-        print("audit: pip-audit did not work:", *finished.stderr.splitlines()[-1:])
+        print("audit: pip-audit failed:", *finished.stderr.splitlines()[-1:])
         return []
 
 
