@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
-from airflow_provider_d1.cloudflare import access, lookup, protocol
+from airflow_provider_d1.cloudflare import access, lookup, sql_calls
 from airflow_provider_d1.cloudflare.budget import RequestBudget, budget_for
 from airflow_provider_d1.cloudflare.clock import SYSTEM_CLOCK, Clock
 from airflow_provider_d1.cloudflare.retry import PATIENCE, async_retrying, retrying
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.credentials import Credentials
     from airflow_provider_d1.cloudflare.messages import Answer, Request
     from airflow_provider_d1.cloudflare.models import Database
-    from airflow_provider_d1.cloudflare.protocol import StatementResult
+    from airflow_provider_d1.cloudflare.sql_calls import StatementResult
     from airflow_provider_d1.cloudflare.sql_parameters import Parameters, Statement
     from airflow_provider_d1.cloudflare.transport import AsyncTransport, SyncTransport
 
@@ -76,9 +76,11 @@ class AsyncD1Client:
         return (await self.execute(database_id, bind(sql, params)))[-1].as_dicts()
 
     async def execute(self, database_id: str, statements: Sequence[Statement]) -> list[StatementResult]:
-        """Run statements in order and in one transaction; a result for each."""
-        request = protocol.batch(self.credentials.account_id, database_id, statements)
-        return await self.call(request, protocol.read_results)
+        """Run statements in order and in one transaction; a result for each.
+
+        Exact are the values of the last one; see :func:`~airflow_provider_d1.cloudflare.sql_calls.run`.
+        """
+        return await self._carry_out(sql_calls.run(self.credentials.account_id, database_id, statements))
 
     async def verify_access(self, database: str | None = None) -> access.Access:
         """Check token, account, D1 right and database, telling them apart in the error; see :func:`access.verify`."""
@@ -192,8 +194,7 @@ class D1Client:
 
     def execute(self, database_id: str, statements: Sequence[Statement]) -> list[StatementResult]:
         """As :meth:`AsyncD1Client.execute`."""
-        request = protocol.batch(self.credentials.account_id, database_id, statements)
-        return self.call(request, protocol.read_results)
+        return self._carry_out(sql_calls.run(self.credentials.account_id, database_id, statements))
 
     def verify_access(self, database: str | None = None) -> access.Access:
         """As :meth:`AsyncD1Client.verify_access`."""

@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from airflow_provider_d1.cloudflare import export_protocol, failures, preflight, protocol
+from airflow_provider_d1.cloudflare import export_protocol, failures, preflight, sql_calls
 from airflow_provider_d1.cloudflare.budget import POLL_GAP
 from airflow_provider_d1.cloudflare.export_progress import Narrator
 from airflow_provider_d1.cloudflare.export_protocol import Complete, ExportAnswer, Failed, Running, Unclear
@@ -21,6 +21,7 @@ from airflow_provider_d1.cloudflare.export_steps import BUSY_GAP, Rules, Send, S
 from airflow_provider_d1.cloudflare.messages import MAX_ANSWER_BYTES
 from airflow_provider_d1.cloudflare.models import D1Export, Database, ExportOptions, ExportRequest
 from airflow_provider_d1.cloudflare.seal import URL_LIFETIME, seal, url_expiry
+from airflow_provider_d1.cloudflare.sql_parameters import Statement
 from airflow_provider_d1.exceptions import (
     D1ApiError,
     D1ExportBusyError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.budget import Ticket
     from airflow_provider_d1.cloudflare.client import AsyncD1Client
     from airflow_provider_d1.cloudflare.messages import Answer
+    from airflow_provider_d1.cloudflare.sql_calls import StatementResult
 
 #: seconds one poll may take, below the 15 s without a poll after which D1 cancels. Not much shorter: an answer that is
 #: given up may have been the only one to tell of the end.
@@ -168,16 +170,16 @@ class _Run:
 
     async def _schema(self, deadline: float) -> preflight.Schema | None:
         """The database's tables, None while it is busy."""
-        query = protocol.raw(self.client.credentials.account_id, self.database.uuid, preflight.SCHEMA_QUERY)
+        schema = [Statement(preflight.SCHEMA_QUERY)]
+        query = sql_calls.request(self.client.credentials.account_id, self.database.uuid, schema)
         # Names only, and they are parsed in the event loop: the bound is a control answer's.
         query = replace(query, max_answer_bytes=MAX_ANSWER_BYTES)
         found = await self.client.call(query, _rows_or_busy, deadline=deadline, priority=True)
         if found is None:
             return None
-        columns, rows = found
-        if rows and not {"name", "type", "sql"}.issubset(columns):
+        if found.rows and not {"name", "type", "sql"}.issubset(found.columns):
             raise D1ApiError("the D1 API answered another query than the one about the tables", retryable=True)
-        return preflight.read_schema(dict(zip(columns, row, strict=False)) for row in rows)
+        return preflight.read_schema(found.as_dicts())
 
     async def _wait(self, send: Send, state: State) -> None:
         """Sleep until the next request is due; raise when the deadline comes first."""
@@ -240,10 +242,10 @@ class _Run:
         )
 
 
-def _rows_or_busy(answer: Answer) -> tuple[list[str], list[list[Any]]] | None:
+def _rows_or_busy(answer: Answer) -> StatementResult | None:
     """None for a busy database: waiting is the export's business, not the retry policy's."""
     try:
-        return protocol.read_raw(answer)
+        return sql_calls.read_results(answer)[0]
     except D1ApiError as error:
         if failures.is_busy(str(error)):
             return None

@@ -6,25 +6,19 @@ Cloudflare wraps every answer in ``{"success", "errors", "messages", "result", "
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from airflow_provider_d1.cloudflare import failures
-from airflow_provider_d1.cloudflare.messages import MAX_QUERY_ANSWER_BYTES, Answer, Request
+from airflow_provider_d1.cloudflare.messages import Answer, Request
 from airflow_provider_d1.cloudflare.models import Database
 from airflow_provider_d1.exceptions import D1ApiError
-
-if TYPE_CHECKING:
-    from airflow_provider_d1.cloudflare.sql_parameters import Statement
 
 DATABASES_PER_PAGE = 1000
 #: D1 lists no fewer databases on a page that is not the last
 SMALLEST_PAGE = 10
-
-_READ_ONLY = re.compile(r"\s*(select|values|explain|pragma\s+\w+\s*(\([^)]*\))?\s*;?\s*$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +34,6 @@ class Envelope:
     def message(self) -> str:
         """All failures in one line."""
         return "; ".join(text for _, text in self.errors)
-
-
-@dataclass(frozen=True, slots=True)
-class StatementResult:
-    """What one statement returned: column names, which may repeat, and rows."""
-
-    columns: list[str]
-    rows: list[list[Any]]
-
-    def as_dicts(self) -> list[dict[str, Any]]:
-        """A dict for each row; of columns with one name the last counts."""
-        return [dict(zip(self.columns, row, strict=False)) for row in self.rows]
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
@@ -79,38 +61,6 @@ def list_databases(account_id: str, *, page: int = 1, name: str | None = None) -
 def get_database(account_id: str, database_id: str) -> Request:
     """One database by UUID."""
     return Request("GET", database_path(account_id, database_id))
-
-
-def raw(account_id: str, database_id: str, sql: str, params: Sequence[Any] | None = None) -> Request:
-    """Run one SQL statement; rows come as arrays beside their column names, so duplicate names survive."""
-    body: dict[str, Any] = {"sql": sql}
-    if params:
-        body["params"] = list(params)
-    return Request(
-        "POST",
-        database_path(account_id, database_id, "raw"),
-        body=body,
-        repeatable=is_read_only(sql),
-        max_answer_bytes=MAX_QUERY_ANSWER_BYTES,
-    )
-
-
-def batch(account_id: str, database_id: str, statements: Sequence[Statement]) -> Request:
-    """Run statements in order and in one transaction; a single one as :func:`raw` sends it."""
-    if len(statements) == 1:
-        return raw(account_id, database_id, statements[0].sql, statements[0].params)
-    return Request(
-        "POST",
-        database_path(account_id, database_id, "raw"),
-        body={"batch": [{"sql": statement.sql, "params": statement.params} for statement in statements]},
-        repeatable=all(is_read_only(statement.sql) for statement in statements),
-        max_answer_bytes=MAX_QUERY_ANSWER_BYTES,
-    )
-
-
-def is_read_only(sql: str) -> bool:
-    """True for one statement that surely changes nothing; in doubt False."""
-    return bool(_READ_ONLY.match(sql)) and ";" not in sql.rstrip().removesuffix(";")
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
@@ -181,7 +131,7 @@ def read_databases(answer: Answer) -> DatabasePage:
     envelope = _successful(answer)
     items = envelope.result or []
     if not isinstance(items, list):
-        raise _unexpected("a list of databases")
+        raise unexpected("a list of databases")
     total, size = envelope.result_info.get("total_count"), envelope.result_info.get("per_page")
     return DatabasePage(
         databases=tuple(_database(item) for item in items if isinstance(item, dict) and item.get("uuid")),
@@ -194,36 +144,8 @@ def read_database(answer: Answer) -> Database:
     """Read an answer to :func:`get_database`."""
     result = read_result(answer)
     if not isinstance(result, dict) or not result.get("uuid"):
-        raise _unexpected("the database's uuid")
+        raise unexpected("the database's uuid")
     return _database(result)
-
-
-def read_raw(answer: Answer) -> tuple[list[str], list[list[Any]]]:
-    """Read an answer to :func:`raw`: column names and rows."""
-    first = read_results(answer)[0]
-    return first.columns, first.rows
-
-
-def read_results(answer: Answer) -> list[StatementResult]:
-    """Read an answer to :func:`raw` or :func:`batch`: a result for each statement, at least one."""
-    result = read_result(answer)
-    items = result if isinstance(result, list) and result else [result]
-    return [_statement_result(answer, item) for item in items]
-
-
-def _statement_result(answer: Answer, item: object) -> StatementResult:
-    if not isinstance(item, dict):
-        raise _unexpected("a query result")
-    if item.get("success") is False:
-        raise failures.failure(answer, ((None, failures.text_of(item.get("error")) or "the query failed"),))
-    results = item.get("results") or {}
-    if isinstance(results, list) and all(isinstance(row, dict) for row in results):  # as /query has them
-        return StatementResult(list(results[0]), [list(row.values()) for row in results])
-    if not isinstance(results, dict):
-        # To take anything else for "no rows" would overlook a virtual table.
-        raise _unexpected("columns and rows")
-    columns = [str(column) for column in results.get("columns") or []]
-    return StatementResult(columns, [list(row) for row in results.get("rows") or []])
 
 
 def _errors(errors: object) -> tuple[tuple[int | None, str], ...]:
@@ -254,5 +176,6 @@ def _kind_of(answer: Answer) -> str:
     return "something broken" if answer.body else "an empty body"
 
 
-def _unexpected(missing: str) -> D1ApiError:
+def unexpected(missing: str) -> D1ApiError:
+    """The error for an answer that lacks something."""
     return D1ApiError(f"the D1 API's answer lacks {missing}", status=200, retryable=True)

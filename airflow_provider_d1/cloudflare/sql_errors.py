@@ -1,9 +1,44 @@
-"""Errors of SQL statements, under the names that PEP 249 gives them."""
+"""The exceptions that PEP 249 asks of a database module, as a part of this package's own tree.
+
+``Error`` is :class:`~airflow_provider_d1.exceptions.D1Error` and ``DatabaseError`` is
+:class:`~airflow_provider_d1.exceptions.D1ApiError`, so that ``except dbapi.Error`` catches whatever a call can raise.
+"""
 
 from __future__ import annotations
 
-from airflow_provider_d1.exceptions import D1ApiError
+from airflow_provider_d1.exceptions import D1ApiError, D1Error
+
+Error = D1Error
+DatabaseError = D1ApiError
+
+
+class Warning(UserWarning):  # noqa: A001 - PEP 249's name
+    """A value may differ from what the database holds."""
+
+
+class InterfaceError(D1Error):
+    """A closed cursor or connection was used."""
+
+
+class DataError(D1ApiError):
+    """A value that SQLite cannot hold, or that D1 cannot carry as it is; nothing was sent."""
+
+
+class OperationalError(D1ApiError):
+    """D1 could not run the statement: a syntax error, a table that does not exist, a limit."""
+
+
+class IntegrityError(D1ApiError):
+    """A constraint (unique, foreign key, not null, check) refused the statement."""
+
+
+class InternalError(D1ApiError):
+    """D1's answer does not fit the statement."""
 
 
 class ProgrammingError(D1ApiError):
     """The statement and its parameters do not fit together; nothing was sent."""
+
+
+class NotSupportedError(D1ApiError):
+    """D1 cannot do this: a rollback, a transaction over several calls."""

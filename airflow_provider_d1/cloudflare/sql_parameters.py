@@ -1,17 +1,20 @@
 """Parameters are bound to a statement here, by name or by position, before anything is sent.
 
-D1 knows ``?`` and ``?NNN`` only, takes a parameter that is missing for NULL, and cannot tell a name from a value. So
-each marker is looked up here, and every statement is sent with ``?1``, ``?2`` … and exactly the values that it uses.
+D1 knows ``?`` and ``?NNN`` only, and cannot tell a name from a value. So each marker is looked up here and replaced by
+an expression for its value (see :mod:`~airflow_provider_d1.cloudflare.sql_values`), and every statement is sent with
+exactly the parameters that it uses.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from airflow_provider_d1.cloudflare.sql_errors import ProgrammingError
+from airflow_provider_d1.cloudflare.sql_errors import DataError, ProgrammingError
 from airflow_provider_d1.cloudflare.sql_tokens import Token, split, tokens
+from airflow_provider_d1.cloudflare.sql_values import JsonValue, to_sql
 
 #: D1's limit for one statement
 MAX_PARAMETERS = 100
@@ -21,10 +24,26 @@ Parameters = Mapping[str, Any] | Iterable[Any]
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One SQL statement, and the values of the parameters ``?1``, ``?2`` … in it."""
+    """One SQL statement, and the values of the parameters ``?1``, ``?2`` … in it.
+
+    ``markers`` are pairs of an expression in it and the marker that stood in its place, so that the name of a column
+    such as ``SELECT ?`` can be told as the caller wrote it.
+    """
 
     sql: str
-    params: list[Any] = field(default_factory=list, repr=False)
+    params: list[JsonValue] = field(default_factory=list, repr=False)
+    markers: tuple[tuple[str, str], ...] = ()
+
+    def with_sql(self, sql: str) -> Statement:
+        """Another text with the same parameters."""
+        return replace(self, sql=sql)
+
+    def column_name(self, name: str) -> str:
+        """The name of a result's column with the caller's own markers in it."""
+        for expression, marker in self.markers:
+            if expression in name:
+                name = re.sub(rf"{re.escape(expression)}(?!\d)", marker.replace("\\", r"\\"), name)
+        return name
 
 
 def bind(sql: str, parameters: Parameters | None = None) -> list[Statement]:
@@ -163,16 +182,30 @@ def _key(token: Token) -> str:
 
 
 def _bound(statement: Sequence[Token], values: Mapping[str, Any]) -> Statement:
-    numbers: dict[str, int] = {}
+    expressions: dict[str, str] = {}
+    markers: list[tuple[str, str]] = []
+    params: list[JsonValue] = []
     parts = []
     for token in statement:
         if token.kind == "marker":
-            number = numbers.setdefault(_key(token), len(numbers) + 1)
-            parts.append(f"?{number}")
+            key = _key(token)
+            if key not in expressions:
+                template, values_sent = _to_sql(token.text, values[key])
+                params += values_sent
+                expressions[key] = template.replace("?", f"?{len(params)}")
+                markers.append((expressions[key], token.text))
+            parts.append(expressions[key])
         else:
             parts.append(token.text)
-    if len(numbers) > MAX_PARAMETERS:
+    if len(params) > MAX_PARAMETERS:
         raise ProgrammingError(
-            f"SQL parameters: the statement has {len(numbers)}; D1 allows {MAX_PARAMETERS}. Split the statement."
+            f"SQL parameters: the statement has {len(params)}; D1 allows {MAX_PARAMETERS}. Split the statement."
         )
-    return Statement("".join(parts).strip(), [values[key] for key in numbers])
+    return Statement("".join(parts).strip(), params, tuple(markers))
+
+
+def _to_sql(marker: str, value: object) -> tuple[str, list[JsonValue]]:
+    try:
+        return to_sql(value)
+    except (DataError, ProgrammingError) as error:
+        raise type(error)(f"SQL parameter {marker}: {error}") from None

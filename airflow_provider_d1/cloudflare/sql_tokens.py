@@ -1,4 +1,4 @@
-"""SQLite's tokens, as far as they matter for splitting a script and for finding parameter markers.
+"""SQLite's tokens, as far as they matter for splitting a script and for finding parameter markers and clauses.
 
 The rules are those of SQLite's ``tokenize.c`` and ``complete.c``. A marker inside a text, a quoted name or a comment is
 no marker, ``a$b`` is a name, and ``$a::b(c)`` is one marker.
@@ -7,7 +7,7 @@ no marker, ``a$b`` is a name, and ``$a::b(c)`` is one marker.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +36,11 @@ class Token:
     text: str
     start: int
 
+    @property
+    def keyword(self) -> str:
+        """The token in capitals, if it is a word or a sign, else empty."""
+        return self.text.upper() if self.kind in ("word", "semicolon", "other") else ""
+
 
 def tokens(sql: str) -> Iterator[Token]:
     """Every token of ``sql``; joined again they are the text as it was.
@@ -61,12 +66,46 @@ def split(sql: str) -> list[list[Token]]:
     for token in tokens(sql):
         current.append(token)
         if token.kind != "space":
-            words.append(token.text.upper())
+            words.append(token.keyword)
         if token.kind == "semicolon" and (not _creates_trigger(words) or words[-3:] == [";", "END", ";"]):
             found.append(current)
             current, words = [], []
     found.append(current)
     return [statement for statement in found if any(token.kind not in ("space", "semicolon") for token in statement)]
+
+
+def top_level(statement: Sequence[Token]) -> list[tuple[int, Token]]:
+    """A statement's tokens outside of all parentheses, with their indices; without spaces and semicolons."""
+    found: list[tuple[int, Token]] = []
+    depth = 0
+    for index, token in enumerate(statement):
+        if token.text == "(":
+            depth += 1
+        elif token.text == ")":
+            depth -= 1
+        elif depth == 0 and token.kind not in ("space", "semicolon"):
+            found.append((index, token))
+    return found
+
+
+def verb(statement: Sequence[Token]) -> str:
+    """What a statement does: ``SELECT``, ``INSERT`` …; of one that begins with WITH the verb behind it."""
+    words = [token.keyword for _, token in top_level(statement)]
+    if words[:1] == ["WITH"]:
+        return next(
+            (word for word in words if word in ("SELECT", "VALUES", "INSERT", "REPLACE", "UPDATE", "DELETE")), ""
+        )
+    return words[0] if words else ""
+
+
+def is_read_only(sql: str) -> bool:
+    """True for SQL that surely changes nothing; in doubt False."""
+    found = split(sql)
+    return bool(found) and all(
+        verb(statement) in ("SELECT", "VALUES", "EXPLAIN")
+        or (verb(statement) == "PRAGMA" and not any(token.text == "=" for token in statement))
+        for statement in found
+    )
 
 
 def _creates_trigger(words: list[str]) -> bool:

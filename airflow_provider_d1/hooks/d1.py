@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack
 
+from airflow.providers.common.compat.sdk import AirflowOptionalProviderFeatureException
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 
+from airflow_provider_d1.cloudflare.dbapi import Connection, Cursor
+from airflow_provider_d1.cloudflare.insert_rows import insert_batches
 from airflow_provider_d1.cloudflare.models import D1Export, Database, ExportKeywords, ExportRequest
 from airflow_provider_d1.cloudflare.sql_parameters import Parameters, bind, check_each, marker_names, sequence
-from airflow_provider_d1.cloudflare.sql_tokens import statements
+from airflow_provider_d1.cloudflare.sql_tokens import statements as split_statements_of
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error
 from airflow_provider_d1.hooks.connection import Settings, fetch_settings, no_connection, read_settings
-from airflow_provider_d1.hooks.dbapi import D1Connection, D1Cursor, insert_statements
 from airflow_provider_d1.hooks.masking import mask, mask_signed_url
 from airflow_provider_d1.hooks.threads import run_coroutine
 
@@ -194,20 +197,20 @@ class D1Hook(DbApiHook):
 
     # DB-API
 
-    def get_conn(self) -> D1Connection:
+    def get_conn(self) -> Connection:
         """Return a DB-API connection to the database."""
         client = self.get_client()
         try:
-            return D1Connection(client, self._resolve(client))
+            return Connection(client, self._resolve(client))
         except BaseException:
             client.close()
             raise
 
-    def get_autocommit(self, conn: D1Connection) -> bool:  # noqa: ARG002 - DbApiHook's signature
+    def get_autocommit(self, conn: Connection) -> bool:  # noqa: ARG002 - DbApiHook's signature
         """D1 commits each statement by itself."""
         return True
 
-    def set_autocommit(self, conn: D1Connection, autocommit: bool) -> None:
+    def set_autocommit(self, conn: Connection, autocommit: bool) -> None:
         """Do nothing: see :meth:`get_autocommit`."""
 
     def run(
@@ -235,7 +238,7 @@ class D1Hook(DbApiHook):
         check_each(scripts, parameters)
         return super().run(sql, autocommit, parameters, handler, split_statements, return_last)
 
-    def _run_command(self, cur: D1Cursor, sql_statement: str, parameters: Parameters | None) -> None:
+    def _run_command(self, cur: Cursor, sql_statement: str, parameters: Parameters | None) -> None:
         if isinstance(parameters, Mapping):
             names = marker_names(sql_statement)
             parameters = {name: value for name, value in parameters.items() if name in names}
@@ -244,28 +247,64 @@ class D1Hook(DbApiHook):
     @staticmethod
     def split_sql_string(sql: str, strip_semicolon: bool = False) -> list[str]:
         """The statements of a script, by SQLite's rules: a trigger's body belongs to its CREATE."""
-        return [statement.rstrip(";").rstrip() if strip_semicolon else statement for statement in statements(sql)]
+        return [
+            statement.rstrip(";").rstrip() if strip_semicolon else statement for statement in split_statements_of(sql)
+        ]
 
     def insert_rows(
         self,
         table: str,
         rows: Iterable[Parameters],
         target_fields: Sequence[str] | None = None,
-        commit_every: int = 1000,  # noqa: ARG002 - D1 commits each statement
+        commit_every: int = 1000,
         replace: bool = False,
         **ignored: Any,  # noqa: ARG002 - DbApiHook's other arguments speak of drivers and transactions
     ) -> None:
-        """Insert rows, as many with each call as D1's 100 parameters allow; a failure leaves those of earlier calls.
+        """Insert rows by as few calls as D1's limits allow; a failure leaves the rows of earlier calls.
 
         :param table: the table's name; quoted as an identifier, so without a schema.
-        :param rows: values (None, numbers and text) in the order of ``target_fields``, or mappings from columns.
+        :param rows: values in the order of ``target_fields``, or mappings from columns to values.
         :param target_fields: columns; None for all of the table's, or for the first row's when it is a mapping.
+        :param commit_every: at most so many rows in one call, which is one transaction, and at most 1 MB; 0 for all
+            rows in one call.
         :param replace: replace rows with the same key.
+        :raises ProgrammingError: a row or a value that cannot be inserted; nothing of its ``commit_every`` rows was
+            sent.
         """
+        loaded = 0
+        batches = insert_batches(table, rows, target_fields, replace=replace, rows_per_batch=commit_every)
         with self.get_client() as client:
-            database_id = self._resolve(client)
-            for sql, values in insert_statements(table, rows, target_fields, replace=replace):
-                client.execute(database_id, bind(sql, values))
+            for statements, count in batches:
+                client.execute(self._resolve(client), statements)
+                loaded += count
+                self.log.info("Inserted rows: table=%s rows=%d", table, loaded)
+
+    def _get_polars_df(self, sql: str, parameters: Parameters | None = None, **kwargs: Any) -> Any:  # noqa: ANN401
+        return self._read_polars(sql, parameters, **kwargs)
+
+    def _get_polars_df_by_chunks(
+        self,
+        sql: str,
+        parameters: Parameters | None = None,
+        *,
+        chunksize: int,
+        **kwargs: Any,
+    ) -> Iterator[Any]:
+        yield from self._read_polars(sql, parameters, iter_batches=True, batch_size=chunksize, **kwargs)
+
+    def _read_polars(self, sql: str, parameters: Parameters | None, **kwargs: Any) -> Any:  # noqa: ANN401
+        """A polars frame; DbApiHook itself drops parameters by position and spreads a mapping over keywords."""
+        try:
+            import polars as pl
+        except ImportError:
+            raise AirflowOptionalProviderFeatureException(
+                "polars is not installed; install apache-airflow-providers-common-sql[polars]."
+            ) from None
+
+        # polars guesses a column's type from its first rows, unless it is told to read them all
+        options = {"infer_schema_length": None, **kwargs}
+        with closing(self.get_conn()) as connection:
+            return pl.read_database(sql, connection, execute_options={"parameters": parameters}, **options)
 
     @property
     def dialect_name(self) -> str:

@@ -195,17 +195,17 @@ def test_no_name_at_all(ask: Ask) -> None:
 
 
 def test_a_query_gives_dicts_and_a_result_keeps_duplicate_columns(ask: Ask) -> None:
-    assert ask([rows([1], [2])], "query", UUID, "SELECT :n", {"n": 1}) == [{"n": 1}, {"n": 2}]
-    assert json.loads(ask.requests[0].content) == {"sql": "SELECT ?1", "params": [1]}
-    (result,) = ask([rows([1, 2], columns=("a", "a"))], "execute", UUID, [Statement("SELECT 1 a, 2 a")])
+    assert ask([rows([1], [2])], "query", UUID, "PRAGMA p(:n)", {"n": "x"}) == [{"n": 1}, {"n": 2}]
+    assert json.loads(ask.requests[0].content) == {"sql": "PRAGMA p(?1)", "params": ["x"]}
+    (result,) = ask([rows([1, 2], columns=("a", "a"))], "execute", UUID, [Statement("EXPLAIN SELECT 1 a, 2 a")])
     assert (result.columns, result.rows) == (["a", "a"], [[1, 2]])
 
 
 def test_several_statements_are_one_call_and_the_last_result_counts(ask: Ask) -> None:
     both = Reply(ok([{"success": True, "results": {"columns": ["n"], "rows": [[n]]}} for n in (1, 2)]))
-    assert ask([both], "query", UUID, "SELECT ? AS n; SELECT ? AS n", [1, 2]) == [{"n": 2}]
+    assert ask([both], "query", UUID, "PRAGMA a(?); PRAGMA b(?)", ["x", "y"]) == [{"n": 2}]
     assert json.loads(ask.requests[0].content) == {
-        "batch": [{"sql": "SELECT ?1 AS n;", "params": [1]}, {"sql": "SELECT ?1 AS n", "params": [2]}]
+        "batch": [{"sql": "PRAGMA a(?1);", "params": ["x"]}, {"sql": "PRAGMA b(?1)", "params": ["y"]}]
     }
 
 
@@ -246,14 +246,14 @@ FINAL = [
 
 @pytest.mark.parametrize("trouble", TRANSIENT, ids=repr)
 def test_passing_trouble_is_retried(ask: Ask, trouble: Reply | Exception) -> None:
-    assert ask([trouble, trouble, rows([1])], "query", UUID, "SELECT 1") == [{"n": 1}]
+    assert ask([trouble, trouble, rows([1])], "query", UUID, "PRAGMA p") == [{"n": 1}]
     assert len(ask.clock.slept) == 2
 
 
 @pytest.mark.parametrize("refusal", FINAL, ids=repr)
 def test_a_refusal_is_not(ask: Ask, refusal: Reply) -> None:
     with pytest.raises(D1ApiError):
-        ask([refusal], "query", UUID, "SELECT 1")
+        ask([refusal], "query", UUID, "PRAGMA p")
     assert len(ask.requests) == 1
 
 

@@ -30,31 +30,6 @@ def test_names_stay_inside_their_path_segment() -> None:
     assert request.path == "/accounts/..%2Fx/d1/database/a%2Fb%3Fc%23d"
 
 
-def test_raw_sends_parameters_only_when_there_are_some() -> None:
-    assert protocol.raw("acc", "db", "SELECT 1").body == {"sql": "SELECT 1"}
-    assert protocol.raw("acc", "db", "SELECT ?", (1,)).body == {"sql": "SELECT ?", "params": [1]}
-
-
-@pytest.mark.parametrize(
-    ("sql", "repeatable"),
-    [
-        ("SELECT 1", True),
-        ("  select 1;", True),
-        ("VALUES (1)", True),
-        ("EXPLAIN QUERY PLAN SELECT 1", True),
-        ("PRAGMA table_xinfo('users')", True),
-        ("PRAGMA user_version", True),
-        ("PRAGMA user_version = 3", False),
-        ("INSERT INTO t VALUES (1)", False),
-        ("WITH x AS (SELECT 1) INSERT INTO t SELECT * FROM x", False),
-        ("SELECT 1; DELETE FROM t", False),
-        ("-- SELECT\nDELETE FROM t", False),
-    ],
-)
-def test_only_a_plain_read_may_be_sent_twice(sql: str, repeatable: bool) -> None:
-    assert protocol.raw("acc", "db", sql).repeatable is repeatable
-
-
 def test_a_page_of_databases() -> None:
     item = {"uuid": "u", "name": "shop", "version": "production", "created_at": "2026-01-01", "jurisdiction": None}
     page = protocol.read_databases(answer([item], result_info={"page": 1, "per_page": 1000, "total_count": 7}))
@@ -93,36 +68,8 @@ def test_one_database_tells_its_size() -> None:
     assert read == Database("u", "shop", 8192, 2)
 
 
-def test_duplicate_columns_survive() -> None:
-    results = {"columns": ["id", "id"], "rows": [[1, 2], [3, None]]}
-    read = protocol.read_raw(answer([{"results": results, "success": True, "meta": {}}]))
-    assert read == (["id", "id"], [[1, 2], [3, None]])
-
-
-def test_rows_as_objects_are_rows_too() -> None:
-    read = protocol.read_raw(answer([{"results": [{"a": 1, "b": 2}, {"a": 3, "b": None}], "success": True}]))
-    assert read == (["a", "b"], [[1, 2], [3, None]])
-
-
-@pytest.mark.parametrize("results", ["x", 3, [1], [{"a": 1}, None]])
-def test_rows_of_an_unknown_form_are_not_taken_for_none(results: object) -> None:
-    with pytest.raises(D1ApiError, match="columns and rows"):
-        protocol.read_raw(answer([{"results": results, "success": True}]))
-
-
-def test_a_statement_without_rows() -> None:
-    assert protocol.read_raw(answer([{"success": True, "meta": {"changes": 3}}])) == ([], [])
-
-
-def test_a_query_that_failed_inside_a_success() -> None:
-    with pytest.raises(D1ApiError, match="no such table"):
-        protocol.read_raw(answer([{"success": False, "error": "no such table: t"}]))
-
-
 @pytest.mark.parametrize("result", [None, [], "x", 3, [1]])
 def test_a_result_of_another_shape_is_an_error(result: object) -> None:
-    with pytest.raises(D1ApiError):
-        protocol.read_raw(answer(result))
     with pytest.raises(D1ApiError):
         protocol.read_database(answer(result))
 

@@ -290,7 +290,11 @@ def test_rows_are_inserted_with_as_few_calls_as_the_limit_on_parameters_allows(e
     hook.run('CREATE TABLE "odd ""name" (id INTEGER PRIMARY KEY, price REAL, note TEXT)')
     emulator.calls.clear()
     hook.insert_rows('odd "name', ((n, n / 2, None) for n in range(70)), target_fields=["id", "price", "note"])
-    assert len([call for call in emulator.calls if call.kind == "raw"]) == 3  # 33 rows of 3 each
+    (call,) = emulator.calls.of("raw")
+    assert [len(each["params"]) for each in call.body["batch"]] == [99, 99, 12]  # 33 rows of 3 each
+    hook.insert_rows('odd "name', ((n, None, None) for n in range(100, 370)), commit_every=50)
+    assert len(emulator.calls.of("raw")) == 7
+    hook.run('DELETE FROM "odd ""name" WHERE id >= 100')
     hook.insert_rows('odd "name', [(69, 1.5, "it's")], replace=True)
     assert hook.get_first('SELECT count(*), sum(id) FROM "odd ""name"') == (70, 2415)
     assert hook.get_first('SELECT * FROM "odd ""name" WHERE id = 69') == (69, 1.5, "it's")
