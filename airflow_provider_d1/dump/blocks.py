@@ -36,12 +36,12 @@ _MAX_FALLBACK_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    r"""Consecutive rows of one table as they stand in the dump. Everything needed to parse them travels with them.
+    r"""Consecutive rows of one table as the dump has them, with everything that is needed to parse them.
 
     :param schema: the table.
     :param offset: where ``body`` starts in the dump.
     :param body: the rows: from behind the opening parenthesis of the first to the closing one of the last.
-    :param separator: what stands between two rows, ``);\nINSERT INTO "t" ("a","b") VALUES(``.
+    :param separator: the bytes between two rows, ``);\nINSERT INTO "t" ("a","b") VALUES(``.
     :param layout: for each value of a row, the index of its column in ``schema.columns``.
     :param defaults: for each column that the rows leave out, its index and its DEFAULT.
     :param temporal: whether to collect the forms of dates and times.
@@ -79,7 +79,7 @@ def parse_block(block: Block) -> ParsedBlock:
 
     :raises D1DumpError: for a row that is not what dumps are written with; it names the row's offset and the table.
     """
-    # numpy lets other threads run, unlike bytes.isascii()
+    # numpy releases the GIL, unlike bytes.isascii()
     wide = np.frombuffer(block.body, np.uint8).max(initial=0) > _LAST_ASCII
     if wide:
         _check_utf8(block)
@@ -108,7 +108,6 @@ def _affinities(block: Block) -> list[Affinity]:
 
 
 def _parse_exactly(block: Block, reason: str) -> ParsedBlock:
-    """Evaluate all rows one by one."""
     body = bytes(block.body)
     exact = read_rows(body, block.separator, _affinities(block), offset=block.offset, table=block.schema.name)
     rows = len(exact[0].values)
@@ -116,7 +115,7 @@ def _parse_exactly(block: Block, reason: str) -> ParsedBlock:
 
 
 def _has_replacement(fields: Fields) -> bool:
-    """Look for U+FFFD; its first byte alone is found faster than all three."""
+    # its first byte alone is found faster than all three
     return bool((fields.data == _REPLACEMENT[0]).any()) and _REPLACEMENT in fields.data.tobytes()
 
 
@@ -149,7 +148,6 @@ def _parse_fields(block: Block, fields: Fields, *, replacements: bool) -> Parsed
 
 
 def _parse_rows_exactly(block: Block, fields: Fields, fallback: Mask) -> list[ParsedColumn]:
-    """Evaluate some rows of a block."""
     exact = [ExactColumn(affinity) for affinity in _affinities(block)]
     for row in np.flatnonzero(fallback).tolist():
         start, end = int(fields.row_starts[row]), int(fields.row_ends[row])

@@ -31,12 +31,12 @@ def text_data(array: pa.Array) -> tuple[Bytes, Offsets]:
 
 
 def integers(array: pa.Array) -> npt.NDArray[np.int64]:
-    """Return the values of an int64 array; what stands at NULLs is undefined."""
+    """Return the values of an int64 array; at NULLs it is undefined."""
     return np.frombuffer(array.buffers()[1], np.int64, count=len(array))
 
 
 def doubles(array: pa.Array) -> npt.NDArray[np.float64]:
-    """Return the values of a float64 array; what stands at NULLs is undefined."""
+    """Return the values of a float64 array; at NULLs it is undefined."""
     return np.frombuffer(array.buffers()[1], np.float64, count=len(array))
 
 
@@ -88,7 +88,8 @@ def only_rows(array: pa.Array, mask: Mask) -> pa.Array:
 def take_slices(buffer: pa.Buffer, starts: Positions, ends: Positions, present: Mask | None = None) -> pa.Array:
     """Copy slices of a buffer into a string array (their UTF-8 must have been checked).
 
-    The slices and the gaps between them are seen as one array, of which every other value is taken.
+    The slices and the gaps between them are taken as one array, because Arrow's offsets allow no gaps. Then every other
+    value of it is copied.
 
     :param starts: ascending.
     :param ends: exclusive; no slice overlaps the next one.

@@ -4,7 +4,7 @@ A quote is a text, ``X`` a blob, ``N`` NULL, ``r`` a text that D1 wrapped in ``r
 Here is proven, for every field:
 
 - NULL is exactly that;
-- a text starts and ends with a quote; a wrapped text has D1's exact words before and behind it; a blob has ``X'``
+- a text starts and ends with a quote; a wrapped text has exactly D1's bytes before and behind it; a blob has ``X'``
   before and a quote behind an even number of bytes;
 - none of them has a quote inside that is not doubled: in each row as many quotes open a string (without going on with
   one) as its texts, blobs and wrappers have strings, so there is no room for another.
@@ -53,7 +53,7 @@ class Wrapper(NamedTuple):
 
     :param before: the bytes before the text.
     :param behind: the bytes behind it.
-    :param placeholders: what stands for a line feed and for a carriage return in it; empty where the text has none.
+    :param placeholders: what replaces a line feed and for a carriage return in it; empty where the text has none.
     :param strings: how many strings all of it has.
     """
 
@@ -138,7 +138,8 @@ def classify_columns(fields: Fields, rows: Positions | None) -> list[ClassifiedC
 
 
 def _classify_column(data: Bytes, starts: Positions, ends: Positions) -> ClassifiedColumn:
-    """Classify the fields of a column by their first bytes; prove NULLs, wrappers and the ends of texts and blobs."""
+    # mode="clip" below keeps numpy from checking bounds value by value. A position beyond the end can only come from
+    # an empty field at the end of the block, and an empty field is unproven anyway.
     kinds = _KIND.take(data.take(starts, mode="clip"))
     if (kinds == kinds[0]).all():
         counts = [0] * len(Kind)
@@ -197,16 +198,18 @@ def _which_wrapper(data: Bytes, starts: Positions, ends: Positions) -> Bytes:
     return result
 
 
-def _has(data: Bytes, positions: Positions, words: bytes) -> Mask:
-    """Return at which positions some words stand; positions beyond the data give what they may."""
+def _has(data: Bytes, positions: Positions, expected: bytes) -> Mask:
+    """Return at which positions some bytes begin; beyond the end of the data the result is arbitrary."""
     result = np.ones(len(positions), np.bool_)
-    for at, byte in enumerate(words):
+    for at, byte in enumerate(expected):
         result &= data.take(positions + at, mode="clip") == byte
     return result
 
 
 def _prove_strings(fields: Fields, columns: list[ClassifiedColumn]) -> None:
     """Prove that every quote which opens a string, but is not the second of two, belongs to a classified field."""
+    # First over the whole block: the number of opening quotes equals that of strings. No row can make up for another
+    # one, because each field has at least the strings that its kind says. Only when that fails, row by row.
     rows = len(columns[0].kinds)
     strings_of = np.array([*(wrapper.strings for wrapper in WRAPPERS), 0])
     expected = 0

@@ -104,7 +104,7 @@ _COUNTS = tuple(field.name for field in fields(ColumnStats) if field.name != "te
 def settle_newlines(tables: Sequence[Sequence[ColumnStats]]) -> list[tuple[ColumnStats, ...]]:
     """Return the statistics of a whole dump's tables without the ambiguous newlines that are proven to be exact.
 
-    An exporter that once wrote a newline in a form of its own does so wherever it has to, in all tables.
+    An exporter that can choose a placeholder does so in every text that needs one.
     """
     proven = any(stats.exact_newlines for columns in tables for stats in columns)
     return [tuple(replace(stats, ambiguous_newlines=0) if proven else stats for stats in columns) for columns in tables]
@@ -148,7 +148,7 @@ def part_type(affinity: Affinity, stats: ColumnStats) -> pa.DataType:
 
     It is the final type, but for two cases. Texts are never written as dates early. And integers beside whole reals
     (``1`` and ``1.0`` in a typeless column, which only ``sqlite3 .dump`` writes) are kept as text: as doubles they
-    could not be told apart any more, should a text make the column a string later.
+    could not be distinguished any more if a text made the column a string later.
     """
     if stats.integer and stats.whole_reals:
         return STRING
@@ -158,7 +158,7 @@ def part_type(affinity: Affinity, stats: ColumnStats) -> pa.DataType:
 def has_type_conflict(affinity: Affinity, stats: ColumnStats) -> bool:
     """Tell whether a column holds values that do not fit its declared type.
 
-    For NUMERIC and undeclared types the data decides, so there only a mix that became a string is a conflict.
+    For NUMERIC and undeclared types the data decides: only a mix that became a string is a conflict.
     """
     numbers = stats.integer + stats.real
     match affinity:
@@ -283,9 +283,9 @@ def validity(values: Sequence[Value]) -> pa.Buffer | None:
 def _reals_as_text(array: pa.Array, *, whole_are_integers: bool) -> pa.Array:
     """Print doubles as SQLite does, the whole ones as the integers that they were.
 
-    Arrow prints the fewest digits that read back, in a form of its own. A dozen digits with a point among them are what
-    SQLite prints as well (it shortens wherever the digits beyond are noughts or nines); only the others are printed one
-    by one.
+    Arrow prints the fewest digits that read back, in its own form. For up to a dozen digits with a point among them,
+    SQLite prints the same (it shortens where the following digits are zeros or nines). The others are printed one by
+    one.
     """
     printed = pc.cast(array, STRING)
     plain = pc.match_substring_regex(printed, r"^-?(0\.[1-9][0-9]{0,10}|[1-9][0-9]{0,5}\.[0-9]{1,6})$")

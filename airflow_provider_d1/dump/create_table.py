@@ -1,4 +1,4 @@
-"""CREATE TABLE → columns, as SQLite itself would report them. Nothing is ever executed."""
+"""Parse CREATE TABLE into columns as SQLite would report them. Nothing is executed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NoReturn
 from airflow_provider_d1.dump.affinity import affinity_of
 from airflow_provider_d1.dump.schema import Column, TableSchema
 from airflow_provider_d1.dump.sqlite_names import fold_case, unquote
-from airflow_provider_d1.dump.statements import Token, tokens
+from airflow_provider_d1.dump.statements import SqlToken, tokens
 from airflow_provider_d1.exceptions import D1DumpError
 
 _RESERVED = """
@@ -65,12 +65,10 @@ class _Parser:
         start = self._tokens[self._at].start if self._at < len(self._tokens) else len(self._sql)
         raise D1DumpError(f"CREATE TABLE: {what}", offset=self._offset + start, table=self._table)
 
-    def peek(self) -> Token:
-        """Return the current token, an empty one at the end."""
-        return self._tokens[self._at] if self._at < len(self._tokens) else Token("end", b"", len(self._sql))
+    def peek(self) -> SqlToken:
+        return self._tokens[self._at] if self._at < len(self._tokens) else SqlToken("end", b"", len(self._sql))
 
-    def take(self) -> Token:
-        """Return the current token and step over it."""
+    def take(self) -> SqlToken:
         token = self.peek()
         if token.kind == "end":
             self.fail("statement ends too early")
@@ -78,7 +76,6 @@ class _Parser:
         return token
 
     def take_words(self, *words: str) -> bool:
-        """Step over a sequence of words when all of it is there."""
         following = self._tokens[self._at : self._at + len(words)]
         if len(following) == len(words) and all(t.is_word(w) for t, w in zip(following, words, strict=True)):
             self._at += len(words)
@@ -86,19 +83,16 @@ class _Parser:
         return False
 
     def take_symbol(self, symbol: bytes) -> bool:
-        """Step over a symbol when it is there."""
         if self.peek().kind == "symbol" and self.peek().text == symbol:
             self._at += 1
             return True
         return False
 
     def expect_symbol(self, symbol: bytes) -> None:
-        """Step over a symbol that must be there."""
         if not self.take_symbol(symbol):
             self.fail(f"expected {symbol.decode()!r}")
 
     def name(self) -> str:
-        """Read a name, bare or quoted."""
         token = self.peek()
         if token.kind not in ("word", "quoted", "string") or token.is_word(*_NOT_A_NAME):
             self.fail("expected a name")
@@ -106,14 +100,12 @@ class _Parser:
         return self.decode(unquote(token.text))
 
     def decode(self, text: bytes) -> str:
-        """Return bytes as text."""
         try:
             return text.decode()
         except UnicodeDecodeError:
             self.fail("invalid UTF-8")
 
     def skip_parentheses(self) -> None:
-        """Step over a parenthesis with all that is in it."""
         self.expect_symbol(b"(")
         depth = 1
         while depth:
@@ -122,7 +114,6 @@ class _Parser:
                 depth += {b"(": 1, b")": -1}.get(token.text, 0)
 
     def table(self) -> TableSchema:
-        """Read the whole statement."""
         ddl = self.decode(self._sql)
         if not self.take_words("CREATE", "TABLE"):
             self.fail("only a plain CREATE TABLE can be read, not TEMP or VIRTUAL")
@@ -138,7 +129,6 @@ class _Parser:
         return _finish(name, ddl, columns, key, strict=strict, without_rowid=without_rowid, fail=self.fail)
 
     def columns(self) -> list[_Draft]:
-        """Read column definitions up to the first table constraint or the end."""
         drafts: list[_Draft] = []
         names: set[str] = set()
         while True:
@@ -167,7 +157,6 @@ class _Parser:
         return _recorded_type(self.decode(self._sql[first.start : last.end]))
 
     def column_constraints(self, draft: _Draft) -> None:
-        """Read what follows a column's type."""
         while not (self.peek().kind == "symbol" and self.peek().text in (b",", b")")):
             if not self.column_constraint(draft):
                 self.fail(f"unexpected {self.peek().text[:40].decode('utf-8', 'replace')!r}")
@@ -201,7 +190,6 @@ class _Parser:
         return True
 
     def conflict_clause(self) -> None:
-        """Step over an ON CONFLICT clause."""
         if self.take_words("ON", "CONFLICT"):
             self.take()
 
@@ -260,7 +248,6 @@ class _Parser:
         return key
 
     def key_columns(self, columns: list[_Draft]) -> list[str]:
-        """Read the column list of a PRIMARY KEY constraint."""
         self.expect_symbol(b"(")
         known = {fold_case(column.name) for column in columns}
         key: list[str] = []
@@ -338,7 +325,7 @@ def _finish(
         single is not None
         and not without_rowid
         and single.declared_type == "INTEGER"
-        and not (single.primary_key and single.descending)  # a well-known oddity: DESC there makes no rowid alias
+        and not (single.primary_key and single.descending)  # SQLite's exception: with DESC the column is no rowid alias
     )
     stored = []
     for draft in drafts:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from airflow_provider_d1.exceptions import D1DumpError
 
-#: bytes that are enough to tell
+#: enough bytes to recognise any of them
 LONGEST_START = 8
 
 _UTF8_MARK = b"\xef\xbb\xbf"

@@ -72,8 +72,8 @@ def read_rows(
     """Evaluate rows.
 
     :param body: from behind the opening parenthesis of the first row to the closing one of the last; other rows of
-        the same INSERT follow after a comma, rows of the next one after a semicolon, with the same words before them.
-    :param separator: what stands between two rows that the reader found; it ends with those words.
+        the same INSERT follow after a comma, rows of the next one after a semicolon, which begins with the same bytes.
+    :param separator: the bytes between two rows that the reader found; it ends with the bytes that begin an INSERT.
     :param affinities: of the columns that the rows hold, in the rows' order.
     :param offset: where the body starts in the dump, for errors.
     :param table: the table's name, for errors.
@@ -95,7 +95,7 @@ def read_rows(
 
 
 def check_rows(body: bytes, prefix: bytes, offset: int) -> None:
-    """See that rows of an internal table are rows, though nobody wants them."""
+    """Check that the rows of an internal table, which are not staged, can be evaluated."""
     reader = LiteralReader(body, offset=offset)
     while True:
         reader.row()

@@ -1,8 +1,8 @@
-"""Where the values of a block stand: every field of every row, found at the speed of memory.
+"""Find where every field of every row of a block begins and ends, with arithmetic on whole arrays.
 
-The constant words between two rows are replaced by one byte that UTF-8 never has. One pass of prefix parity over the
-quotes tells for every byte whether it is inside a text; the commas and row separators outside texts are the ends of the
-fields. That is arithmetic on whole blocks (numpy, Arrow), no step is taken value by value.
+The separator between two rows is replaced by one byte that UTF-8 never has. A running parity over the quotes gives for
+every byte whether it is inside a text. The commas and row ends outside texts are the ends of the fields. No step goes
+value by value.
 
 Nothing is proven yet: :mod:`~airflow_provider_d1.dump.classify` and the code that converts values prove for each field
 that its bytes, from the first to the last, are one literal. Since fields and separators cover the block without a gap,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 QUOTE = 39
 _COMMA = 44
 _END = ord(")")
-#: stands for the words between two rows; no valid UTF-8 has it
+#: replaces the separator between two rows; no valid UTF-8 has it
 ROW_END = 0xFF
 _LETTER_C = ord("c")
 
@@ -73,16 +73,18 @@ def set_positions(bits: Bytes, count: int) -> Positions:
 
 
 def parity_of_quotes(quotes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Return a bit for each byte: set when an odd number of quotes stands before and at it, that is inside a text.
+    """Return a bit for each byte: set when the number of quotes up to and including it is odd, that is inside a text.
 
-    Parity is summed up inside 64-bit words by six shifts, then over the words; that is eight times faster than one byte
-    after the other.
+    Running parity is a prefix sum modulo 2, and there XOR is addition. Within a 64-bit word, six shifts by 1, 2, 4 … 32
+    add up all lower bits (after each step a bit holds the parity of twice as many). Then the top bit of a word is the
+    word's own parity; an XOR over these says which words begin inside a text, and those are inverted. That is eight
+    times faster than an XOR from byte to byte.
     """
     words = quotes.copy()
     for shift in (1, 2, 4, 8, 16, 32):
         words ^= words << np.uint64(shift)
     odd = np.bitwise_xor.accumulate((words >> np.uint64(63)).astype(np.uint8))
-    words[1:] ^= np.uint64(0) - odd[:-1].astype(np.uint64)
+    words[1:] ^= np.uint64(0) - odd[:-1].astype(np.uint64)  # 0 - 1 wraps to a word of ones, which inverts
     return words
 
 
@@ -92,7 +94,7 @@ def find_fields(body: memoryview, separator: bytes, columns: int) -> Fields | st
     :param body: the rows, from behind the first opening parenthesis to the last closing one; valid UTF-8.
     :param separator: what stands between two rows.
     :param columns: fields a row should have.
-    :return: the fields, or why they cannot be told apart here.
+    :return: the fields, or the reason why they cannot be found here, which sends the block to the exact path.
     """
     if not len(body) or body[-1] != _END:
         return "a comment at the end"
@@ -112,7 +114,7 @@ def find_fields(body: memoryview, separator: bytes, columns: int) -> Fields | st
     ends = np.append(ends, len(data))
     last = np.flatnonzero(is_last)
     if len(last) != int(np.count_nonzero(row_end_mask)) + 1:
-        return "the words between two rows stand inside a text"
+        return "a separator inside a text"
     starts = np.empty_like(ends)
     starts[0] = 0
     starts[1:] = ends[:-1] + 1
@@ -124,6 +126,8 @@ def find_fields(body: memoryview, separator: bytes, columns: int) -> Fields | st
     if not regular.all():
         chosen = first[regular][:, np.newaxis] + np.arange(columns)
         starts, ends = starts[chosen], ends[chosen]
+    # A quote opens a string when the parity before it is even and the byte before it is no quote: two quotes in a row
+    # are one inside a text. The shift moves every bit to the next byte; the top bit of a word goes to the next word.
     after_a_quote = quotes << np.uint64(1)
     after_a_quote[1:] |= quotes[:-1] >> np.uint64(63)
     return Fields(
@@ -141,7 +145,7 @@ def find_fields(body: memoryview, separator: bytes, columns: int) -> Fields | st
 def _with_row_ends(body: memoryview, separator: bytes) -> pa.Buffer:
     """Return the rows without the last parenthesis and with one byte between them.
 
-    Arrow's replacement lets other threads run, and is faster than that of bytes.
+    Arrow releases the GIL for this, and is faster than ``bytes.replace``.
     """
     whole = pa.py_buffer(body)[: len(body) - 1]
     offsets = pa.py_buffer(np.array([0, len(whole)], np.int64))
@@ -152,7 +156,8 @@ def _with_row_ends(body: memoryview, separator: bytes) -> pa.Buffer:
 def _without_wrapper_commas(data: Bytes, ends: Positions) -> Positions:
     r"""Leave out the commas of ``replace('…','\n',char(10))``: the one before ``char`` and the one before that.
 
-    They are told by the one letter; whether it is that call to the last byte is proven with the field.
+    No literal but a call begins with ``c``, so that letter after a comma is enough to find them. Whether it really is
+    this call is proven with the field: :mod:`~airflow_provider_d1.dump.classify` compares all of its bytes.
     """
     following = data[np.minimum(ends + 1, len(data) - 1)]
     calls = np.flatnonzero(following == _LETTER_C)

@@ -75,7 +75,7 @@ def read_header(match: re.Match[bytes], tables: Mapping[str, TableSchema], offse
 
 
 def decode_name(quoted: bytes, offset: int) -> str:
-    """Return a name as it stands in a statement, without its quotes."""
+    """Return a quoted or bare name without its quotes."""
     try:
         return unquote(bytes(quoted)).decode()
     except UnicodeDecodeError:

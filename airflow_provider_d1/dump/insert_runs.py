@@ -1,7 +1,15 @@
-"""Runs of INSERTs: where many rows of one table end, without a look at each of them.
+r"""Runs of INSERTs: find where many rows of one table end, without looking at each of them.
 
-The last words between two rows are searched from the end and proven to stand outside quotes by the parity of these;
-that nothing else stands between the rows is proven by counting.
+A dump has one INSERT for each row, and all INSERTs of a table begin with the same bytes. So between two rows there is
+always the same text, such as ``);\nINSERT INTO "t" ("a","b") VALUES(``: the *separator*. A run is cut in three steps:
+
+1. The last separator within a block's length is searched from the end (``rfind``, at the speed of memory).
+2. A text may contain the separator too. Outside texts, the number of quotes before it is even, because a quote inside a
+   text is doubled; so one count over the block decides (:func:`_last_separator`).
+3. Something else may stand between two rows of the run, such as an INSERT into another table. Then there is a semicolon
+   that no separator accounts for; counting all of them proves that there is none (:func:`_break_of_run`).
+
+Only when a count does not add up, the positions themselves are looked at, and still with numpy.
 """
 
 from __future__ import annotations
@@ -12,8 +20,15 @@ import numpy as np
 
 from airflow_provider_d1.dump.statements import SPACE, find_insert_end
 
-#: a run is looked at so far ahead before it is looked at as a whole
-_GLANCE = 1 << 15
+#: bytes that are searched first, before a whole block is: where tables take turns after a few rows each, every run is
+#: short, and searching a block for each of them would take quadratic time
+_FIRST_WINDOW = 1 << 15
+
+_QUOTE = ord("'")
+_CLOSING = ord(")")
+_SEMICOLON = ord(";")
+#: bytes in the word that :func:`_break_of_run` compares at once
+_WORD = 8
 
 _SPACE = re.compile(SPACE)
 _BETWEEN_ROWS = re.compile(rb"[ \t\r\n\f]*+")
@@ -23,11 +38,11 @@ def run_end(buffer: bytearray, prefix: bytes, first: int, *, block_size: int, fi
     """Find the end of a run of INSERTs with the same prefix, at most about a block long.
 
     :param buffer: bytes of the dump.
-    :param prefix: the words before the values.
+    :param prefix: what every INSERT of the run begins with, up to the opening parenthesis.
     :param first: where the first row's values start.
     :param block_size: how far to look.
-    :param final: whether the buffer is all there will be.
-    :return: offset just past the last row's semicolon (-1: not there yet) and the separator of the rows.
+    :param final: whether the dump ends with the buffer.
+    :return: offset just past the last row's semicolon (-1: it is not in the buffer yet) and the separator of the rows.
     """
     row_end = find_insert_end(buffer, first)
     if row_end < 0:
@@ -39,7 +54,7 @@ def run_end(buffer: bytearray, prefix: bytes, first: int, *, block_size: int, fi
         return -1, b""
     if not separator.startswith(b");") or not buffer.startswith(prefix, next_start):
         return row_end, b");\n" + prefix
-    for size in (_GLANCE, block_size):  # else tables that take turns would have each block searched whole
+    for size in (_FIRST_WINDOW, block_size):
         window = min(len(buffer), max(first + min(size, block_size), next_start + len(prefix)))
         end = _last_separator(buffer, separator, prefix, first, window)
         broken = _break_of_run(buffer, separator, first, end)
@@ -47,16 +62,15 @@ def run_end(buffer: bytearray, prefix: bytes, first: int, *, block_size: int, fi
             return broken, separator
     if end < 0:
         return row_end, separator
+    # ``end`` is where the last but one row ends; the last row belongs to the block too if the run ends with it
     last = find_insert_end(buffer, end + len(separator))
     if last >= 0 and _run_is_over(buffer, prefix, last, final=final):
         return last, separator
-    return end + 2, separator
+    return end + len(b");"), separator
 
 
 def _break_of_run(buffer: bytearray, separator: bytes, first: int, end: int) -> int:
-    """Return where the first row ends that something else than the separator follows, -1 when there is none.
-
-    What follows may be any statement; the run's own words come again only behind it.
+    """Return where the first row ends that is not followed by the separator, -1 when there is none.
 
     :param end: where a separator outside quotes starts; -1 when there is none.
     """
@@ -64,33 +78,42 @@ def _break_of_run(buffer: bytearray, separator: bytes, first: int, end: int) -> 
         return -1
     region = np.frombuffer(buffer, np.uint8, count=end - first, offset=first)
     separators = buffer.count(separator, first, end)
-    if int(np.count_nonzero(region == 59)) == separators * separator.count(b";"):
-        return -1  # they have all semicolons
-    ends = np.flatnonzero((region[:-1] == 41) & (region[1:] == 59))  # );
+    # First proof: no semicolon but those of the separators. Most blocks end here.
+    if int(np.count_nonzero(region == _SEMICOLON)) == separators * separator.count(b";"):
+        return -1
+    # Texts may hold semicolons. A row ends with ");", which is rarer.
+    ends = np.flatnonzero((region[:-1] == _CLOSING) & (region[1:] == _SEMICOLON))
     if len(ends) == separators * separator.count(b");"):
         return -1
-    in_prefix = separator.count(b"'")
-    before = np.searchsorted(np.flatnonzero(region == 39), ends)
-    if not in_prefix:
-        inside = before % 2 == 1  # a text
-        words = np.ndarray(len(region) + len(separator) - 8, np.uint64, buffer, first, (1,))
+    quotes_in_separator = separator.count(b"'")
+    quotes_before = np.searchsorted(np.flatnonzero(region == _QUOTE), ends)
+    if not quotes_in_separator:
+        # Leave out each ");" that is inside a text, and the separators that are. To find these, the eight bytes at
+        # every place are compared with the separator's first eight as one integer: ``words`` is a view of the buffer
+        # with a stride of one byte, so that its items overlap. Only what is alike there is compared in full.
+        inside = quotes_before % 2 == 1
+        words = np.ndarray(len(region) + len(separator) - _WORD, np.uint64, buffer, first, (1,))
         alike = ends[inside & (words[ends] == np.frombuffer(separator, np.uint64, 1))]
         quoted = sum(buffer.startswith(separator, place) for place in (alike + first).tolist())
-        ends, before = ends[~inside], before[~inside]
+        ends, quotes_before = ends[~inside], quotes_before[~inside]
         if len(ends) == (separators - quoted) * separator.count(b");"):
             return -1
+    # There is a break, or a name with a quote in it. Walk over the ends of rows; quotes of separators do not count.
     at = seen = 0
-    for place, quotes in zip((ends + first).tolist(), before.tolist(), strict=True):
-        if place < at or (quotes - seen * in_prefix) % 2:
-            continue  # inside the separator or a text
+    for place, quotes in zip((ends + first).tolist(), quotes_before.tolist(), strict=True):
+        if place < at or (quotes - seen * quotes_in_separator) % 2:
+            continue  # inside the separator, or inside a text
         if not buffer.startswith(separator, place):
-            return place + 2
+            return place + len(b");")
         at, seen = place + len(separator), seen + 1
     return -1
 
 
 def _run_is_over(buffer: bytearray, prefix: bytes, end: int, *, final: bool) -> bool:
-    """Tell whether something else than another row with the same prefix follows the row that ends at ``end``."""
+    """Return whether the row that ends at ``end`` is followed by something else than a row of the same run.
+
+    While too few bytes are in the buffer to decide, the run goes on.
+    """
     space = _SPACE.match(buffer, end)
     start = space.end() if space else end
     there = buffer[start : start + len(prefix)]
@@ -100,18 +123,20 @@ def _run_is_over(buffer: bytearray, prefix: bytes, end: int, *, final: bool) -> 
 def _last_separator(buffer: bytearray, separator: bytes, prefix: bytes, first: int, window: int) -> int:
     """Return where the last separator outside quotes starts, -1 when there is none.
 
-    Outside quotes means an even number of quotes before it; those of the prefixes in between don't count.
+    Outside quotes means an even number of quotes before it. A table's name may have one, as in ``"it's"``: then the
+    quotes of the separators before it are taken off.
     """
     last = buffer.rfind(separator, first, window)
     if last < 0:
         return -1
     region = np.frombuffer(buffer, np.uint8, count=last - first, offset=first)
-    quotes = region == 39
-    in_prefix = prefix.count(b"'") % 2
-    seen = buffer.count(separator, first, last) if in_prefix else 0
-    if (int(np.count_nonzero(quotes)) - seen * in_prefix) % 2 == 0:
-        del region
+    quotes = region == _QUOTE
+    odd_in_prefix = prefix.count(b"'") % 2
+    separators = buffer.count(separator, first, last) if odd_in_prefix else 0
+    if (int(np.count_nonzero(quotes)) - separators * odd_in_prefix) % 2 == 0:
+        del region  # a bytearray with a view on it cannot be resized
         return last
+    # The last one is inside a text. Take all of them at once: going back one by one would count again each time.
     positions = np.flatnonzero(quotes)
     del region, quotes
     candidates = []
@@ -119,6 +144,7 @@ def _last_separator(buffer: bytearray, separator: bytes, prefix: bytes, first: i
     while 0 <= at < last:
         candidates.append(at - first)
         at = buffer.find(separator, at + 1, last)
-    before = np.searchsorted(positions, np.array(candidates, dtype=np.int64)) - np.arange(len(candidates)) * in_prefix
+    before = np.searchsorted(positions, np.array(candidates, dtype=np.int64))
+    before -= np.arange(len(candidates)) * odd_in_prefix
     even = np.flatnonzero(before % 2 == 0)
     return first + candidates[int(even[-1])] if len(even) else -1

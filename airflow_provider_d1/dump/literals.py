@@ -28,7 +28,7 @@ UNSAFE_INTEGER = 1
 INFINITE = 2
 #: a text inside ``replace()`` whose marker occurs more than once: one of them may have been a real backslash and letter
 AMBIGUOUS_NEWLINE = 4
-#: a text in which a placeholder stands for its newlines that the text itself does not hold, as newer exporters write it
+#: a text whose newlines were replaced by a placeholder that it does not contain, as newer exporters write it
 EXACT_NEWLINE = 8
 
 _FIRST_UNSAFE_INTEGER = 2**53
@@ -50,9 +50,9 @@ _VALUE = re.compile(
     re.VERBOSE,
 )
 _CAST_TYPE = re.compile(rb"[^()']*(?:\([0-9 ,+-]*\))?", re.DOTALL)
-#: what older exporters put in the place of each newline, even where the text holds it already
+#: older exporters replace each newline by these, even where the text already contains them
 _PLAIN_PLACEHOLDERS = ("\\n", "\\r")
-#: what newer exporters put there when the text holds the plain one
+#: newer exporters replace it by one of these when the text contains the plain one
 _OTHER_PLACEHOLDERS = {"\n": re.compile(r"\\012|\(\\n[0-9]+\)"), "\r": re.compile(r"\\015|\(\\r[0-9]+\)")}
 _UNISTR_ESCAPE = re.compile(
     r"\\(?:(\\)|([0-9A-Fa-f]{4})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|\+([0-9A-Fa-f]{6})|)", re.DOTALL

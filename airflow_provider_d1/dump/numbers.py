@@ -1,4 +1,4 @@
-"""Number literals of a column → int64 and float64, by Arrow's own conversion, where that reads them as SQLite does."""
+"""Convert number literals of a column to int64 and float64 with Arrow, where Arrow reads them as SQLite does."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _WHOLE_BECOMES_INTEGER = (Affinity.INTEGER, Affinity.NUMERIC)
 
 
 def read_numbers(written: pa.Array, affinity: Affinity) -> list[ParsedColumn]:
-    """Convert number literals; integers and reals come apart where a column keeps both, each with NULL for the other.
+    """Convert number literals; integers and reals give two arrays where a column keeps both, each with NULL elsewhere.
 
     :param written: the literals, each starting with a digit or a minus; NULL where the row has none.
     :param affinity: the column's.
@@ -129,7 +129,7 @@ def _real_stats(array: pa.Array, affinity: Affinity) -> ColumnStats:
 
 
 def _small_numbers(written: pa.Array, affinity: Affinity) -> ParsedColumn | None:
-    """Convert all decimals at once where whole ones become integers: below 2**53 a double tells which they are."""
+    """Convert all decimals at once where whole ones become integers: below 2**53 a double says which they are."""
     reals = _reals(written, affinity)
     values: npt.NDArray[np.float64] = doubles(reals.array)
     here = valid_rows(reals.array)

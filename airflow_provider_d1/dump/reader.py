@@ -1,4 +1,4 @@
-"""The cutter: a dump's bytes in, tables and blocks of rows out. No input or output of its own, nothing is executed.
+"""Split a dump into tables and blocks of rows. It does no input or output, and executes nothing.
 
     reader = DumpReader()
     for data in stream:                       # slices of any size
@@ -9,18 +9,17 @@ Threads: a :class:`DumpReader` belongs to one thread. Blocks are immutable;
 :func:`~airflow_provider_d1.dump.blocks.parse_block` is pure and may run in any thread, several at once, in any order.
 It spends most of its time outside the GIL.
 
-Order: a table's :class:`TableStarted` comes before its blocks; blocks come in dump order, so do the rows within one. A
-table without rows has no block. Normally a table's blocks follow each other, but a dump may go back to a table after
-another one started (all CREATEs first, then the rows), so a table is known to be complete only when
-:meth:`DumpReader.finish` returns. ``sqlite_sequence``, ``sqlite_stat*`` and ``_cf_*`` never appear.
+Order: a table's :class:`TableStarted` comes before its blocks. Blocks come in dump order, and so do the rows within
+one. A table without rows has no block. Normally a table's blocks follow each other, but a dump may return to a table
+after another one started (all CREATEs first, then the rows), so a table is complete only when :meth:`DumpReader.finish`
+returns. ``sqlite_sequence``, ``sqlite_stat*`` and ``_cf_*`` never appear.
 
 Types: each :class:`~airflow_provider_d1.dump.column_types.ParsedColumn` has the type that follows from its own block's
-stats alone, so the types of one column may differ from block to block, in both directions, and no block depends on
-another. Add up the stats; ``part_type(affinity, sum)`` is what to write next, ``cast(array, stats, type)``
-makes it so, for a block (with the block's stats) as for a part that is written already (with the part's stats). A
-sum that changes ``part_type`` closes the part. ``part_type`` only ever widens, except from the type of a column that
-had only NULLs. When all rows are known, ``final_type`` is the type of every part; parts of another type are cast once
-more.
+statistics alone. So the types of one column may differ from block to block, in both directions, and no block depends on
+another. Add up the statistics: ``part_type(affinity, sum)`` is the type to write next, and ``cast(array, stats, type)``
+converts to it, for a block (with the block's statistics) as for a part that was written before (with the part's). When
+a sum changes ``part_type``, close the part. ``part_type`` only ever widens, except from the type of a column that had
+only NULLs. When all rows are known, ``final_type`` is the type of every part; parts of another type are cast once more.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ _CREATED_NAME = re.compile(
     + SPACE + rb")?(?P<table>" + NAME + rb")",
     re.IGNORECASE,
 )  # fmt: skip
-#: the table's name may be cut off where the dump ends; then nobody knows what it is
+#: for error messages; a name at the very end of the dump may be cut off, and is not used
 _SUBJECT = re.compile(
     rb"(?:INSERT(?=\W)" + SPACE + rb"INTO|CREATE(?=\W)" + SPACE + rb"TABLE(?:(?=\W)" + SPACE + rb"IF(?=\W)" + SPACE
     + rb"NOT(?=\W)" + SPACE + rb"EXISTS)?)(?=\W)" + SPACE + rb"(?P<table>" + NAME + rb")(?=.)",
@@ -72,7 +71,7 @@ class TableStarted:
     """The dump creates a table.
 
     :param schema: the table.
-    :param offset: where its CREATE TABLE stands in the dump.
+    :param offset: where its CREATE TABLE begins in the dump.
     """
 
     schema: TableSchema
@@ -80,19 +79,19 @@ class TableStarted:
 
 
 class DumpReader:
-    """Cuts a dump into tables and blocks of rows.
+    """Splits a dump into tables and blocks of rows.
 
     :param block_size: bytes that a block aims at; a longer row makes a longer block.
-    :param temporal: collect stats of dates and times (``parse_temporal``).
+    :param temporal: collect the forms of dates and times (``parse_temporal``).
     """
 
     def __init__(self, *, block_size: int = BLOCK_SIZE, temporal: bool = False) -> None:
         self._block_size = block_size
         self._temporal = temporal
         self._buffer = bytearray()
-        self._shown = False  # whether blocks show parts of the buffer
+        self._shared = False  # whether blocks hold views of the buffer
         self._offset = 0  # of the buffer's first byte in the dump
-        self._wanted = block_size  # look again when the buffer holds that much
+        self._wanted = block_size  # how much the buffer must hold before it is searched again
         self._tables: dict[str, TableSchema] = {}
         self._header: InsertHeader | None = None
         self._triggered: set[str] = set()  # tables with an INSERT trigger
@@ -101,7 +100,7 @@ class DumpReader:
 
     @property
     def offset(self) -> int:
-        """How many bytes were understood so far."""
+        """How many bytes have been handled so far."""
         return self._offset
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[TableStarted | Block]:
@@ -119,7 +118,8 @@ class DumpReader:
             if self._offset == before:
                 if len(self._buffer) > MAX_STATEMENT:
                     raise D1DumpError(f"statement is longer than {MAX_STATEMENT >> 20} MiB", offset=self._offset)
-                self._wanted = len(self._buffer) * 2  # a long statement is looked at a few times, not at each slice
+                # a long statement is searched again only when twice as much is here, so the total cost stays linear
+                self._wanted = len(self._buffer) * 2
             else:
                 self._wanted = self._block_size
         return items
@@ -147,20 +147,20 @@ class DumpReader:
         return self._text_start is not None
 
     def _split(self, items: list[TableStarted | Block], *, final: bool) -> None:
-        """Cut complete statements off the buffer, until more bytes are needed (or, at the end, all are gone)."""
+        """Handle the complete statements in the buffer, and remove them from it; at the end all must be complete."""
         at = 0
         limit = len(self._buffer)
         while True:
             space = _SPACE.match(self._buffer, at)
             start = space.end() if space else at
-            if start - at > 2 and (final or start < limit):  # more than the end of a line, and all of it
+            if start - at > 2 and (final or start < limit):  # more than a line end, and complete
                 check_statement_text(bytes(self._buffer[at:start]), self._offset + at)
             if start == limit:
                 if final:
                     at = start
                 break
             if not final and limit - start < self._block_size and at:
-                break  # less than a block is left: wait, so that blocks do not shrink
+                break  # less than a block is left: wait for more bytes, so that blocks do not get smaller and smaller
             end = self._statement(start, items, final=final)
             if end < 0:
                 if final:
@@ -171,19 +171,19 @@ class DumpReader:
                     )
                 break
             at = end
-        if self._shown:
-            self._buffer, self._shown = self._buffer[at:], False
+        if self._shared:
+            self._buffer, self._shared = self._buffer[at:], False
         else:
             del self._buffer[:at]
         self._offset += at
 
     def _subject(self, start: int) -> str | None:
-        """Return the table that an INSERT or a CREATE TABLE is about, as far as it can be told."""
+        """Return the table of an INSERT or a CREATE TABLE for an error message, None when it is not known."""
         match = _SUBJECT.match(self._buffer, start)
         return None if match is None else unquote(bytes(match["table"])).decode("utf-8", "replace")
 
     def _statement(self, start: int, items: list[TableStarted | Block], *, final: bool) -> int:
-        """Handle the statement (or the run of INSERTs) at ``start``; return where it ends, -1 for "not all there"."""
+        """Handle the statement or run of INSERTs at ``start``; return where it ends, -1 when more bytes are needed."""
         if self._header is not None and self._buffer.startswith(self._header.prefix, start):
             return self._rows(self._header, start, items, final=final)
         if self._buffer[start : start + 6].upper() == b"INSERT":
@@ -214,7 +214,7 @@ class DumpReader:
         return header
 
     def _rows(self, header: InsertHeader, start: int, items: list[TableStarted | Block], *, final: bool) -> int:
-        """Cut a block of rows; return where it ends, -1 when not even one row is there."""
+        """Split off a block of rows; return where it ends, -1 when not even one row is complete."""
         first = start + len(header.prefix)
         end, separator = run_end(self._buffer, header.prefix, first, block_size=self._block_size, final=final)
         if end < 0:
@@ -234,9 +234,9 @@ class DumpReader:
         return end
 
     def _view(self, start: int, end: int) -> memoryview:
-        """Return some of the buffer, uncopied where that is much; what has been shown is never touched again."""
+        """Return a part of the buffer. A large part is not copied, and the buffer is never changed again after that."""
         if end - start >= self._block_size // 2:
-            self._shown = True
+            self._shared = True
             return memoryview(self._buffer)[start:end]
         return memoryview(bytes(self._buffer[start:end]))
 

@@ -36,7 +36,7 @@ class TableSchema:
     """A table that the dump creates.
 
     :param name: without quotes.
-    :param ddl: the CREATE TABLE statement as it stands in the dump, without the final semicolon.
+    :param ddl: the CREATE TABLE statement as the dump has it, without the final semicolon.
     :param columns: the stored columns in declared order; they are what INSERTs hold.
     :param generated: names of generated columns, which no dump holds.
     :param strict: the table is STRICT.

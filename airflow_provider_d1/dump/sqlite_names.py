@@ -14,7 +14,7 @@ def fold_case(name: str) -> str:
 
 
 def unquote(name: bytes) -> bytes:
-    """Return a name without its quotes; a bare name comes back as it is."""
+    """Return a name without its quotes; a bare name is not changed."""
     opening = name[:1]
     if opening == b"[":
         return name[1:-1]

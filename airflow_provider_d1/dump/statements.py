@@ -1,4 +1,4 @@
-"""SQL tokens and the end of a statement: enough of SQL to cut a dump without running it.
+"""SQL tokens and the end of a statement: enough of SQL to split a dump without executing it.
 
 Everything works on bytes, so that offsets are offsets of the dump.
 """
@@ -37,13 +37,13 @@ _INSERT_END = re.compile(
 )
 #: what can follow a view or an index whose last line is a comment: words that no view continues with
 _NEXT_STATEMENT = re.compile(SPACE + rb"(?:(?:CREATE|INSERT|DELETE|COMMIT)\b|\Z)", re.IGNORECASE)
-#: what may stand before the kind of object that a statement creates
+#: words between CREATE and the kind of object
 _BEFORE_THE_KIND = ("CREATE", "TEMP", "TEMPORARY", "UNIQUE")
 _OPENING = (b"'", b'"', b"`", b"[")
 _LINE_COMMENT_WITH_END = re.compile(rb"--[^\n]*;[ \t\r]*\Z")
 
 
-class Token(NamedTuple):
+class SqlToken(NamedTuple):
     """One SQL token: its kind, its bytes and where they start."""
 
     kind: str
@@ -60,18 +60,18 @@ class Token(NamedTuple):
         return self.kind == "word" and self.text.decode("utf-8", "replace").upper() in words
 
 
-def tokens(sql: bytes | bytearray, start: int = 0) -> Iterator[Token]:
+def tokens(sql: bytes | bytearray, start: int = 0) -> Iterator[SqlToken]:
     """Yield the tokens of a text, without white space but with comments.
 
     An unterminated quote comes as a symbol token of its opening character.
     """
     for match in _TOKEN.finditer(sql, start):
         if match.lastgroup != "space":
-            yield Token(match.lastgroup or "", match.group(), match.start())
+            yield SqlToken(match.lastgroup or "", match.group(), match.start())
 
 
 def find_insert_end(sql: bytes | bytearray, start: int) -> int:
-    """Return the offset just past the semicolon of an INSERT, -1 when it is not there (yet).
+    """Return the offset just past the semicolon of an INSERT, -1 when it is not in the text (yet).
 
     :param sql: the text.
     :param start: an offset inside the VALUES list, outside quotes.
@@ -81,14 +81,14 @@ def find_insert_end(sql: bytes | bytearray, start: int) -> int:
 
 
 def find_statement_end(sql: bytes | bytearray, start: int, *, final: bool) -> int:
-    """Return the offset just past the semicolon that ends a statement, -1 when it is not there (yet).
+    """Return the offset just past the semicolon that ends a statement, -1 when it is not in the text (yet).
 
     A trigger ends at ``; END ;``. D1 writes a view or an index that ends in a comment as ``… -- comment;``: there the
     semicolon inside the comment counts when no view could go on with what follows.
 
     :param sql: the text.
     :param start: where the statement's first word starts.
-    :param final: whether the text is all there will be.
+    :param final: whether the dump ends with the text.
     """
     kind = ""  # of what the statement creates
     kind_may_follow = True
@@ -113,8 +113,8 @@ def find_statement_end(sql: bytes | bytearray, start: int, *, final: bool) -> in
     return -1
 
 
-def _end_in_comment(sql: bytes | bytearray, comment: Token, *, final: bool) -> int:
-    """Return where a statement ends inside its last comment; 0 when it does not, -1 when that can't be told yet."""
+def _end_in_comment(sql: bytes | bytearray, comment: SqlToken, *, final: bool) -> int:
+    """Return where a statement ends inside its last comment; 0 when it does not, -1 when that is not decided yet."""
     if comment.text.startswith(b"--"):
         if _LINE_COMMENT_WITH_END.search(comment.text) is None:
             return 0

@@ -59,7 +59,7 @@ def real_to_integer(value: float) -> int | None:
 def text_to_number(text: str) -> int | float | None:
     """Return the number that numeric affinity makes of a text, None where the text stays a text.
 
-    Whole numbers in 64 bits come back as int, everything else as float: ``" 12 "`` → 12, ``"1e3"`` → 1000.0,
+    Whole numbers in 64 bits give int, everything else float: ``" 12 "`` → 12, ``"1e3"`` → 1000.0,
     ``"0x10"`` → None.
     """
     match = _NUMERIC_TEXT.fullmatch(text)
