@@ -10,6 +10,7 @@ import binascii
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 
 def encode_hex(column: pa.Array) -> pa.Array:
@@ -23,7 +24,8 @@ def decode_hex(column: pa.Array) -> pa.Array:
 
     :raises ValueError: for an odd number of digits, or for another character.
     """
-    bounds, data = _bounds_and_data(column)
+    # a NULL may hide bytes, which would be decoded too
+    bounds, data = _bounds_and_data(pc.fill_null(column, "") if column.null_count else column)
     if (bounds & 1).any():
         raise ValueError("a binary value has an odd number of hexadecimal digits")
     try:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
+from airflow_provider_d1.dump.hex_codec import encode_hex
 from airflow_provider_d1.staging.streams import SUFFIXES, UnpackingReader
-from airflow_provider_d1.staging.text_files import BATCH_BYTES, TextPart, from_text, has_infinity, hex_text, number_text
+from airflow_provider_d1.staging.text_files import BATCH_BYTES, TextPart, from_text, has_infinity, number_text
 
 _FIRST_BLOCK = 4 << 20
 
@@ -59,7 +60,7 @@ def encode(rows: pa.Table) -> pa.Buffer:
 
 def _printable(column: pa.Array) -> pa.Array:
     if pa.types.is_binary(column.type):
-        return hex_text(column)
+        return encode_hex(column)
     if pa.types.is_floating(column.type) and has_infinity(column):
         return number_text(column)
     return column

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from airflow_provider_d1.dump.hex_codec import encode_hex
 from airflow_provider_d1.staging.streams import SUFFIXES, UnpackingReader
-from airflow_provider_d1.staging.text_files import BATCH_BYTES, TextPart, from_text, has_infinity, hex_text, number_text
+from airflow_provider_d1.staging.text_files import BATCH_BYTES, TextPart, from_text, has_infinity, number_text
 
 _READ_ROWS = 4096
 
@@ -58,7 +59,7 @@ def _values(column: pa.Array) -> pa.Array:
     if pa.types.is_string(kind):
         text = _quoted(_escaped(column))
     elif pa.types.is_binary(kind):
-        text = _quoted(hex_text(column))
+        text = _quoted(encode_hex(column))
     elif pa.types.is_temporal(kind):
         text = _quoted(number_text(column))
     elif pa.types.is_floating(kind):

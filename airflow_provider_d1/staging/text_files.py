@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import binascii
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from airflow_provider_d1.dump.hex_codec import decode_hex
 from airflow_provider_d1.staging.streams import CompressedFile
 
 #: text is made and compressed in pieces of about this much Arrow data
@@ -60,29 +59,10 @@ def has_infinity(column: pa.Array) -> bool:
     return any(abs(extremes[end].as_py() or 0.0) == float("inf") for end in ("min", "max"))
 
 
-def hex_text(column: pa.Array) -> pa.Array:
-    """Upper-case hex of a binary column."""
-    offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
-    data = column.buffers()[2]
-    body = memoryview(data)[offsets[0] : offsets[-1]] if data is not None else b""
-    text = binascii.hexlify(body).upper()
-    doubled = (offsets - offsets[0]) * 2
-    valid = None if column.null_count == 0 else pc.is_valid(column).buffers()[1]
-    return pa.StringArray.from_buffers(
-        len(column), pa.py_buffer(doubled.astype(np.int32)), pa.py_buffer(text), valid, column.null_count
-    )
-
-
-def unhex_text(column: pa.Array) -> pa.Array:
-    """Undo :func:`hex_text`."""
-    values = [None if text is None else bytes.fromhex(text) for text in column.to_pylist()]
-    return pa.array(values, pa.binary())
-
-
 def from_text(column: pa.Array, wanted: pa.DataType) -> pa.Array:
     """Read a column of text forms back into its type."""
     if pa.types.is_binary(wanted):
-        return unhex_text(column)
+        return decode_hex(column)
     if pa.types.is_floating(wanted):
         column = pc.replace_substring(column, "Infinity", "inf")
     return pc.cast(column, wanted)
