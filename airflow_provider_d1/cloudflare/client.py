@@ -1,6 +1,6 @@
 """Two thin clients over :mod:`~airflow_provider_d1.cloudflare.protocol`: one for event loops, one for threads.
 
-Both take their turn at the token's request budget, send, read, and retry by one policy. Neither imports httpx before
+Both ask the token's rate limiter, send, read, and retry by one policy. Neither imports httpx before
 its first request, so that importing this module costs a DAG parser and a triggerer next to nothing.
 """
 
@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from airflow_provider_d1.cloudflare import access, lookup, sql_calls
-from airflow_provider_d1.cloudflare.budget import RequestBudget, budget_for
 from airflow_provider_d1.cloudflare.clock import SYSTEM_CLOCK, Clock
+from airflow_provider_d1.cloudflare.rate_limit import RateLimiter, limiter_for
 from airflow_provider_d1.cloudflare.retry import PATIENCE, async_retrying, retrying
 from airflow_provider_d1.cloudflare.sql_parameters import bind
 from airflow_provider_d1.exceptions import D1Error, D1RateLimitError
@@ -43,12 +43,12 @@ class AsyncD1Client:
         credentials: Credentials,
         *,
         clock: Clock = SYSTEM_CLOCK,
-        budget: RequestBudget | None = None,
+        limiter: RateLimiter | None = None,
         **transport_options: Any,
     ) -> None:
         self.credentials = credentials
         self.clock = clock
-        self.budget = budget or budget_for(credentials)
+        self.limiter = limiter or limiter_for(credentials)
         self._options = transport_options
         self._opening: asyncio.Task[AsyncTransport] | None = None
 
@@ -113,20 +113,20 @@ class AsyncD1Client:
     async def send(
         self, request: Request, *, deadline: float, priority: bool = False, total: float | None = None
     ) -> Answer:
-        """Send a request once, when the budget lets it.
+        """Send a request once, when the rate limiter allows it.
 
         :param total: seconds that the exchange may take as a whole.
         :raises D1ConnectionError: when no whole answer came.
-        :raises D1RateLimitError: when the budget has no call to give before ``deadline``.
+        :raises D1RateLimitError: when the rate limiter allows no call before ``deadline``.
         """
         transport = await self._transport()
-        while (wait := self.budget.take(priority=priority)) > 0:
+        while (wait := self.limiter.take(priority=priority)) > 0:
             if self.clock.time() + wait > deadline:
-                raise _out_of_budget(wait)
+                raise _rate_limited(wait)
             await self.clock.sleep_async(wait)
         whole = min(_whole(self.credentials, deadline - self.clock.time()), total or math.inf)
         answer = await transport.send(request, min(self.credentials.timeout, whole), whole)
-        self.budget.learn(answer)
+        self.limiter.observe(answer)
         return answer
 
     async def aclose(self) -> None:
@@ -171,12 +171,12 @@ class D1Client:
         credentials: Credentials,
         *,
         clock: Clock = SYSTEM_CLOCK,
-        budget: RequestBudget | None = None,
+        limiter: RateLimiter | None = None,
         **transport_options: Any,
     ) -> None:
         self.credentials = credentials
         self.clock = clock
-        self.budget = budget or budget_for(credentials)
+        self.limiter = limiter or limiter_for(credentials)
         self._options = transport_options
         self._open: SyncTransport | None = None
 
@@ -228,13 +228,13 @@ class D1Client:
             from airflow_provider_d1.cloudflare.transport import SyncTransport
 
             self._open = SyncTransport(self.credentials, **self._options)
-        while (wait := self.budget.take()) > 0:
+        while (wait := self.limiter.take()) > 0:
             if self.clock.time() + wait > deadline:
-                raise _out_of_budget(wait)
+                raise _rate_limited(wait)
             self.clock.sleep(wait)
         whole = _whole(self.credentials, deadline - self.clock.time())
         answer = self._open.send(request, min(self.credentials.timeout, whole), whole)
-        self.budget.learn(answer)
+        self.limiter.observe(answer)
         return answer
 
     def _carry_out(self, plan: lookup.Plan[T], *, deadline: float | None = None) -> T:
@@ -262,9 +262,9 @@ def _whole(credentials: Credentials, left: float) -> float:
     return min(4 * credentials.timeout, max(1.0, left))
 
 
-def _out_of_budget(wait: float) -> D1RateLimitError:
+def _rate_limited(wait: float) -> D1RateLimitError:
     return D1RateLimitError(
-        "the calls that this token may make in five minutes are used up, and the next one is free too late",
+        "rate limit exhausted: the token has no call left before the deadline",
         status=None,
         retry_after=wait,
     )

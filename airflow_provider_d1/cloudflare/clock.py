@@ -1,4 +1,4 @@
-"""Time as the retry policy, the request budget and the export driver see it, so that tests can bring their own."""
+"""Time as the retry policy, the rate limiter and the export driver see it, so that tests can bring their own."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import re
 from http.client import HTTPException, HTTPResponse
 from types import TracebackType
@@ -255,7 +256,7 @@ class Download(io.RawIOBase):
         if status not in (408, 429) and status < 500:
             raise D1DownloadError(f"the dump's server refused the signed URL with HTTP {status}")
         headers = {name.lower(): value for name, value in response.headers.items()}
-        asked = retry_after(Answer(status, headers, b""))
+        asked = retry_after(Answer(status, headers, b""), at_most=math.inf)
         if asked is not None and asked > LONGEST_WAIT:
             raise D1DownloadError(f"the dump's server answered HTTP {status} and asks to wait for {asked:.0f} s")
         self._pause(f"HTTP {status}", asked)

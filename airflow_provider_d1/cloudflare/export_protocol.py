@@ -1,23 +1,31 @@
-"""The export endpoint's requests and answers, as pure functions.
+"""The export endpoint as a pure state machine: requests, what a response means, and what to send next.
 
-Its answers are odd: a running export has a status that the published types do not list, a failure can come as HTTP
+Its responses are odd: a running export has a status that the published types do not list, a failure can come as HTTP
 200 with ``success: true`` outside, and the same message means "finished and fetched", "cancelled" and "never
-existed".
+existed". What shapes the transitions: D1 cancels an export that was not polled for 15 seconds, may announce its end
+only once, forgets exports, and runs one at a time for each database.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.cloudflare import failures, protocol
 from airflow_provider_d1.cloudflare.messages import Answer, Request
-from airflow_provider_d1.exceptions import D1ApiError, D1ExportError, D1VirtualTableError
+from airflow_provider_d1.cloudflare.rate_limit import POLL_GAP
+from airflow_provider_d1.exceptions import (
+    D1ApiError,
+    D1ExportError,
+    D1ExportLostError,
+    D1RateLimitError,
+    D1VirtualTableError,
+)
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.cloudflare.models import ExportOptions
+    from airflow_provider_d1.cloudflare.models import ExportOptions, ExportRequest
 
 NOT_EXPORTING = "Not currently exporting anything"
 _PART = re.compile(r"Uploaded part (\d{1,9})")
@@ -152,3 +160,144 @@ def _inner_error(result: dict[str, Any]) -> str:
 def _parts(messages: object) -> frozenset[int]:
     lines: Sequence[object] = messages if isinstance(messages, list) else ()
     return frozenset(int(found[1]) for line in lines if (found := _PART.search(str(line))))
+
+
+# --- transitions ------------------------------------------------------------------------------------------------------
+
+#: shortest gap between two polls
+MIN_GAP = 0.5
+#: seconds before a start is sent again: after a lost export; after no clear answer, doubling; while D1 is busy
+RESTART_GAP = 1.0
+MAX_RESTART_GAP = 15.0
+BUSY_GAP = POLL_GAP
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where an export stands between two requests; ``bookmark`` is None while none is running.
+
+    ``unclear`` counts unclear responses in a row. ``excused`` are those of the ``restarts`` that a rate-limit block
+    caused; ``refused`` says that the rate limit refused a poll since the last clear response.
+    """
+
+    bookmark: str | None = None
+    polls: int = 0
+    restarts: int = 0
+    excused: int = 0
+    unclear: int = 0
+    refused: bool = False
+    busy: bool = False
+    parts: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send the next request after ``delay`` seconds: a start when ``bookmark`` is None, else a poll of it.
+
+    ``refused`` says that the delay is Cloudflare's own, for the rate limit. ``readmit`` says that the rate limiter has
+    to admit the export again before it is started.
+    """
+
+    bookmark: str | None
+    delay: float
+    refused: bool = False
+    readmit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The request just answered: seconds it took, the export's age at its sending, and the rate limiter's state.
+
+    ``blocked`` says that calls were held back or refused since the last response about the export.
+    """
+
+    took: float
+    age: float
+    under_pressure: bool = False
+    nearly_exhausted: bool = False
+    blocked: bool = False
+
+
+def first_step() -> tuple[State, Send]:
+    """Begin with a start."""
+    return State(), Send(None, 0.0)
+
+
+def step(state: State, answer: ExportAnswer, sent: Sent, request: ExportRequest) -> tuple[State, Send | Complete]:
+    """What an answer leads to.
+
+    :param state: where the export stood when the request was sent.
+    :param answer: what came back.
+    :param sent: circumstances of the request.
+    :param request: what the user asked for.
+    :return: the new state, and what to send next or the finished export.
+    :raises D1ExportError: when it is over without a dump.
+    :raises D1ApiError: when the API refuses for good.
+    """
+    if isinstance(answer, Failed):
+        raise answer.error
+    if isinstance(answer, Complete):
+        return replace(state, parts=state.parts | answer.parts, bookmark=answer.bookmark or state.bookmark), answer
+    return _after_start(state, answer) if state.bookmark is None else _after_poll(state, answer, sent, request)
+
+
+def _after_start(state: State, answer: Running | Busy | Lost | Unclear) -> tuple[State, Send]:
+    match answer:
+        case Running(bookmark) if bookmark is not None:
+            return replace(state, bookmark=bookmark, unclear=0, busy=False, parts=answer.parts), Send(bookmark, 0.0)
+        case Busy():
+            # Somebody's export, or the orphan of a start whose answer was lost: the one ends, the other times out.
+            return replace(state, busy=True, unclear=0), Send(None, BUSY_GAP)
+        case Unclear(D1RateLimitError(retry_after=float(seconds))):
+            wait = Send(None, max(seconds, RESTART_GAP), refused=True, readmit=True)
+            return replace(state, unclear=state.unclear + 1, busy=False), wait
+        case _:
+            gap = min(2.0 * RESTART_GAP * 2 ** min(state.unclear, 10), MAX_RESTART_GAP)
+            if isinstance(answer, Unclear) and isinstance(answer.error, D1ApiError):
+                gap = max(gap, answer.error.retry_after or 0.0)
+            return replace(state, unclear=state.unclear + 1, busy=False), Send(None, gap)
+
+
+def _after_poll(
+    state: State, answer: Running | Busy | Lost | Unclear, sent: Sent, request: ExportRequest
+) -> tuple[State, Send]:
+    match answer:
+        case Lost():
+            if sent.blocked or state.refused:
+                # Every running export is lost when the rate limit blocks the token: that says nothing about this one.
+                # All others begin again too, so each has to be admitted once more.
+                begun_again = State(polls=state.polls, restarts=state.restarts + 1, excused=state.excused + 1)
+                return begun_again, Send(None, RESTART_GAP, readmit=True)
+            if state.restarts - state.excused >= request.max_restarts:
+                raise D1ExportLostError(
+                    f"D1 lost the export {state.restarts + 1} times (max_restarts={request.max_restarts}): it was"
+                    " cancelled, or the response announcing its completion was lost"
+                )
+            return State(polls=state.polls, restarts=state.restarts + 1, excused=state.excused), Send(None, RESTART_GAP)
+        case Unclear(D1RateLimitError(retry_after=float(seconds))):
+            wait = Send(state.bookmark, max(seconds, MIN_GAP), refused=True)
+            return replace(state, unclear=state.unclear + 1, refused=True), wait
+        case Unclear():
+            gap = min(MIN_GAP * 2 ** min(state.unclear, 10), POLL_GAP)
+            return replace(state, unclear=state.unclear + 1), Send(state.bookmark, max(0.0, gap - sent.took))
+        case Running():
+            state = replace(
+                state,
+                bookmark=answer.bookmark or state.bookmark,
+                unclear=0,
+                refused=False,
+                parts=state.parts | answer.parts,
+            )
+        case Busy():
+            pass  # if it is ours that runs, go on polling; if not, D1 will say that ours is lost
+    return state, Send(state.bookmark, max(0.0, gap_after(sent, request.poll_interval) - sent.took))
+
+
+def gap_after(sent: Sent, poll_interval: float | None) -> float:
+    """Seconds between sending one poll and the next: constant, or a quarter of the age that the export will have then.
+
+    A quarter of the *coming* age is a third of the present one. A constant gap gives way only to the rate limit.
+    """
+    if poll_interval is not None:
+        return max(poll_interval, POLL_GAP) if sent.nearly_exhausted else poll_interval
+    return POLL_GAP if sent.under_pressure else min(max(MIN_GAP, sent.age / 3), POLL_GAP)

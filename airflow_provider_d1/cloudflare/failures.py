@@ -34,6 +34,10 @@ TRANSIENT = (
 #: a failure that comes back, whatever its status
 PERMANENT = "exceeded its CPU time limit"
 
+#: longest wait that a server may ask for, in seconds. Cloudflare's block lasts 300; a longer one is a mistake that must
+#: not close the token until the process ends.
+MAX_RETRY_AFTER = 900.0
+
 _AUTHENTICATION_CODES = frozenset({10000, 9109, 9106, 9103, 6003, 6111, 1000})
 _NOT_FOUND_CODES = frozenset({7404, 7003})
 _URL_QUERY = re.compile(r"(https?://[^\s\"'<>?]+)\?[^\s\"'<>]*", re.IGNORECASE)
@@ -94,16 +98,16 @@ def is_overloaded(message: str) -> bool:
     return "overloaded" in message
 
 
-def retry_after(answer: Answer) -> float | None:
-    """Seconds to wait as the ``retry-after`` field says, None without a usable one.
+def retry_after(answer: Answer, *, at_most: float = MAX_RETRY_AFTER) -> float | None:
+    """Seconds to wait as the ``retry-after`` field says, but no more than ``at_most``; None without a usable one.
 
     A date is held against the answer's own ``date`` where it has one, so that a wrong clock does not matter.
     """
     value = answer.headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value):
-        return float(value)
+        return min(float(value), at_most)
     until, now = http_date(value), http_date(answer.headers.get("date", ""))
-    return None if until is None else max(0.0, until - (time.time() if now is None else now))
+    return None if until is None else min(max(0.0, until - (time.time() if now is None else now)), at_most)
 
 
 def http_date(value: str) -> float | None:

@@ -1,7 +1,7 @@
 """Run many export triggers in one event loop, as a triggerer does, and print what they cost as one line of JSON.
 
 ``python -m tests.system.load_triggers COUNT SPEED`` reads the connection from ``AIRFLOW_CONN_D1_LOAD``. ``SPEED`` is
-how many times faster than the world's the clock of the retry policy, the budget and the export driver runs.
+how many times faster than the world's the clock of the retry policy, the limiter and the export driver runs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Two hundred exports deferred at once in one event loop, under one token, with the rate limit on.
 
 Everybody's clock runs twice as fast: the emulator's, and in the process of the triggers that of the retry policy,
-the budget and the export driver. All seconds below are the emulator's.
+the limiter and the export driver. All seconds below are the emulator's.
 """
 
 from __future__ import annotations

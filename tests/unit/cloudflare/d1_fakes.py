@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import itertools
 import json
 import sqlite3
@@ -13,11 +14,11 @@ from typing import Any, TypeVar
 
 import httpx
 
-from airflow_provider_d1.cloudflare.budget import RequestBudget
 from airflow_provider_d1.cloudflare.client import AsyncD1Client
 from airflow_provider_d1.cloudflare.clock import Clock
 from airflow_provider_d1.cloudflare.credentials import Credentials
 from airflow_provider_d1.cloudflare.messages import Answer, Request
+from airflow_provider_d1.cloudflare.rate_limit import RateLimiter
 
 T = TypeVar("T")
 
@@ -63,9 +64,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self.virtual
 
     def _run_once(self) -> None:
-        timers = [timer._when for timer in self._scheduled if not timer._cancelled]
-        if not self._ready and timers:
-            self.virtual = max(self.virtual, min(timers))
+        while self._scheduled and self._scheduled[0]._cancelled:
+            heapq.heappop(self._scheduled)._scheduled = False
+            self._timer_cancelled_count -= 1
+        if not self._ready and self._scheduled:
+            self.virtual = max(self.virtual, self._scheduled[0]._when)
         super()._run_once()
 
 
@@ -264,13 +267,13 @@ class ShortCut:
 
 
 @contextlib.asynccontextmanager
-async def connected(fake: FakeD1, *, budget: RequestBudget | None = None, short_cut: bool = False, **changes: Any):
+async def connected(fake: FakeD1, *, limiter: RateLimiter | None = None, short_cut: bool = False, **changes: Any):
     """An open client of the fake, in virtual time, already past what it does in a real thread at first use."""
     clock = LoopClock()
     client = AsyncD1Client(
         credentials(**changes),
         clock=clock,
-        budget=budget or RequestBudget(100_000, clock),
+        limiter=limiter or RateLimiter(100_000, clock),
         transport=httpx.MockTransport(fake),
     )
     if short_cut:

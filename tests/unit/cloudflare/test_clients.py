@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from airflow_provider_d1 import __version__
-from airflow_provider_d1.cloudflare.budget import RequestBudget
 from airflow_provider_d1.cloudflare.client import AsyncD1Client, D1Client
 from airflow_provider_d1.cloudflare.models import Database
+from airflow_provider_d1.cloudflare.rate_limit import RateLimiter
 from airflow_provider_d1.cloudflare.retry import ATTEMPTS
 from airflow_provider_d1.cloudflare.sql_errors import ProgrammingError
 from airflow_provider_d1.cloudflare.sql_parameters import Statement
@@ -58,7 +58,7 @@ class _Asked:
                 raise reply
             return reply.response()
 
-        options = {"clock": self.clock, "budget": RequestBudget(1000, self.clock)}
+        options = {"clock": self.clock, "limiter": RateLimiter(1000, self.clock)}
         client = self.kind(credentials(**changes), transport=httpx.MockTransport(handler), **options)
 
         async def main() -> Any:
@@ -287,10 +287,10 @@ def test_a_server_that_is_down_says_when_to_come_back_and_each_time_is_an_attemp
 
 
 def test_but_not_past_the_deadline(ask: Ask) -> None:
-    limited = Reply(error(971, "throttled"), 429, headers={"retry-after": "3600"})
+    limited = Reply(error(971, "throttled"), 429, headers={"retry-after": "700"})
     with pytest.raises(D1RateLimitError) as caught:
         ask([limited], "list_databases")
-    assert caught.value.retry_after == 3600
+    assert caught.value.retry_after == 700
     assert ask.clock.slept == []
 
 

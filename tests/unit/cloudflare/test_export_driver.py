@@ -334,7 +334,7 @@ def test_an_answer_about_something_else_does_not_pass_for_a_schema() -> None:
     fake = FakeD1()
     other = ok([{"success": True, "results": {"columns": ["ok"], "rows": [[1]]}}])
     fake.query_script = [Reply(other)]
-    with pytest.raises(D1ApiError, match="another query"):
+    with pytest.raises(D1ApiError, match="schema query"):
         export(fake)
     assert fake.count("start") == 0
 
@@ -416,7 +416,7 @@ def test_a_five_minute_block_is_waited_out_and_the_lost_export_started_again() -
     fake = FakeD1([active(), limited(300), LOST, active("bm-2"), complete("bm-2")])
     result = export(fake)
     assert result.restarts == 1
-    assert max(gaps([call.at for call in fake.calls])) == pytest.approx(300, abs=1)
+    assert max(gaps([call.at for call in fake.calls])) >= 300
 
 
 def test_a_start_comes_back_when_a_server_that_is_down_says_so() -> None:
@@ -428,7 +428,7 @@ def test_a_start_comes_back_when_a_server_that_is_down_says_so() -> None:
 def test_a_block_before_the_start_is_waited_out() -> None:
     fake = FakeD1([limited(300), complete()])
     assert export(fake).restarts == 0
-    assert gaps(fake.times("start")) == [pytest.approx(300, abs=1)]
+    assert gaps(fake.times("start"))[0] >= 300
 
 
 @pytest.mark.parametrize("script", [[limited(300)], [active(), limited(300)]])
@@ -522,11 +522,11 @@ def test_a_cancelled_export_gives_its_place_back() -> None:
         async with connected(fake) as client:
             task = asyncio.create_task(run_export(client, ExportRequest("shop", timeout=600)))
             await asyncio.sleep(10)
-            assert client.budget._running
+            assert client.limiter._running
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert not client.budget._running
+            assert not client.limiter._running
             polls = fake.count("poll")
             await asyncio.sleep(60)
             assert fake.count("poll") == polls

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from airflow_provider_d1.cloudflare.export_protocol import Busy, Complete, Failed, Lost, Running, Unclear
-from airflow_provider_d1.cloudflare.export_steps import Rules, Send, Sent, State, first_step, gap_after, step
+from airflow_provider_d1.cloudflare.export_protocol import (
+    Busy,
+    Complete,
+    Failed,
+    Lost,
+    Running,
+    Send,
+    Sent,
+    State,
+    Unclear,
+    first_step,
+    gap_after,
+    step,
+)
+from airflow_provider_d1.cloudflare.models import ExportRequest
 from airflow_provider_d1.exceptions import (
     D1ApiError,
     D1ConnectionError,
@@ -14,7 +29,7 @@ from airflow_provider_d1.exceptions import (
     D1RateLimitError,
 )
 
-RULES = Rules()
+RULES = ExportRequest()
 AT_ONCE = Sent(took=0.0, age=0.0)
 RUNNING = State(bookmark="b", polls=1)
 NO_ANSWER = Unclear(D1ConnectionError("no answer"))
@@ -71,7 +86,7 @@ def test_further_ones_wait_longer_but_never_very_long() -> None:
 
 
 def test_a_refused_start_waits_as_long_as_it_is_told() -> None:
-    assert step(State(), limited(287.0), AT_ONCE, RULES)[1] == Send(None, 287.0, refused=True)
+    assert step(State(), limited(287.0), AT_ONCE, RULES)[1] == Send(None, 287.0, refused=True, readmit=True)
     assert step(State(), limited(0.0), AT_ONCE, RULES)[1].delay >= 1
 
 
@@ -106,13 +121,34 @@ def test_lost_starts_again_even_on_the_first_poll(polls: int) -> None:
     assert send == Send(None, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("state", "sent"),
+    [
+        (State(bookmark="b", restarts=3), replace(AT_ONCE, blocked=True)),
+        (State(bookmark="b", restarts=3, refused=True), AT_ONCE),
+    ],
+)
+def test_an_export_lost_to_a_block_does_not_count_and_is_admitted_again(state: State, sent: Sent) -> None:
+    after, send = step(state, Lost(), sent, ExportRequest(max_restarts=3))
+    assert (after.restarts, after.excused) == (4, 1)
+    assert send == Send(None, 1.0, readmit=True)
+    with pytest.raises(D1ExportLostError):
+        step(replace(after, bookmark="c"), Lost(), AT_ONCE, ExportRequest(max_restarts=3))
+
+
+def test_a_refused_poll_is_remembered_until_the_next_clear_response() -> None:
+    state, _ = step(RUNNING, limited(287.0), AT_ONCE, RULES)
+    assert state.refused
+    assert not step(state, Running("b"), AT_ONCE, RULES)[0].refused
+
+
 def test_restarts_are_limited() -> None:
     used_up = State(bookmark="b", polls=9, restarts=3)
     with pytest.raises(D1ExportLostError, match="lost the export 4 times") as caught:
-        step(used_up, Lost(), AT_ONCE, Rules(max_restarts=3))
+        step(used_up, Lost(), AT_ONCE, ExportRequest(max_restarts=3))
     assert caught.value.retryable
     with pytest.raises(D1ExportLostError):
-        step(RUNNING, Lost(), AT_ONCE, Rules(max_restarts=0))
+        step(RUNNING, Lost(), AT_ONCE, ExportRequest(max_restarts=0))
 
 
 def test_an_unanswered_poll_is_soon_followed_by_another() -> None:
@@ -160,13 +196,13 @@ def test_gaps_grow_with_the_age(age: float, gap: float) -> None:
 
 
 def test_a_number_is_a_constant_gap() -> None:
-    assert [gap_after(Sent(0.0, age, tight=True), 2.5) for age in (0, 10, 100)] == [2.5] * 3
-    assert gap_after(Sent(0.0, 0.0, scarce=True), 0.1) == 5.0
-    assert gap_after(Sent(0.0, 0.0, scarce=True), 8.0) == 8.0
+    assert [gap_after(Sent(0.0, age, under_pressure=True), 2.5) for age in (0, 10, 100)] == [2.5] * 3
+    assert gap_after(Sent(0.0, 0.0, nearly_exhausted=True), 0.1) == 5.0
+    assert gap_after(Sent(0.0, 0.0, nearly_exhausted=True), 8.0) == 8.0
 
 
 def test_when_calls_are_scarce_every_gap_is_the_longest() -> None:
-    assert gap_after(Sent(0.0, 0.0, tight=True), None) == 5.0
+    assert gap_after(Sent(0.0, 0.0, under_pressure=True), None) == 5.0
 
 
 def polls_until(seconds: float) -> list[float]:

@@ -13,13 +13,13 @@ from typing import Any
 import httpx
 import pytest
 
-from airflow_provider_d1.cloudflare.budget import RequestBudget
 from airflow_provider_d1.cloudflare.client import AsyncD1Client, D1Client
 from airflow_provider_d1.cloudflare.credentials import Credentials
 from airflow_provider_d1.cloudflare.download import Download
 from airflow_provider_d1.cloudflare.export import run_export
 from airflow_provider_d1.cloudflare.models import ExportRequest
 from airflow_provider_d1.cloudflare.quiet import LOGGERS, quiet
+from airflow_provider_d1.cloudflare.rate_limit import RateLimiter
 from airflow_provider_d1.exceptions import D1ConnectionError, D1Error
 from tests.unit.cloudflare.d1_fakes import ACCOUNT, TOKEN, UUID, FakeClock, active, complete, error, inner, ok
 from tests.unit.cloudflare.http_fakes import (
@@ -114,7 +114,7 @@ def test_a_whole_export_and_download_log_nothing_of_it(log: Everything) -> None:
 
             async def main() -> str:
                 credentials = credentials_for(server)
-                async with AsyncD1Client(credentials, budget=RequestBudget(1000)) as client:
+                async with AsyncD1Client(credentials, limiter=RateLimiter(1000)) as client:
                     request = ExportRequest("shop", timeout=60)
                     result = await run_export(client, request, on_progress=logging.getLogger("task").info)
                 logging.getLogger("task").debug("%r %s %s", result, result.to_dict(), credentials)
@@ -141,7 +141,7 @@ def test_what_httpx_would_have_logged_is_there_for_others(log: Everything) -> No
 def test_logging_that_is_set_up_anew_changes_nothing(log: Everything) -> None:
     for name in LOGGERS:
         logging.getLogger(name).filters.clear()
-    with Server([LISTED]) as server, D1Client(credentials_for(server), budget=RequestBudget(1000)) as client:
+    with Server([LISTED]) as server, D1Client(credentials_for(server), limiter=RateLimiter(1000)) as client:
         client.list_databases()
     assert not any("httpx" in record.name or "httpcore" in record.name for record in log.records)
 
@@ -166,14 +166,14 @@ FAILING_APIS = {
 def export_from(server: Server) -> None:
     async def main() -> None:
         clock = FakeClock()
-        async with AsyncD1Client(credentials_for(server), budget=RequestBudget(1000), clock=clock) as client:
+        async with AsyncD1Client(credentials_for(server), limiter=RateLimiter(1000), clock=clock) as client:
             await run_export(client, ExportRequest(UUID, timeout=60))
 
     asyncio.run(main())
 
 
 def query(server: Server) -> None:
-    with D1Client(credentials_for(server), budget=RequestBudget(1000), clock=FakeClock()) as client:
+    with D1Client(credentials_for(server), limiter=RateLimiter(1000), clock=FakeClock()) as client:
         client.query(UUID, "SELECT 1")
 
 
@@ -230,7 +230,7 @@ def test_a_loopback_connection_goes_through_no_proxy(monkeypatch: pytest.MonkeyP
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
         for name in ("NO_PROXY", "no_proxy"):
             monkeypatch.delenv(name, raising=False)
-        with D1Client(credentials_for(server), budget=RequestBudget(1000)) as client:
+        with D1Client(credentials_for(server), limiter=RateLimiter(1000)) as client:
             assert client.list_databases()
         with Download(server.url) as download:
             assert download.read() == DUMP
@@ -244,7 +244,7 @@ def test_https_goes_through_the_proxy_of_the_environment(monkeypatch: pytest.Mon
         for name in ("NO_PROXY", "no_proxy"):
             monkeypatch.delenv(name, raising=False)
         credentials = Credentials(ACCOUNT, TOKEN, base_url="https://d1.invalid/client/v4")
-        client = D1Client(credentials, budget=RequestBudget(1000), clock=FakeClock())
+        client = D1Client(credentials, limiter=RateLimiter(1000), clock=FakeClock())
         with client, pytest.raises(D1ConnectionError):
             client.query(UUID, "SELECT 1")
         with pytest.raises(D1Error):
@@ -258,7 +258,7 @@ def test_https_goes_through_the_proxy_of_the_environment(monkeypatch: pytest.Mon
 
 def test_an_untrusted_api_gets_no_token() -> None:
     with Server([whole()], context=self_signed()) as server, contextlib.ExitStack() as stack:
-        client = stack.enter_context(D1Client(credentials_for(server), budget=RequestBudget(1000)))
+        client = stack.enter_context(D1Client(credentials_for(server), limiter=RateLimiter(1000)))
         with pytest.raises(D1ConnectionError, match="CERTIFICATE_VERIFY_FAILED") as caught:
             client.list_databases()
     assert server.requests == []
