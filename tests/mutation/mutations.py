@@ -97,7 +97,7 @@ MUTATIONS = (
         "_after_poll",
         "state.restarts - state.excused >= request.max_restarts",
         "state.restarts >= 0",
-        ("tests/unit/cloudflare/test_export_steps.py",),
+        ("tests/unit/cloudflare/test_export_transitions.py",),
     ),
     Mutation(
         "restarts are limited",
@@ -105,7 +105,7 @@ MUTATIONS = (
         "_after_poll",
         "state.restarts - state.excused >= request.max_restarts",
         "state.restarts >= 10**9",
-        ("tests/unit/cloudflare/test_export_steps.py",),
+        ("tests/unit/cloudflare/test_export_transitions.py",),
     ),
     Mutation(
         "an unanswered start is not repeated within a second",
@@ -113,7 +113,7 @@ MUTATIONS = (
         "_after_start",
         "gap = min(2.0 * RESTART_GAP * 2 ** min(state.unclear, 10), MAX_RESTART_GAP)",
         "gap = 0.1",
-        ("tests/unit/cloudflare/test_export_steps.py",),
+        ("tests/unit/cloudflare/test_export_transitions.py",),
     ),
     Mutation(
         "no poll is awaited until D1 has cancelled the export",
@@ -405,7 +405,7 @@ MUTATIONS = (
         "_after_poll",
         "sent.blocked or state.refused",
         "False",
-        ("tests/unit/cloudflare/test_export_steps.py",),
+        ("tests/unit/cloudflare/test_export_transitions.py",),
     ),
     Mutation(
         "slots outlive a block",
