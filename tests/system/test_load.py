@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 from airflow_provider_d1.emulator.server import Emulator
 
 if TYPE_CHECKING:
-    from tests.system.night import Night
+    from tests.system.environment import Environment
 
 COUNT = 200
 SPEED = 2
 EXPORT_SECONDS = 20
 
 
-def test_two_hundred_exports_at_once(night: Night) -> None:
-    home = night.airflow.folder.with_name("load")
+def test_two_hundred_exports_at_once(environment: Environment) -> None:
+    home = environment.airflow.folder.with_name("load")
     home.mkdir()
     seeds = {f"shop-{number}": "CREATE TABLE t (a); INSERT INTO t VALUES (1);" for number in range(COUNT + 1)}
     faults = {"export_seconds": EXPORT_SECONDS, "rate_limit": 1200, "rate_window_seconds": 300}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_d1.storage.folder import WORK_PREFIX
-from tests.system.night import BIG, Night
+from tests.system.environment import BIG, Environment
 
 #: stage a dump whose parts do not fit into the temporary folder, over files that an earlier run has staged
 STAGE = """
@@ -32,23 +32,23 @@ with dump.open("rb") as stream:
 """
 
 
-def test_a_file_of_the_first_try_cannot_grow(night: Night) -> None:
-    with night.bed("temp_full", BIG) as bed:
-        run = bed.run()
-        manifest = bed.succeeds(run)
+def test_a_file_of_the_first_try_cannot_grow(environment: Environment) -> None:
+    with environment.scenario("temp_full", BIG) as scenario:
+        run = scenario.run()
+        manifest = scenario.succeeds(run)
         assert manifest["tables"][0]["rows"] == 20000
-        assert "File too large" in night.airflow.log(bed.name, run)
-        assert bed.tries(run) == 2
-        assert bed.exports() == len(bed.calls("export_start")) == 1
+        assert "File too large" in environment.airflow.log(scenario.name, run)
+        assert scenario.attempts(run) == 2
+        assert scenario.exports() == len(scenario.calls("export_start")) == 1
 
 
-def test_nothing_can_be_written_at_all(night: Night) -> None:
-    with night.bed("temp_read_only") as bed:
-        run = bed.run()
-        assert f"/sys/{WORK_PREFIX}" in bed.fails(run)
-        assert bed.tries(run) == 2
-        assert bed.exports() == len(bed.calls("export_start")) == 1
-        bed.nothing_staged()
+def test_nothing_can_be_written_at_all(environment: Environment) -> None:
+    with environment.scenario("temp_read_only") as scenario:
+        run = scenario.run()
+        assert f"/sys/{WORK_PREFIX}" in scenario.fails(run)
+        assert scenario.attempts(run) == 2
+        assert scenario.exports() == len(scenario.calls("export_start")) == 1
+        scenario.nothing_staged()
 
 
 def after(preparation: str, *command: str | Path, within: tuple[str, ...]) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""A triggerer ends, dies or sleeps in the middle of an export; each scenario has triggerers of its own (a queue)."""
+"""A triggerer is terminated, killed or suspended during an export; each scenario has its own triggerers (a queue)."""
 
 from __future__ import annotations
 
@@ -9,55 +9,57 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.airflow import wait_until
-from tests.system.night import EXPORT_SECONDS, PATIENCE
+from tests.system.environment import EXPORT_SECONDS, TIMEOUT
 
 if TYPE_CHECKING:
-    from tests.system.night import Night
+    from tests.system.environment import Environment
 
 #: far longer than any scenario: such an export ends only by being lost
 FOREVER = 3600
 
 
 @pytest.mark.parametrize(("name", "number"), [("terminated", signal.SIGTERM), ("killed", signal.SIGKILL)])
-def test_a_triggerer_ends_and_another_begins_30_seconds_later(night: Night, name: str, number: signal.Signals) -> None:
-    night.airflow.start_triggerer(f"{name}-first", queue=name)
-    with night.bed(f"triggerer_{name}") as bed:
-        bed.emulator.faults.export_seconds = FOREVER
-        run = bed.run()
-        bed.deferred(run)
+def test_a_triggerer_ends_and_another_begins_30_seconds_later(
+    environment: Environment, name: str, number: signal.Signals
+) -> None:
+    environment.airflow.start_triggerer(f"{name}-first", queue=name)
+    with environment.scenario(f"triggerer_{name}") as scenario:
+        scenario.emulator.faults.export_seconds = FOREVER
+        run = scenario.run()
+        scenario.deferred(run)
         # as `kill` does to the component, or as a machine that dies does to all of its processes
-        night.airflow.signal(f"{name}-first", number, tree=number is signal.SIGKILL)
+        environment.airflow.signal(f"{name}-first", number, tree=number is signal.SIGKILL)
         time.sleep(30)
-        polls = len(bed.calls("export_poll"))
-        bed.emulator.faults.export_seconds = EXPORT_SECONDS
-        night.airflow.start_triggerer(f"{name}-second", queue=name)
-        manifest = bed.succeeds(run)
-        assert bed.exports() == 2
+        polls = len(scenario.calls("export_poll"))
+        scenario.emulator.faults.export_seconds = EXPORT_SECONDS
+        environment.airflow.start_triggerer(f"{name}-second", queue=name)
+        manifest = scenario.succeeds(run)
+        assert scenario.exports() == 2
         assert manifest["source"]["restarts"] == 0  # counts what D1 lost while one triggerer watched
-        assert len(bed.calls("export_start")) == 2
+        assert len(scenario.calls("export_start")) == 2
         # nobody polled in the meantime, and the second export finished in a handful of polls
-        assert len(bed.calls("export_poll")) - polls <= 10
-        assert bed.tries(run) == 1
+        assert len(scenario.calls("export_poll")) - polls <= 10
+        assert scenario.attempts(run) == 1
 
 
-def test_a_triggerer_sleeps_and_wakes_after_another_has_taken_over(night: Night) -> None:
-    night.airflow.start_triggerer("stopped-first", queue="stopped")
-    with night.bed("triggerer_stopped") as bed:
-        bed.emulator.faults.export_seconds = FOREVER
-        run = bed.run()
-        bed.deferred(run)
-        night.airflow.start_triggerer("stopped-second", queue="stopped")
-        night.airflow.signal("stopped-first", signal.SIGSTOP)
-        starts = len(bed.calls("export_start"))
-        bed.emulator.faults.export_seconds = 25
-        wait_until(lambda: bed.exports() == 2, "the second triggerer has taken over", PATIENCE)
+def test_a_triggerer_sleeps_and_wakes_after_another_has_taken_over(environment: Environment) -> None:
+    environment.airflow.start_triggerer("stopped-first", queue="stopped")
+    with environment.scenario("triggerer_stopped") as scenario:
+        scenario.emulator.faults.export_seconds = FOREVER
+        run = scenario.run()
+        scenario.deferred(run)
+        environment.airflow.start_triggerer("stopped-second", queue="stopped")
+        environment.airflow.signal("stopped-first", signal.SIGSTOP)
+        starts = len(scenario.calls("export_start"))
+        scenario.emulator.faults.export_seconds = 25
+        wait_until(lambda: scenario.exports() == 2, "the second triggerer has taken over", TIMEOUT)
         assert starts == 1
-        night.airflow.signal("stopped-first", signal.SIGCONT)
-        manifest = bed.succeeds(run)
+        environment.airflow.signal("stopped-first", signal.SIGCONT)
+        manifest = scenario.succeeds(run)
         # the one that woke up finds its export lost and may ask for another, which D1 refuses while one runs
-        assert bed.exports() == 2
+        assert scenario.exports() == 2
         assert manifest["source"]["restarts"] == 0  # counts what D1 lost while one triggerer watched
-        assert bed.tries(run) == 1
-        bed.silence()
-        wait_until(bed.free, "the database answers queries again", 60)
-        assert bed.exports() == 2
+        assert scenario.attempts(run) == 1
+        scenario.wait_until_not_polled()
+        wait_until(scenario.answers_queries, "the database answers queries again", 60)
+        assert scenario.exports() == 2

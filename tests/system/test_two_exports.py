@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.system.night import Night
+    from tests.system.environment import Environment
 
 
-def test_one_waits_and_both_succeed(night: Night) -> None:
-    with night.bed("two_at_once") as bed:
-        bed.emulator.faults.export_seconds = 10
-        run = bed.run()
-        assert bed.ended(run) == "success", night.airflow.log(bed.name, run)[-6000:]
-        assert bed.exports() == 2
-        assert [bed.tries(run, task) for task in ("one", "other")] == [1, 1]
-        one, other = (night.airflow.xcom(bed.name, run, task) for task in ("one", "other"))
+def test_one_waits_and_both_succeed(environment: Environment) -> None:
+    with environment.scenario("two_at_once") as scenario:
+        scenario.emulator.faults.export_seconds = 10
+        run = scenario.run()
+        assert scenario.ended(run) == "success", environment.airflow.log(scenario.name, run)[-6000:]
+        assert scenario.exports() == 2
+        assert [scenario.attempts(run, task) for task in ("one", "other")] == [1, 1]
+        one, other = (environment.airflow.xcom(scenario.name, run, task) for task in ("one", "other"))
         assert one["bookmark"] != other["bookmark"]
         assert one["restarts"] == other["restarts"] == 0
-        assert len(bed.emulator.calls) <= 60
+        assert len(scenario.emulator.calls) <= 60

@@ -12,7 +12,7 @@ import pytest
 from airflow_provider_d1.storage.folder import WORK_PREFIX
 
 if TYPE_CHECKING:
-    from tests.system.night import Night
+    from tests.system.environment import Environment
 
 pytestmark = pytest.mark.afterwards
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.afterwards
 EXPECTED = {
     ("/scheduler.log", "LocalExecutor"),
     ("/triggerer.log", "triggers currently running"),
-    ("/dag-processor.log", "night.py"),
+    ("/dag-processor.log", "scenarios.py"),
     ("/api-server.log", "/api/v2/"),
     ("/dag_id=two_at_once/", "Exported shop"),
     (".trigger.", "export started"),
@@ -33,15 +33,15 @@ EXPECTED = {
 }
 
 
-def places(night: Night) -> dict[str, Iterator[tuple[str, bytes]]]:
+def places(environment: Environment) -> dict[str, Iterator[tuple[str, bytes]]]:
     """Everything that the scenarios left behind, by kind."""
-    airflow, around = night.airflow.folder, night.airflow.folder.parent
+    airflow, around = environment.airflow.folder, environment.airflow.folder.parent
     return {
         "files": files(airflow),  # logs of tasks, triggers and components, temporary files, settings
         "servers' files": files(*(path for path in around.iterdir() if path != airflow)),
-        "metadata database": tables(night),
-        "metadata database's files": files(data_folder(night)),  # with what is deleted in the tables
-        "S3 objects": objects(night),
+        "metadata database": tables(environment),
+        "metadata database's files": files(data_folder(environment)),  # with what is deleted in the tables
+        "S3 objects": objects(environment),
     }
 
 
@@ -53,14 +53,14 @@ def files(*folders: Path) -> Iterator[tuple[str, bytes]]:
                     yield str(path), path.read_bytes()
 
 
-def data_folder(night: Night) -> Path:
-    with night.postgres.connect() as connection:
+def data_folder(environment: Environment) -> Path:
+    with environment.postgres.connect() as connection:
         connection.execute("CHECKPOINT")
         return Path(connection.execute("SHOW data_directory").fetchone()[0])
 
 
-def tables(night: Night) -> Iterator[tuple[str, bytes]]:
-    with night.postgres.connect() as connection:
+def tables(environment: Environment) -> Iterator[tuple[str, bytes]]:
+    with environment.postgres.connect() as connection:
         connection.execute("SET bytea_output = 'escape'")  # a text inside a pickle stays readable
         names = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
         for (name,) in names:
@@ -68,47 +68,47 @@ def tables(night: Night) -> Iterator[tuple[str, bytes]]:
             yield f"table {name}", "\n".join(row for (row,) in rows).encode()
 
 
-def objects(night: Night) -> Iterator[tuple[str, bytes]]:
-    client = night.s3.client()
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=night.bucket):
+def objects(environment: Environment) -> Iterator[tuple[str, bytes]]:
+    client = environment.s3.client()
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=environment.bucket):
         for entry in page.get("Contents", []):
-            yield entry["Key"], client.get_object(Bucket=night.bucket, Key=entry["Key"])["Body"].read()
+            yield entry["Key"], client.get_object(Bucket=environment.bucket, Key=entry["Key"])["Body"].read()
 
 
-def test_nothing_that_is_left_holds_a_token_or_a_signed_url(night: Night) -> None:
-    night.wait_for_all()
-    assert night.tokens
-    assert night.signatures
+def test_nothing_that_is_left_holds_a_token_or_a_signed_url(environment: Environment) -> None:
+    environment.wait_for_all()
+    assert environment.tokens
+    assert environment.signatures
     leaks = []
-    missing = {*EXPECTED, *(("metadata database: ", name) for name in night.tokens)}
-    for kind, things in places(night).items():
+    missing = {*EXPECTED, *(("metadata database: ", name) for name in environment.tokens)}
+    for kind, things in places(environment).items():
         for where, content in things:
             place = f"{kind}: {where}"
-            leaks += night.leaks_in(place, content)
+            leaks += environment.leaks_in(place, content)
             missing = {(part, words) for part, words in missing if part not in place or words.encode() not in content}
     assert leaks == []
     assert missing == set()
 
 
-def test_no_temporary_file_is_left(night: Night) -> None:
-    night.wait_for_all()
+def test_no_temporary_file_is_left(environment: Environment) -> None:
+    environment.wait_for_all()
     # three workers were killed while they staged: their retries have removed what they left
-    assert [path.name for path in (night.airflow.folder / "tmp").glob(f"{WORK_PREFIX}*")] == []
+    assert [path.name for path in (environment.airflow.folder / "tmp").glob(f"{WORK_PREFIX}*")] == []
 
 
-def test_no_process_was_given_a_secret(night: Night) -> None:
-    night.wait_for_all()
-    assert len(night.processes_seen) > len(night.tokens)  # the children that ran the tasks were among them
-    assert night.process_leaks == set()
+def test_no_process_was_given_a_secret(environment: Environment) -> None:
+    environment.wait_for_all()
+    assert len(environment.processes_seen) > len(environment.tokens)  # the children that ran the tasks were among them
+    assert environment.process_leaks == set()
 
 
-def test_the_search_finds_what_it_looks_for(night: Night) -> None:
-    name, token = next(iter(night.tokens.items()))
-    assert night.leaks_in("x", b"..." + token.encode()) == [f"the token of {name} in x"]
+def test_the_search_finds_what_it_looks_for(environment: Environment) -> None:
+    name, token = next(iter(environment.tokens.items()))
+    assert environment.leaks_in("x", b"..." + token.encode()) == [f"the token of {name} in x"]
     for url in (
         b"?X-Amz-Signature=0123456789abcdef0123",
         b'"X-Amz-Signature": "0123456789ABCDEF"',
         b"%26X-Amz-Signature%3D0123456789abcdef",
-        b"..." + next(iter(night.signatures)).encode(),
+        b"..." + next(iter(environment.signatures)).encode(),
     ):
-        assert night.leaks_in("x", url) == ["a signed URL in x"]
+        assert environment.leaks_in("x", url) == ["a signed URL in x"]

@@ -1,4 +1,4 @@
-"""What a scenario is given: an Airflow, an S3 server and, on request, a D1 of its own."""
+"""The environment of the scenarios: one Airflow, one S3 server and, for each scenario, its own D1 emulator."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 12000)
 INSERT INTO huge SELECT i, hex(randomblob(1050)) FROM n;
 """
 SIGNATURE = re.compile(rb"X-Amz-Signature(?:=|%3D|\"?: ?\"?)[0-9a-fA-F]{16}", re.IGNORECASE)
-#: scenarios that are under way at once
-TOGETHER = 8
+#: scenarios that run at once
+MAX_CONCURRENT = 8
 #: how long an export takes unless a scenario says otherwise: long enough to interfere with it
 EXPORT_SECONDS = 8.0
-#: a guard against hanging only: on a machine that others use too everything takes many times as long
-PATIENCE = 900.0
+#: only a guard against hanging: on a busy machine everything takes many times as long
+TIMEOUT = 900.0
 
 
 @dataclass
-class Bed:
-    """A D1 with its connection, and the DAG of the same name."""
+class Scenario:
+    """A D1 emulator with its connection, and the DAG of the same name."""
 
     name: str
     airflow: Airflow
@@ -72,42 +72,42 @@ class Bed:
     def run(self) -> str:
         return self.airflow.trigger(self.name)
 
-    def ended(self, run_id: str, timeout: float = PATIENCE) -> str:
+    def ended(self, run_id: str, timeout: float = TIMEOUT) -> str:
         return self.airflow.wait_for_run(self.name, run_id, timeout)
 
-    def succeeds(self, run_id: str, timeout: float = PATIENCE) -> dict[str, Any]:
-        """Wait for the run's good end and return the manifest, having checked that it is true."""
+    def succeeds(self, run_id: str, timeout: float = TIMEOUT) -> dict[str, Any]:
+        """Wait until the run has succeeded, check the staged files and return the manifest."""
         state = self.ended(run_id, timeout)
         assert state == "success", self.airflow.log(self.name, run_id)[-6000:]
         return self.staged()
 
-    def fails(self, run_id: str, timeout: float = PATIENCE) -> str:
-        """Wait for the run's bad end and return what its tasks and triggers logged."""
+    def fails(self, run_id: str, timeout: float = TIMEOUT) -> str:
+        """Wait until the run has failed and return what its tasks and triggers logged."""
         state = self.ended(run_id, timeout)
         log = self.airflow.log(self.name, run_id)
         assert state == "failed", log[-6000:]
         return log
 
     def deferred(self, run_id: str, task_id: str = "stage") -> None:
-        """Wait until the task is deferred, the scheduler has heard of it, and the export is being polled."""
-        self.airflow.wait_for_task(self.name, run_id, task_id, "deferred", PATIENCE)
-        log = self.airflow.folder / "scheduler.log"  # nothing else tells; see EXPORT_SECONDS
+        """Wait until the task is deferred, the scheduler has processed that, and the export is being polled."""
+        self.airflow.wait_for_task(self.name, run_id, task_id, "deferred", TIMEOUT)
+        log = self.airflow.folder / "scheduler.log"  # the only place that shows it; see EXPORT_SECONDS
         heard = f"Received executor event with state success for task instance TaskInstanceKey(dag_id='{self.name}'"
-        wait_until(lambda: heard in log.read_text(errors="replace"), "the worker has let go of the task", PATIENCE)
-        wait_until(lambda: len(self.calls("export_poll")) >= 2, "the export is polled", PATIENCE, every=0.1)
+        wait_until(lambda: heard in log.read_text(errors="replace"), "the worker has released the task", TIMEOUT)
+        wait_until(lambda: len(self.calls("export_poll")) >= 2, "the export is polled", TIMEOUT, every=0.1)
 
     def calls(self, *kinds: str) -> list[Any]:
         return self.emulator.calls.of(*kinds)
 
     def exports(self) -> int:
-        """How many exports D1 has accepted and somebody has polled: each has a bookmark of its own."""
+        """The number of exports that D1 has accepted and that were polled: each has its own bookmark."""
         return len({call.body["current_bookmark"] for call in self.calls("export_poll")})
 
-    def tries(self, run_id: str, task_id: str = "stage") -> int:
-        """How many tries the task has had."""
+    def attempts(self, run_id: str, task_id: str = "stage") -> int:
+        """The number of attempts of a task."""
         return self.airflow.task(self.name, run_id, task_id)["try_number"]
 
-    def free(self) -> bool:
+    def answers_queries(self) -> bool:
         """Whether the database answers queries, which it does not while it is exported."""
         path = f"/accounts/{self.emulator.account_id}/d1/database/{self.emulator.database_id('shop')}/query"
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
@@ -118,16 +118,16 @@ class Bed:
         except urllib.error.HTTPError:
             return False
 
-    def abandoned(self) -> None:
-        """Wait until nobody asks about the export any more and D1, for that reason, has ended it."""
-        self.silence()
+    def wait_until_abandoned(self) -> None:
+        """Wait until the export is no longer polled and D1 has cancelled it for that reason."""
+        self.wait_until_not_polled()
         asked = len(self.calls("export_start", "export_poll"))
-        wait_until(self.free, "the database answers queries again", 60)
+        wait_until(self.answers_queries, "the database answers queries again", 60)
         assert len(self.calls("export_start", "export_poll")) == asked
         assert self.exports() == len(self.calls("export_start")) == 1
 
-    def silence(self, seconds: float = 8, timeout: float = 180) -> None:
-        """Wait until nobody has asked about an export for a while; whoever polls does so at least every 5 s."""
+    def wait_until_not_polled(self, seconds: float = 8, timeout: float = 180) -> None:
+        """Wait until no export has been started or polled for a while; a running one is polled at least every 5 s."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             before = len(self.calls("export_start", "export_poll"))
@@ -140,7 +140,7 @@ class Bed:
 
     @contextmanager
     def reader(self) -> Iterator[list[str]]:
-        """Read the prefix over and over as a loader would; what it found, each new state once.
+        """Read the prefix repeatedly as a loader would, and collect each new state once.
 
         A state is ``nothing`` (no manifest), ``all of it``, or what of a manifest's files was missing.
         """
@@ -184,7 +184,7 @@ class Bed:
         return {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", [])}
 
     def uploads(self) -> list[str]:
-        """Keys of multipart uploads that nobody completed or aborted."""
+        """Keys of multipart uploads that were neither completed nor aborted."""
         found = self.s3.list_multipart_uploads(Bucket=self.bucket, Prefix=f"{self.name}/")
         return [upload["Key"] for upload in found.get("Uploads", [])]
 
@@ -216,8 +216,8 @@ class Bed:
         assert self.uploads() == []
 
 
-class Night:
-    """All scenarios of a session, and what they may have leaked."""
+class Environment:
+    """Runs all scenarios of a session, and records what they may have leaked."""
 
     def __init__(self, airflow: Airflow, s3: S3Server, bucket: str, postgres: PostgresServer) -> None:
         self.airflow = airflow
@@ -229,15 +229,15 @@ class Night:
         self.tokens: dict[str, str] = {}
         #: of every URL that any emulator has signed
         self.signatures: set[str] = set()
-        #: what the processes' arguments and environments gave away
+        #: secrets found in the processes' arguments and environments
         self.process_leaks: set[str] = set()
         self.processes_seen: set[int] = set()
-        self._pool = ThreadPoolExecutor(TOGETHER, thread_name_prefix="scenario")
+        self._pool = ThreadPoolExecutor(MAX_CONCURRENT, thread_name_prefix="scenario")
         self._futures: dict[str, Future[None]] = {}
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch_processes, name="process-watcher")
 
-    def __enter__(self) -> Night:
+    def __enter__(self) -> Environment:
         sign = self._sign = Signer.sign
 
         def noted(signer: Signer, *arguments: Any) -> str:
@@ -256,7 +256,7 @@ class Night:
         self._watcher.join()
 
     def start(self, nodeid: str, scenario: Callable[..., None], **arguments: object) -> None:
-        self._futures[nodeid] = self._pool.submit(scenario, night=self, **arguments)
+        self._futures[nodeid] = self._pool.submit(scenario, environment=self, **arguments)
 
     def result(self, nodeid: str) -> None:
         self._futures[nodeid].result()
@@ -266,8 +266,8 @@ class Night:
             future.exception()
 
     @contextmanager
-    def bed(self, name: str, seed: str = SHOP) -> Iterator[Bed]:
-        """Make the D1, the S3 and the connections for the DAG called ``name``."""
+    def scenario(self, name: str, seed: str = SHOP) -> Iterator[Scenario]:
+        """Start the D1 emulator and the S3 proxy for the DAG called ``name``, and set its connections."""
         token = self.tokens[name] = f"secret-{secrets.token_hex(20)}"
         account = secrets.token_hex(16)
         faults = {"export_seconds": EXPORT_SECONDS}
@@ -277,7 +277,7 @@ class Night:
             extra = {"account_id": account}
             self.airflow.set_connection(name, {"conn_type": "d1", "host": d1.url, "password": token, "extra": extra})
             self.airflow.set_connection(f"{name}_s3", json.loads(proxy.server.airflow_connection()))
-            yield Bed(name, self.airflow, self._client, proxy, self.bucket, d1, token)
+            yield Scenario(name, self.airflow, self._client, proxy, self.bucket, d1, token)
 
     def kept_states(self, dag_id: str) -> list[str]:
         """Keys that the tasks of a DAG have in Airflow's ``task_state_store``."""
@@ -309,6 +309,6 @@ class Night:
                 try:
                     content = Path(f"/proc/{process.pid}/{part}").read_bytes()
                 except OSError:
-                    continue  # it has ended meanwhile
+                    continue  # the process has ended
                 self.processes_seen.add(process.pid)
                 self.process_leaks.update(self.leaks_in(f"the {part} of a process", content))

@@ -12,7 +12,7 @@ from airflow.sdk import DAG
 from airflow_provider_d1.operators.d1 import D1ExportOperator
 from airflow_provider_d1.transfers.d1_to_s3 import D1ToS3Operator
 
-BUCKET = "night"
+BUCKET = "system-tests"
 
 
 class StageWithoutRoom(D1ToS3Operator):
