@@ -1,4 +1,4 @@
-"""The documents name a test for each promise; each of those tests is there."""
+"""Every test that the documents name exists."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def rows(document: Path) -> list[str]:
         cell = line.strip("| ").split(" | ")[-1]
         if not line.startswith("|"):
             with_tests = False
-        elif cell in ("test", "shown by"):
+        elif cell in ("test", "tested by"):
             with_tests = True
         elif with_tests and not cell.startswith("-"):
             cells.append(cell)
