@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from airflow.providers.common.compat.sdk import BaseHook, BaseOperator
 
@@ -11,14 +12,15 @@ from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError
 from airflow_provider_d1.operators.arguments import check_arguments, check_rendered_arguments
 from airflow_provider_d1.operators.d1 import permanent_errors_fail_task
 from airflow_provider_d1.validation import BOOLEAN, STRING, TABLES, Rule, one_of, optional, string
+from airflow_provider_d1.warehouses.registry import engine_options
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_d1.staging.manifest import Manifest
     from airflow_provider_d1.storage.base import Storage
-    from airflow_provider_d1.warehouses.base import LoadedTable, LoadPlan
-    from airflow_provider_d1.warehouses.registry import Warehouse
+    from airflow_provider_d1.warehouses.base import Warehouse
+    from airflow_provider_d1.warehouses.plan import LoadedTable, LoadPlan
 
 RULES: Mapping[str, Rule] = {
     "manifest": Rule(
@@ -33,12 +35,24 @@ RULES: Mapping[str, Rule] = {
     "verify_checksums": BOOLEAN,
     "dry_run": BOOLEAN,
     "aws_conn_id": optional(STRING),
-    "iam_role": optional(STRING),
-    "stage": optional(STRING),
-    "storage_credential": optional(STRING),
+    **{name: optional(STRING) for name in engine_options()},
 }
 #: BaseOperator has a method of this name
 ATTRIBUTES: Mapping[str, str] = {"dry_run": "only_statements"}
+
+_Init = TypeVar("_Init", bound=Callable[..., None])
+
+
+def _with_engine_options(init: _Init) -> _Init:
+    """Add the engines' own arguments to the signature, which Airflow reads for ``default_args`` and ``partial``."""
+    signature = inspect.signature(init)
+    *parameters, rest = signature.parameters.values()
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation="str | None")
+        for name in engine_options()
+    ]
+    vars(init)["__signature__"] = signature.replace(parameters=[*parameters, *options, rest])
+    return init
 
 
 class D1StagingToWarehouseOperator(BaseOperator):
@@ -63,11 +77,9 @@ class D1StagingToWarehouseOperator(BaseOperator):
     :param verify_checksums: compare the SHA-256 of each staged file, besides its size and rows, which always are.
     :param dry_run: load nothing, ask no server; return the statements under ``"statements"``.
     :param aws_conn_id: connection for ``s3://`` manifests, also for warehouses that read S3 themselves. (templated)
-    :param iam_role: Redshift: ARN of the role that reads the bucket; None lends it ``aws_conn_id``'s keys. (templated)
-    :param stage: Snowflake: an external stage (``DB.SCHEMA.STAGE``) whose URL is the bucket; None uploads the files
-        from here to an internal one. (templated)
-    :param storage_credential: Databricks: name of the storage credential that reads the bucket; None leaves it to an
-        external location. (templated)
+
+    Arguments that only one warehouse has are declared by it and described in docs/warehouses.md: ``iam_role``
+    (Redshift), ``stage`` (Snowflake), ``storage_credential`` (Databricks). (templated)
 
     Returns::
 
@@ -83,13 +95,12 @@ class D1StagingToWarehouseOperator(BaseOperator):
         "schema",
         "tables",
         "aws_conn_id",
-        "iam_role",
-        "stage",
-        "storage_credential",
+        *engine_options(),
     )
     ui_color = "#d9e8c4"
     rules: ClassVar[Mapping[str, Rule]] = RULES
 
+    @_with_engine_options
     def __init__(
         self,
         *,
@@ -102,11 +113,9 @@ class D1StagingToWarehouseOperator(BaseOperator):
         verify_checksums: bool = False,
         dry_run: bool = False,
         aws_conn_id: str | None = "aws_default",
-        iam_role: str | None = None,
-        stage: str | None = None,
-        storage_credential: str | None = None,
         **kwargs: Any,
     ) -> None:
+        engine = {name: kwargs.pop(name, None) for name in engine_options()}
         super().__init__(**kwargs)
         self.manifest = manifest
         self.conn_id = conn_id
@@ -117,9 +126,8 @@ class D1StagingToWarehouseOperator(BaseOperator):
         self.verify_checksums = verify_checksums
         self.only_statements = dry_run
         self.aws_conn_id = aws_conn_id
-        self.iam_role = iam_role
-        self.stage = stage
-        self.storage_credential = storage_credential
+        for name, value in engine.items():
+            setattr(self, name, value)
         check_arguments(self, self.rules, ATTRIBUTES)
 
     def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
@@ -129,7 +137,9 @@ class D1StagingToWarehouseOperator(BaseOperator):
             return self._load()
 
     def _load(self) -> dict[str, Any]:
+        from airflow_provider_d1.warehouses.loader import load, planned_statements
         from airflow_provider_d1.warehouses.registry import warehouse_for
+        from airflow_provider_d1.warehouses.session import Connections
         from airflow_provider_d1.warehouses.store import StagedFiles, storage_of
 
         warehouse = warehouse_for(BaseHook.get_connection(self.conn_id).conn_type, self.conn_id)
@@ -137,13 +147,13 @@ class D1StagingToWarehouseOperator(BaseOperator):
         storage, key = storage_of(uri, self.aws_conn_id)
         plan = self._plan(warehouse, self._manifest(storage, key), uri)
         if self.only_statements:
-            statements = warehouse.statements(plan)
+            statements = planned_statements(warehouse, plan)
             self.log.info("A dry run; the statements would be:\n%s", ";\n".join(statements))
             return {**self._result(plan, []), "statements": statements}
         files = StagedFiles(storage, verify_checksums=self.verify_checksums)
         for table in plan.tables:
             files.check(table)
-        loaded = warehouse.load(plan, files, self.conn_id, self.aws_conn_id)
+        loaded = load(warehouse, plan, files, Connections(self.conn_id, self.aws_conn_id))
         result = self._result(plan, loaded)
         self.log.info("Loaded %d rows into %d tables.", result["rows"], sum(not table.skipped for table in loaded))
         return result
@@ -171,19 +181,17 @@ class D1StagingToWarehouseOperator(BaseOperator):
             _refuse_another_run(manifest, self.manifest, storage.uri(key))
         return manifest
 
-    def _plan(self, warehouse: Warehouse, manifest: Manifest, uri: str) -> LoadPlan:
-        from airflow_provider_d1.warehouses.base import LoadOptions, make_plan
+    def _plan(self, warehouse: Warehouse[Any], manifest: Manifest, uri: str) -> LoadPlan:
+        from airflow_provider_d1.warehouses.plan import LoadOptions, make_plan
 
         options = LoadOptions(
             schema=self.schema,
             mode=self.mode,
             tables=None if self.tables is None else tuple(self.tables),
             on_nul=self.on_nul,
-            iam_role=self.iam_role,
-            stage=self.stage,
-            storage_credential=self.storage_credential,
+            engine={name: getattr(self, name) for name in engine_options()},
         )
-        return make_plan(manifest, uri, warehouse.DIALECT, options)
+        return make_plan(manifest, uri, warehouse.dialect, options)
 
     def _result(self, plan: LoadPlan, loaded: Sequence[LoadedTable]) -> dict[str, Any]:
         return {

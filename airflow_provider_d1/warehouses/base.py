@@ -1,230 +1,406 @@
-"""What a load is to do, worked out from a manifest before any warehouse is asked: pure values, no I/O."""
+"""What an engine has to say so that it can be loaded: values, and methods with defaults in plain SQL."""
 
 from __future__ import annotations
 
-import datetime as dt
-import difflib
-import hashlib
-import re
-import secrets
-from collections.abc import Iterable, Mapping
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
-from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError, D1WarehouseError
+from airflow_provider_d1.exceptions import D1WarehouseError
+from airflow_provider_d1.warehouses import load_history
+from airflow_provider_d1.warehouses.drift import Drift, columns_as_staged, find_drift, no_drift
+from airflow_provider_d1.warehouses.session import Connections, Session, abbreviated
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.staging.manifest import Manifest
-    from airflow_provider_d1.staging.manifest_tables import TableEntry
     from airflow_provider_d1.warehouses.dialect import Dialect
+    from airflow_provider_d1.warehouses.plan import Column, LoadPlan, Table
+    from airflow_provider_d1.warehouses.store import StagedFiles
 
-Mode = Literal["replace", "append"]
-OnNul = Literal["fail", "replace"]
+log = logging.getLogger(__name__)
 
-#: the loader's own table, one in each schema
-LOADS_TABLE = "_d1_loads"
-_TIME = "%Y%m%dt%H%M%S"
-_HELPER = re.compile(r"_d1_new_(\d{8}t\d{6})_[0-9a-f]{8}_[0-9a-f]{16}")
-_LEFTOVER_AGE = dt.timedelta(days=1)
-
-
-def new_token() -> str:
-    """A name for one load: when it began (UTC), and a random part. In lower case, as some warehouses fold names."""
-    return f"{dt.datetime.now(dt.UTC):{_TIME}}_{secrets.token_hex(4)}"
-
-
-def leftover_helpers(names: Iterable[str], now: dt.datetime | None = None) -> list[str]:
-    """Those of the names that are helper tables of loads that began more than a day ago: they were killed.
-
-    :param now: the present time, in UTC.
-    """
-    limit = f"{(now or dt.datetime.now(dt.UTC)) - _LEFTOVER_AGE:{_TIME}}"
-    return [name for name in names if (match := _HELPER.fullmatch(name)) is not None and match[1] < limit]
-
-
-#: classes of SQLSTATE that stay until somebody changes something: unsupported features, cardinality, data, constraints,
-#: credentials, dependent objects, missing databases and schemas, syntax and permissions, views' check options, limits
-_PERMANENT_SQLSTATES = frozenset(("0A", "21", "22", "23", "28", "2B", "3D", "3F", "42", "44", "54", "56"))
-
-
-def is_permanent_sqlstate(state: str | None) -> bool:
-    """Whether an error of this SQLSTATE comes again until somebody changes something; unknown ones may pass."""
-    return state is not None and state[:2] in _PERMANENT_SQLSTATES
+S = TypeVar("S", bound=Session)
 
 
 @dataclass(frozen=True, slots=True)
-class LoadOptions:
-    """How to load; the operator's arguments of the same names.
+class WarehouseOption:
+    """An argument of the operator that only one engine has; templated, and a text or None.
 
-    ``iam_role`` is Redshift's, ``stage`` Snowflake's, ``storage_credential`` Databricks'.
+    :param name: the keyword.
+    :param help: what it means, for the docs.
+    :param example: a value.
     """
 
-    schema: str
-    mode: Mode = "replace"
-    tables: tuple[str, ...] | None = None
-    on_nul: OnNul = "fail"
-    iam_role: str | None = None
-    stage: str | None = None
-    storage_credential: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column to be loaded: its exact name and its staged type."""
-
     name: str
-    type: str
+    help: str
+    example: str
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A staged file and what it must turn out to be: rows, stored bytes, SHA-256 (hex) of the stored bytes."""
+@dataclass(slots=True)
+class TableLoad:
+    """What is done with one table.
 
-    uri: str
-    rows: int
-    bytes: int
-    sha256: str
+    :param action: ``create`` it; ``overwrite`` its rows, as its columns are the staged ones; ``swap`` a new table in;
+        ``append`` rows to it.
+    :param drift: how the table has to change before an append, and the columns that the staged ones go into.
+    :param into: the table that the staged files are loaded into: a helper table, or the table itself.
+    :param columns: the columns of ``into`` that the files are loaded into, in staged order.
+    :param rows_before: the rows that the table had, where they stay and the files are loaded into the table itself.
+    :param partitions: those of the helper table, in ClickHouse.
+    :param nul_replaced: column → values whose NUL characters were replaced.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table to be loaded; its parts are in row order, ``token`` is that of the load."""
-
-    name: str
+    table: Table
+    action: Literal["create", "overwrite", "swap", "append"]
+    drift: Drift
+    into: str
     columns: tuple[Column, ...]
-    rows: int
-    parts: tuple[Part, ...]
-    token: str = ""
-
-    @property
-    def helper(self) -> str:
-        """Name of the table that the rows are loaded into before they are published; no other load has the same."""
-        return f"_d1_new_{self.token}_{hashlib.sha256(self.name.encode()).hexdigest()[:16]}"
+    rows_before: int = 0
+    partitions: Sequence[str] = ("all",)
+    nul_replaced: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """Where the rows come from: what ``_d1_loads`` records, and how a repeated append is recognised."""
+class Publication:
+    """The statements that make a table's rows visible: DDL, which mostly commits by itself, then those on rows.
 
-    manifest: str
-    database_id: str | None
-    database_name: str | None
-    bookmark: str | None
-    dump_sha256: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class LoadPlan:
-    """A manifest and options that fit together and that the warehouse can hold."""
-
-    origin: Origin
-    options: LoadOptions
-    dialect: Dialect
-    file_format: str
-    compression: str | None
-    tables: tuple[Table, ...]
-
-    def path(self, table: str) -> str:
-        """The qualified, quoted name of a table in the target schema."""
-        return self.dialect.identifier(self.options.schema, table)
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedTable:
-    """What became of one table: ``skipped`` when an append found it loaded already."""
-
-    name: str
-    path: str
-    statement: str
-    rows: int
-    skipped: bool = False
-    nul_replaced: Mapping[str, int] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON for the task's return value."""
-        entry: dict[str, Any] = {"rows": self.rows, "table": self.path, "statement": self.statement}
-        if self.skipped:
-            entry["skipped"] = True
-        if self.nul_replaced:
-            entry["nul_replaced"] = dict(self.nul_replaced)
-        return entry
-
-
-def make_plan(
-    manifest: Manifest, uri: str, dialect: Dialect, options: LoadOptions, token: str | None = None
-) -> LoadPlan:
-    """Decide what is loaded, and refuse what can't be, before anything is created.
-
-    :param manifest: as read.
-    :param uri: where it stands; recorded, and shown.
-    :param token: the name of this load; by default a new one.
-    :raises D1ManifestError: when the manifest contradicts itself or holds no tables.
-    :raises D1ConfigurationError: for a name in ``tables`` that the manifest does not have.
-    :raises D1WarehouseError: for names that this warehouse can't hold or would make one of.
+    :param renames: the helper table becomes the table, so that it need not be dropped.
     """
-    if manifest.format == "sql":
-        raise D1ManifestError(f"{uri} lists an SQL dump, not tables: stage with file_format='parquet' to load it")
-    token = token or new_token()
-    tables = tuple(_table(entry, token) for entry in _chosen(manifest.tables, options.tables))
-    _check_names(dialect, options.schema, tables)
-    origin = Origin(
-        manifest=uri,
-        database_id=manifest.source.database_id,
-        database_name=manifest.source.database_name,
-        bookmark=manifest.source.bookmark,
-        dump_sha256=manifest.dump.sha256,
-    )
-    return LoadPlan(origin, options, dialect, manifest.format, manifest.compression, tables)
+
+    ddl: Sequence[str] = ()
+    dml: Sequence[str] = ()
+    renames: bool = False
 
 
-def _chosen(entries: Iterable[TableEntry], names: tuple[str, ...] | None) -> list[TableEntry]:
-    by_name = {entry.name: entry for entry in entries}
-    if names is None:
-        return list(by_name.values())
-    for name in names:
-        if name not in by_name:
-            near = difflib.get_close_matches(name, by_name, n=3, cutoff=0.5)
-            hint = (
-                f"; near: {', '.join(map(repr, near))}"
-                if near
-                else f"; it has {', '.join(map(repr, by_name)) or 'none'}"
+class Run(Generic[S]):
+    """One load while it runs: what is loaded, and the session that it is loaded through."""
+
+    def __init__(self, plan: LoadPlan, files: StagedFiles, session: S) -> None:
+        self.plan = plan
+        self.files = files
+        self.session = session
+        #: names of helper tables that are to be dropped
+        self.helpers: list[str] = []
+
+    def execute(self, statement: str, shown: str | None = None) -> list[tuple[Any, ...]]:
+        """Log a statement and run it.
+
+        :param shown: what is logged instead of a statement with secrets.
+        """
+        self.announce(shown or statement)
+        return self.session.rows(statement)
+
+    def announce(self, statement: str) -> None:
+        """Log a statement that is about to run."""
+        log.info("Running: %s", abbreviated(statement))
+
+    def count(self, table: str) -> int:
+        """The rows of a table."""
+        ((count,),) = self.session.rows(f"SELECT COUNT(*) FROM {self.plan.path(table)}")
+        return int(count)
+
+
+class Warehouse(ABC, Generic[S]):
+    """One engine. It has no state: what belongs to a load is in its :class:`Run` and session.
+
+    The attributes are values, the methods have defaults in plain SQL; an engine overrides what differs.
+    """
+
+    dialect: ClassVar[Dialect]
+    #: the extra that brings its provider
+    extra: ClassVar[str]
+    #: what can be imported when it is installed: the provider's hook, the driver
+    modules: ClassVar[tuple[str, ...]]
+    #: the statement that loads, for the task's return value
+    statement: ClassVar[str]
+    options: ClassVar[tuple[WarehouseOption, ...]] = ()
+    #: type of ``loaded_at``, and the expression for the present time in UTC
+    timestamp_type: ClassVar[str]
+    now: ClassVar[str]
+    #: what is one transaction: the whole load, the publication of a table with its record, or a statement
+    transaction: ClassVar[Literal["load", "table", "statement"]] = "table"
+    begin: ClassVar[str] = "BEGIN"
+    #: True where :meth:`rename_helper` leaves no helper table, False where it copies it
+    renames: ClassVar[bool] = True
+    #: False where the engine's own reader can't keep NULL and '' apart in text formats, or bytes from hexadecimal
+    reads_text_formats: ClassVar[bool] = True
+    #: True where values are fitted to the table's types before they are sent, False where the warehouse casts them
+    fits_values_here: ClassVar[bool] = False
+    #: what stands after the columns of a new table, and of ``_d1_loads``
+    table_suffix: ClassVar[str] = ""
+    loads_suffix: ClassVar[str] = ""
+
+    # what every engine must have
+
+    @abstractmethod
+    def driver_errors(self) -> tuple[type[Exception], ...]:
+        """The exceptions of the driver; :attr:`modules` are imported."""
+
+    @abstractmethod
+    def connect(self, plan: LoadPlan, files: StagedFiles, connections: Connections) -> S:
+        """Open a session."""
+
+    @abstractmethod
+    def fill(self, run: Run[S], work: TableLoad) -> int:
+        """Load a table's staged files into ``work.into`` and return the rows that the warehouse counted."""
+
+    @abstractmethod
+    def fill_statements(self, plan: LoadPlan, work: TableLoad) -> list[str]:
+        """The statements of :meth:`fill`, without secrets."""
+
+    @abstractmethod
+    def columns_query(self, plan: LoadPlan, table: str) -> str:
+        """The query for a table's columns in order: name, type; no rows when there is no such table."""
+
+    @abstractmethod
+    def cast(self, name: str, old: str, new: str) -> str:
+        """An expression that gives the quoted column ``name`` of the staged type ``old`` the wider type ``new``."""
+
+    @abstractmethod
+    def is_permanent(self, error: Exception) -> bool:
+        """Whether a driver's error comes again until somebody changes something; other errors may be retried."""
+
+    # defaults
+
+    def remedy(self, text: str) -> str:
+        """What to do about a driver's error, added to its text; empty where that is not known."""
+        return ""
+
+    def check(self, plan: LoadPlan, files: StagedFiles) -> None:
+        """Refuse a load that this engine can't do, before anything is connected.
+
+        :raises D1ConfigurationError: saying what to do.
+        """
+
+    def check_targets(self, run: Run[S]) -> None:
+        """Refuse what is in the schema already and can't be loaded into, before anything is loaded.
+
+        :raises D1WarehouseError: naming it.
+        """
+
+    def schema_query(self, plan: LoadPlan) -> str:
+        """The query for the target schema; no rows when there is none."""
+        schema = plan.dialect.literal(plan.dialect.fold(plan.options.schema))
+        return f"SELECT 1 FROM information_schema.schemata WHERE schema_name = {schema}"
+
+    def create_schema(self, plan: LoadPlan) -> str:
+        """Make the target schema."""
+        return f"CREATE SCHEMA IF NOT EXISTS {plan.dialect.identifier(plan.options.schema)}"
+
+    def create_loads(self, plan: LoadPlan) -> str:
+        """Make the loader's own table."""
+        return load_history.create_statement(plan, self.timestamp_type, self.loads_suffix)
+
+    def lock(self, plan: LoadPlan) -> list[str]:
+        """Let loads into one schema follow each other, where a lock can do that."""
+        return []
+
+    #: True where the locks have to be the first statements of the transaction
+    locks_first: ClassVar[bool] = False
+
+    def helpers_query(self, plan: LoadPlan) -> str:
+        """The query for the schema's helper tables, those of other loads too; other names do no harm."""
+        schema = plan.dialect.literal(plan.dialect.fold(plan.options.schema))
+        return (
+            f"SELECT table_name FROM information_schema.tables WHERE table_schema = {schema} "
+            "AND table_name LIKE '_d1_new_%'"
+        )
+
+    def statement_for(self, work: TableLoad) -> str:
+        """The statement that loads a table, for the task's return value."""
+        return self.statement
+
+    def loads_into(self, plan: LoadPlan, work: TableLoad) -> str:
+        """The table that the staged files are loaded into."""
+        return work.table.helper
+
+    def create_helper(self, plan: LoadPlan, work: TableLoad) -> list[str]:
+        """Make the empty helper table. No keys or constraints: it takes what comes."""
+        return [self.create_table(plan, work.into, work.columns)]
+
+    def create_table(self, plan: LoadPlan, name: str, columns: Sequence[Column], clause: str = "") -> str:
+        """Make a table.
+
+        :param clause: ``IF NOT EXISTS``.
+        """
+        dialect = plan.dialect
+        listed = ", ".join(f"{dialect.identifier(c.name)} {dialect.types[c.type]}" for c in columns)
+        return f"CREATE TABLE {clause}{plan.path(name)} ({listed}){self.table_suffix}"
+
+    def drop_helper(self, plan: LoadPlan, name: str) -> str:
+        """Remove a helper table."""
+        return f"DROP TABLE IF EXISTS {plan.path(name)}"
+
+    def add_column(self, plan: LoadPlan, table: str, column: Column) -> str:
+        """Add a column, NULL in the rows that are there."""
+        name, type_name = plan.dialect.identifier(column.name), plan.dialect.types[column.type]
+        return f"ALTER TABLE {plan.path(table)} ADD COLUMN {name} {type_name}"
+
+    def alterable(self, old: str, new: str) -> bool:
+        """Whether :meth:`alter_column` may be run; else a person is shown it."""
+        return False
+
+    def alter_column(self, plan: LoadPlan, table: str, column: str, old: str, new: str) -> str:
+        """Widen a column. By default through a second one: most warehouses have no ALTER that changes a type's kind."""
+        path, name = plan.path(table), plan.dialect.identifier(column)
+        wider = plan.dialect.identifier(f"{column}_wider")
+        return (
+            f"ALTER TABLE {path} ADD COLUMN {wider} {plan.dialect.types[new]}; "
+            f"UPDATE {path} SET {wider} = {self.cast(name, old, new)}; "
+            f"ALTER TABLE {path} DROP COLUMN {name}; ALTER TABLE {path} RENAME COLUMN {wider} TO {name}"
+        )
+
+    def insert_from_helper(self, plan: LoadPlan, work: TableLoad, verb: str = "INSERT INTO") -> str:
+        """Bring the helper table's rows into the table, each column in the type that it has there."""
+        dialect, targets = plan.dialect, work.drift.targets
+        names = ", ".join(dialect.identifier(target.name) for target in targets)
+        values = ", ".join(
+            dialect.identifier(held.name)
+            if held.type == target.type
+            else self.cast(dialect.identifier(held.name), held.type, target.type)
+            for held, target in zip(work.columns, targets, strict=True)
+        )
+        return f"{verb} {plan.path(work.table.name)} ({names}) SELECT {values} FROM {plan.path(work.into)}"
+
+    def overwrite(self, plan: LoadPlan, work: TableLoad) -> list[str]:
+        """Replace the table's rows; the table and all that is attached to it stay."""
+        return [f"DELETE FROM {plan.path(work.table.name)}", self.insert_from_helper(plan, work)]
+
+    def swap(self, plan: LoadPlan, work: TableLoad) -> list[str]:
+        """Put the helper table in the place of the table, which has other columns."""
+        return [f"DROP TABLE {plan.path(work.table.name)}", self.rename_helper(plan, work)]
+
+    def rename_helper(self, plan: LoadPlan, work: TableLoad) -> str:
+        """Make the helper table the table, where there is none yet."""
+        return f"ALTER TABLE {plan.path(work.into)} RENAME TO {plan.dialect.identifier(work.table.name)}"
+
+    def alterations(self, plan: LoadPlan, work: TableLoad) -> list[str]:
+        """Add and widen the table's columns, as an append needs it."""
+        table, drift = work.table.name, work.drift
+        return [
+            *(self.add_column(plan, table, column) for column in drift.added),
+            *(change.statement for change in drift.altered),
+        ]
+
+    def publication(self, plan: LoadPlan, work: TableLoad) -> Publication:
+        """How the rows of a helper table become visible."""
+        if work.action == "overwrite":
+            return Publication(dml=self.overwrite(plan, work))
+        if work.action == "swap":
+            swap = self.swap(plan, work)
+            return Publication(ddl=swap, renames=self.renames and self.rename_helper(plan, work) in swap)
+        if work.action == "append":
+            return Publication(self.alterations(plan, work), [self.insert_from_helper(plan, work)])
+        if plan.options.mode == "replace":
+            return Publication(ddl=[self.rename_helper(plan, work)], renames=self.renames)
+        # another load may have made the table meanwhile
+        create = self.create_table(plan, work.table.name, work.columns, "IF NOT EXISTS ")
+        return Publication([create], [self.insert_from_helper(plan, work)])
+
+    def load_rows(self, run: Run[S], work: TableLoad) -> None:
+        """Load a table's files to where they are published from, and count them there.
+
+        :raises D1WarehouseError: when rows are missing.
+        """
+        if work.into == work.table.helper:
+            run.helpers.append(work.into)
+            for statement in self.create_helper(run.plan, work):
+                run.execute(statement)
+        # an empty table has nothing to copy; where the worker sends the rows, sending none costs nothing
+        rows = self.fill(run, work) if work.table.rows or self.fits_values_here else 0
+        self.check_filled(work, rows)
+
+    def check_filled(self, work: TableLoad, rows: int) -> None:
+        """Compare the rows that were loaded with the manifest's.
+
+        :raises D1WarehouseError: when they differ.
+        """
+        if rows != work.table.rows:
+            raise D1WarehouseError(f"table {work.table.name!r}: loaded {rows} rows, expected {work.table.rows}")
+
+    def publish_all(self, run: Run[S], works: Sequence[TableLoad]) -> None:
+        """Make the rows of all tables visible."""
+        for work in works:
+            self.publish(run, work)
+
+    def publish(self, run: Run[S], work: TableLoad) -> None:
+        """Make a table's rows visible, count them there, and record them; all at once where the engine can."""
+        publication = self.publication(run.plan, work)
+        for statement in publication.ddl:
+            run.execute(statement)
+        with self._transaction(run):
+            before = work.rows_before
+            if work.into == work.table.helper and run.plan.options.mode == "append" and not publication.renames:
+                before = run.count(work.table.name)
+            for statement in publication.dml:
+                run.execute(statement)
+            self.check_published(run, work, before)
+            if publication.renames:
+                run.helpers.remove(work.into)
+            if self.transaction != "load":
+                run.execute(load_history.insert_statement(run.plan, [work.table], self.now))
+
+    def check_published(self, run: Run[S], work: TableLoad, before: int) -> None:
+        """Count the rows in the table itself. Other loads may append at the same time, where they need not wait.
+
+        :param before: the rows that the table had, where they stay.
+        :raises D1WarehouseError: when they are not as many as they should be.
+        """
+        rows, expected = run.count(work.table.name) - before, work.table.rows
+        if rows < expected or (rows > expected and run.plan.options.mode == "replace"):
+            raise D1WarehouseError(
+                f"table {work.table.name!r} has {rows} new rows after the load, expected {expected}: something else "
+                "changed it at the same time",
+                retryable=True,
             )
-            raise D1ConfigurationError(f"the manifest has no table {name!r}{hint}")
-    return [by_name[name] for name in dict.fromkeys(names)]
 
+    @contextmanager
+    def _transaction(self, run: Run[S]) -> Iterator[None]:
+        """A transaction for the rows of one table and their record, where the engine has such."""
+        if self.transaction != "table":
+            yield
+            return
+        run.execute(self.begin)
+        try:
+            yield
+        except BaseException:
+            with suppress(Exception):  # what went wrong first is what counts
+                run.session.rows("ROLLBACK")
+            raise
+        run.execute("COMMIT")
 
-def _table(entry: TableEntry, token: str) -> Table:
-    listed = sum(file.rows or 0 for file in entry.files)
-    if listed != entry.rows:
-        raise D1ManifestError(f"table {entry.name!r}: the manifest says {entry.rows} rows, its files have {listed}")
-    columns = tuple(Column(column.name, column.type) for column in entry.columns)
-    parts = tuple(Part(file.uri, file.rows or 0, file.bytes, file.sha256) for file in entry.files)
-    return Table(entry.name, columns, entry.rows, parts, token)
+    def plan_table(self, plan: LoadPlan, table: Table, existing: Mapping[str, str] | None) -> TableLoad:
+        """Decide what is done with a table.
 
+        :param existing: its columns in the warehouse with their types, empty when there is none; None when that is not
+            known, and the likely case is wanted.
+        :raises D1WarehouseError: when a column of the table can't be widened.
+        """
+        drift = no_drift(table.columns)
+        action: Literal["create", "overwrite", "swap", "append"] = "create"
+        if plan.options.mode == "append":
+            if existing:
+                action, drift = "append", self.find_drift(plan, table, existing)
+        elif existing is None:
+            action = "overwrite"
+        elif existing:
+            same = columns_as_staged(plan.dialect, table, existing)
+            action = "swap" if same is None else "overwrite"
+            drift = no_drift(same or table.columns)
+        columns = drift.targets if self.fits_values_here else table.columns
+        work = TableLoad(table, action, drift, "", columns)
+        work.into = self.loads_into(plan, work)
+        return work
 
-def _check_names(dialect: Dialect, schema: str, tables: tuple[Table, ...]) -> None:
-    problems = []
-    if reason := dialect.name_problem(schema, column=False):
-        problems.append(f"schema {schema!r} {reason}")
-    problems += _twins(dialect, "tables", [table.name for table in tables])
-    for table in tables:
-        if dialect.fold(table.name) == dialect.fold(LOADS_TABLE):
-            problems.append(f"table {table.name!r} has the name of the loader's own table")
-        elif reason := dialect.name_problem(table.name, column=False):
-            problems.append(f"table {table.name!r} {reason}")
-        for column in table.columns:
-            if reason := dialect.name_problem(column.name, column=True):
-                problems.append(f"column {column.name!r} of table {table.name!r} {reason}")
-        problems += _twins(dialect, f"columns of table {table.name!r}", [column.name for column in table.columns])
-    if problems:
-        raise D1WarehouseError(f"{dialect.name} can't hold these names, so nothing was created: {'; '.join(problems)}")
+    def find_drift(self, plan: LoadPlan, table: Table, existing: Mapping[str, str]) -> Drift:
+        """Compare a staged table with the one in the warehouse.
 
+        :raises D1WarehouseError: when a column can't be widened.
+        """
 
-def _twins(dialect: Dialect, what: str, names: list[str]) -> list[str]:
-    seen: dict[str, str] = {}
-    problems = []
-    for name in names:
-        first = seen.setdefault(dialect.fold(name), name)
-        if first != name:
-            problems.append(f"{what} {first!r} and {name!r} are one name to it")
-    return problems
+        def alter(column: str, old: str, new: str) -> str:
+            return self.alter_column(plan, table.name, column, old, new)
+
+        return find_drift(plan.dialect, table, existing, alter, self.alterable)

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from airflow_provider_d1.exceptions import D1ManifestError
-from airflow_provider_d1.warehouses.types import arrow_type
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from airflow_provider_d1.warehouses.base import Column, Table
+    from airflow_provider_d1.warehouses.plan import Column, Table
     from airflow_provider_d1.warehouses.store import StagedFiles
 
 #: how much of a file is decoded at a time; a batch of this size is what a load holds in memory
@@ -55,6 +54,20 @@ def schema_of(columns: tuple[Column, ...]) -> pa.Schema:
     import pyarrow as pa
 
     return pa.schema([(column.name, arrow_type(column.type)) for column in columns])
+
+
+def arrow_type(name: str) -> pa.DataType:
+    """The Arrow type behind a name that a manifest can hold."""
+    import pyarrow as pa
+
+    return {
+        "int64": pa.int64(),
+        "float64": pa.float64(),
+        "string": pa.string(),
+        "binary": pa.binary(),
+        "timestamp[us]": pa.timestamp("us"),
+        "date32": pa.date32(),
+    }[name]
 
 
 def check_parquet(path: Path, columns: tuple[Column, ...]) -> int:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airflow_provider_d1.exceptions import D1WarehouseError
-from airflow_provider_d1.warehouses.base import Column, Table
-from airflow_provider_d1.warehouses.types import wider
+from airflow_provider_d1.warehouses.plan import Column, Table
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.dialect import Dialect
@@ -43,6 +42,26 @@ class Drift:
 
     def __bool__(self) -> bool:
         return bool(self.added or self.altered)
+
+
+def no_drift(columns: tuple[Column, ...]) -> Drift:
+    """The table's columns are as they have to be.
+
+    :param columns: those that the staged ones go into, in staged order.
+    """
+    return Drift((), (), columns)
+
+
+def wider(one: str, other: str) -> str:
+    """The narrowest type that holds every value of both; integers in ``float64`` only as far as they are exact."""
+    if one == other:
+        return one
+    pair = {one, other}
+    if pair == {"int64", "float64"}:
+        return "float64"
+    if pair == {"date32", "timestamp[us]"}:
+        return "timestamp[us]"
+    return "string"
 
 
 def columns_as_staged(dialect: Dialect, table: Table, existing: Mapping[str, str]) -> tuple[Column, ...] | None:
@@ -88,7 +107,7 @@ def find_drift(
         held = dialect.known_types.get(declared.lower())
         if held is None:
             refused.append(
-                f"column {name!r} is {declared}, which may not hold every staged {column.type} value as it is: "
+                f"column {name!r} is {declared}: that type cannot represent every staged {column.type} value exactly: "
                 + alter(name, "string", column.type)
             )
             continue
@@ -99,7 +118,7 @@ def find_drift(
             if alterable(held, wanted):
                 altered.append(Alteration(name, held, wanted, statement))
             else:
-                refused.append(f"column {name!r} is {declared} and would have to become wider: {statement}")
+                refused.append(f"column {name!r} is {declared} and has to become wider: {statement}")
     if refused:
-        raise D1WarehouseError(f"table {table.name!r} is as it was, nothing was appended: {'; '.join(refused)}")
+        raise D1WarehouseError(f"table {table.name!r} is unchanged: {'; '.join(refused)}")
     return Drift(tuple(added), tuple(altered), tuple(targets))

@@ -1,378 +1,250 @@
 """DuckDB: ``read_parquet`` from disk and S3, all of a manifest in one transaction.
 
-A transaction sees what it began with, so no helper table is needed: until the commit, readers have the old tables.
+Readers have what was there when they began until the commit, so no helper table is needed.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error, D1ManifestError, D1WarehouseError
-from airflow_provider_d1.warehouses import loads
-from airflow_provider_d1.warehouses.base import Column, LoadedTable, LoadPlan, Table
+from airflow_provider_d1.exceptions import D1Error, D1ManifestError, D1WarehouseError
+from airflow_provider_d1.warehouses.base import Publication, Run, TableLoad, Warehouse
 from airflow_provider_d1.warehouses.batches import schema_of, staged_batches
 from airflow_provider_d1.warehouses.dialect import Dialect, ascii_lower
-from airflow_provider_d1.warehouses.drift import Drift, columns_as_staged, find_drift
+from airflow_provider_d1.warehouses.duckdb_session import DuckDBSession
 from airflow_provider_d1.warehouses.fitting import fitted
-from airflow_provider_d1.warehouses.s3_access import S3Access, s3_access
-from airflow_provider_d1.warehouses.store import S3Store, StagedFiles, split_s3
+from airflow_provider_d1.warehouses.s3_access import s3_access
+from airflow_provider_d1.warehouses.store import split_s3
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-log = logging.getLogger(__name__)
+    from airflow_provider_d1.warehouses.plan import Column, LoadPlan
+    from airflow_provider_d1.warehouses.session import Connections
+    from airflow_provider_d1.warehouses.store import StagedFiles
 
-STATEMENT_NEW = "CREATE TABLE AS"
-STATEMENT_APPEND = "INSERT"
-
-DIALECT = Dialect(
-    name="DuckDB",
-    types={
-        "int64": "BIGINT",
-        "float64": "DOUBLE",
-        "string": "VARCHAR",
-        "binary": "BLOB",
-        "timestamp[us]": "TIMESTAMP",
-        "date32": "DATE",
-    },
-    known_types={
-        "bigint": "int64",
-        "double": "float64",
-        "varchar": "string",
-        "blob": "binary",
-        "timestamp": "timestamp[us]",
-        "date": "date32",
-    },
-    max_length=4096,  # it has no limit of its own
-    fold=ascii_lower,
-)
-
-_NOW = "make_timestamp(epoch_us(now()))"  # UTC, without the ICU extension
 #: the name under which Python's batches are known to SQL
 _BATCHES = "_d1_batches"
-_SECRET = "_d1_staging"  # noqa: S105 - a name
 
 
-# statements: pure functions of the plan
+class DuckDB(Warehouse[DuckDBSession]):
+    """DuckDB."""
 
-
-def create_schema(plan: LoadPlan) -> str:
-    """Create the target schema."""
-    return f"CREATE SCHEMA IF NOT EXISTS {plan.dialect.identifier(plan.options.schema)}"
-
-
-def create_loads(plan: LoadPlan) -> str:
-    """Create the loader's own table; its times are UTC."""
-    return loads.create_statement(plan, "TIMESTAMP")
-
-
-def parquet_source(plan: LoadPlan, paths: Sequence[str]) -> str:
-    """The table function that reads Parquet files, each name taken literally."""
-    # a folder called ds=2026-11-22 would become a column, a [ in a name a pattern
-    literals = ", ".join(plan.dialect.literal(_not_a_pattern(path)) for path in paths)
-    return f"read_parquet([{literals}], hive_partitioning = false, union_by_name = false)"
-
-
-def create_table_as(plan: LoadPlan, table: Table, source: str) -> str:
-    """Replace a table by what the source holds; its columns have the staged types already."""
-    return f"CREATE OR REPLACE TABLE {plan.path(table.name)} AS SELECT {_names(plan, table.columns)} FROM {source}"
-
-
-def delete(plan: LoadPlan, table: Table) -> str:
-    """Take all rows out; the table and all that is attached to it stay."""
-    return f"DELETE FROM {plan.path(table.name)}"
-
-
-def insert(plan: LoadPlan, table: Table, targets: Sequence[Column], source: str) -> str:
-    """Add what the source holds."""
-    listed = _names(plan, targets)
-    staged = listed if source == _BATCHES else _names(plan, table.columns)
-    return f"INSERT INTO {plan.path(table.name)} ({listed}) SELECT {staged} FROM {source}"
-
-
-def alter_column(plan: LoadPlan, table: str, column: str, old: str, new: str) -> str:
-    """Widen a column; numbers become text in SQLite's layout, blobs hexadecimal, as staging does it."""
-    name, type_name = plan.dialect.identifier(column), plan.dialect.types[new]
-    using = {
-        (
-            "float64",
-            "string",
-        ): f"CASE WHEN {name} = trunc({name}) AND abs({name}) < 1e17 THEN {name}::BIGINT::VARCHAR || '.0' "
-        f"ELSE replace(regexp_replace({name}::VARCHAR, '^(-?[0-9]+)(e.*)$', '\\1.0\\2'), 'inf', 'Inf') END",
-        ("binary", "string"): f"hex({name})",
-    }.get((old, new), f"{name}::{type_name}")
-    return f"ALTER TABLE {plan.path(table)} ALTER COLUMN {name} TYPE {type_name} USING {using}"
-
-
-def add_column(plan: LoadPlan, table: str, column: Column) -> str:
-    """Add a column, NULL in the rows that are there."""
-    name, type_name = plan.dialect.identifier(column.name), plan.dialect.types[column.type]
-    return f"ALTER TABLE {plan.path(table)} ADD COLUMN {name} {type_name}"
-
-
-def create_secret(access: S3Access) -> str:
-    """Give DuckDB the credentials for the staging bucket, in memory and for that bucket only. Never to be shown."""
-    options = {
-        "TYPE": "s3",
-        "PROVIDER": "config",
-        "KEY_ID": access.access_key,
-        "SECRET": access.secret_key,
-        "SESSION_TOKEN": access.session_token,
-        "REGION": access.region,
-        "ENDPOINT": access.endpoint_host,
-        "URL_STYLE": "path" if access.endpoint_host else None,
-        "USE_SSL": None if access.use_ssl else "false",
-        "SCOPE": f"s3://{access.bucket}",
-    }
-    listed = ", ".join(f"{key} {DIALECT.literal(value)}" for key, value in options.items() if value is not None)
-    return f"CREATE OR REPLACE TEMPORARY SECRET {_SECRET} ({listed})"
-
-
-def statements(plan: LoadPlan) -> list[str]:
-    """Every statement of a load as far as it is known without opening the database."""
-    result = ["BEGIN TRANSACTION", create_schema(plan), create_loads(plan)]
-    for table in plan.tables:
-        source = parquet_source(plan, [part.uri for part in table.parts]) if plan.file_format == "parquet" else _BATCHES
-        if plan.options.mode == "append":
-            columns = ", ".join(
-                f"{plan.dialect.identifier(c.name)} {plan.dialect.types[c.type]}" for c in table.columns
-            )
-            result.append(f"CREATE TABLE IF NOT EXISTS {plan.path(table.name)} ({columns})")
-            result.append(insert(plan, table, table.columns, source))
-        else:
-            result += [delete(plan, table), insert(plan, table, table.columns, source)]
-    return [*result, loads.insert_statement(plan, plan.tables, _NOW), "COMMIT"]
-
-
-def _names(plan: LoadPlan, columns: Sequence[Column]) -> str:
-    return ", ".join(plan.dialect.identifier(column.name) for column in columns)
-
-
-def _not_a_pattern(path: str) -> str:
-    return "".join(f"[{character}]" if character in "*?[" else character for character in path)
-
-
-# the load itself
-
-
-def is_permanent(error: Exception) -> bool:
-    """Whether DuckDB's error comes again until somebody changes something."""
-    from duckdb import (
-        DataError,
-        DependencyException,
-        HTTPException,
-        IntegrityError,
-        NotSupportedError,
-        PermissionException,
-        ProgrammingError,
+    dialect = Dialect(
+        name="DuckDB",
+        types={
+            "int64": "BIGINT",
+            "float64": "DOUBLE",
+            "string": "VARCHAR",
+            "binary": "BLOB",
+            "timestamp[us]": "TIMESTAMP",
+            "date32": "DATE",
+        },
+        known_types={
+            "bigint": "int64",
+            "double": "float64",
+            "varchar": "string",
+            "blob": "binary",
+            "timestamp": "timestamp[us]",
+            "date": "date32",
+        },
+        max_length=4096,  # it has no limit of its own
+        fold=ascii_lower,
     )
+    extra = "duckdb"
+    modules = ("airflow.providers.duckdb.hooks.duckdb", "duckdb")
+    statement = "INSERT"
+    timestamp_type = "TIMESTAMP"
+    now = "make_timestamp(epoch_us(now()))"  # UTC, without the ICU extension
+    transaction = "load"
+    begin = "BEGIN TRANSACTION"
+    fits_values_here = True
 
-    if isinstance(error, HTTPException):
-        return getattr(error, "status_code", None) in (401, 403)
-    permanent = (DataError, DependencyException, IntegrityError, NotSupportedError, PermissionException)
-    # what is wrong in a Parquet file's own headers has no class of its own
-    return isinstance(error, (ProgrammingError, *permanent)) or "TProtocolException" in str(error)
-
-
-def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | None) -> list[LoadedTable]:  # noqa: ARG001
-    """Load the plan's tables into the DuckDB database behind ``conn_id``; all of them or none. It is closed at the end.
-
-    :raises D1WarehouseError: with DuckDB's own words when it refuses something.
-    :raises D1ManifestError: when a staged file is not what the manifest says.
-    """
-    try:
-        from airflow.providers.duckdb.hooks.duckdb import DuckDBHook
+    def driver_errors(self) -> tuple[type[Exception], ...]:
         from duckdb import Error
-    except ImportError as error:
-        raise D1ConfigurationError(
-            f"Loading into DuckDB needs its provider: pip install 'airflow-provider-d1[duckdb]' ({error})"
-        ) from error
-    try:
-        connection = DuckDBHook(duckdb_conn_id=conn_id).get_conn()
-    except Error as error:
-        # another process may have it open
-        raise D1WarehouseError(
-            f"The DuckDB database behind {conn_id!r} can't be opened: {error}", retryable=True
-        ) from error
-    with closing(connection):
-        try:
-            return _Transaction(connection, plan, files).run()
-        except Error as error:
-            raise D1WarehouseError(
-                f"DuckDB refused the load, every table is as it was: {error}", retryable=not is_permanent(error)
-            ) from error
 
+        return (Error,)
 
-class _Transaction:
-    """One load in one transaction."""
+    def is_permanent(self, error: Exception) -> bool:
+        from duckdb import (
+            DataError,
+            DependencyException,
+            HTTPException,
+            IntegrityError,
+            NotSupportedError,
+            PermissionException,
+            ProgrammingError,
+        )
 
-    def __init__(self, connection: Any, plan: LoadPlan, files: StagedFiles) -> None:
-        self.connection = connection
-        self.plan = plan
-        self.files = files
-        self.broken: D1Error | None = None
+        if isinstance(error, HTTPException):
+            return getattr(error, "status_code", None) in (401, 403)
+        permanent = (DataError, DependencyException, IntegrityError, NotSupportedError, PermissionException)
+        # what is wrong in a Parquet file's own headers has no class of its own
+        return isinstance(error, (ProgrammingError, *permanent)) or "TProtocolException" in str(error)
 
-    def run(self) -> list[LoadedTable]:
-        with self._s3() as reads_s3:
-            self._run("BEGIN TRANSACTION")
+    def connect(self, plan: LoadPlan, files: StagedFiles, connections: Connections) -> DuckDBSession:
+        from airflow.providers.duckdb.hooks.duckdb import DuckDBHook
+
+        session = DuckDBSession(DuckDBHook(duckdb_conn_id=connections.conn_id).get_conn())
+        parts = [part for table in plan.tables for part in table.parts]
+        hook = files.s3_hook
+        if hook is not None and plan.file_format == "parquet" and parts:
             try:
-                results = self._load(reads_s3=reads_s3)
-                self._run("COMMIT")
+                session.read_s3_itself(lambda: s3_access(hook, split_s3(parts[0].uri)[0]), plan.dialect)
             except BaseException:
-                self.connection.rollback()
-                if self.broken is not None:  # DuckDB only passes on the text of what its Python source raised
-                    raise self.broken from None
+                session.close()
                 raise
-        return results
+        return session
 
-    def _load(self, *, reads_s3: bool) -> list[LoadedTable]:
-        plan = self.plan
-        self._run(create_schema(plan))
-        self._run(create_loads(plan))
-        append = plan.options.mode == "append"
-        loaded = loads.already_loaded(self._rows(loads.history_query(plan))) if append else {}
-        results = []
-        self._refuse_twins()
+    def schema_query(self, plan: LoadPlan) -> str:
+        return (
+            "SELECT 1 FROM duckdb_schemas() WHERE database_name = current_database() "
+            f"AND lower(schema_name) = {_folded(plan, plan.options.schema)}"
+        )
+
+    def columns_query(self, plan: LoadPlan, table: str) -> str:
+        return (
+            "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = current_database() "
+            f"AND lower(schema_name) = {_folded(plan, plan.options.schema)} "
+            f"AND lower(table_name) = {_folded(plan, table)} ORDER BY column_index"
+        )
+
+    def check_targets(self, run: Run[DuckDBSession]) -> None:
+        """Refuse views, and tables whose names differ only in case: they are neither replaced nor appended to."""
+        plan = run.plan
+        rest = (
+            "WHERE database_name = current_database() AND NOT internal "
+            f"AND lower(schema_name) = {_folded(plan, plan.options.schema)}"
+        )
+        views = {ascii_lower(name) for (name,) in run.session.rows(f"SELECT view_name FROM duckdb_views() {rest}")}
+        tables = {
+            ascii_lower(name): name for (name,) in run.session.rows(f"SELECT table_name FROM duckdb_tables() {rest}")
+        }
         for table in plan.tables:
-            columns = self._columns(table.name)
-            if append and columns and loaded.get(table.name):
-                log.info("%s: this export is loaded already; skipped", plan.path(table.name))
-                results.append(LoadedTable(table.name, plan.path(table.name), STATEMENT_APPEND, 0, skipped=True))
-            else:
-                results.append(self._load_table(table, columns, reads_s3=reads_s3))
-        done = {result.name for result in results if not result.skipped}
-        if done:
-            self._run(loads.insert_statement(plan, [table for table in plan.tables if table.name in done], _NOW))
-        return results
-
-    def _refuse_twins(self) -> None:
-        """Another table, whose name DuckDB takes for the same one, is neither replaced nor appended to."""
-        schema = self.plan.dialect.literal(ascii_lower(self.plan.options.schema))
-        standing = {
-            ascii_lower(name): name
-            for (name,) in self._rows(
-                "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() "
-                f"AND lower(schema_name) = {schema}"
-            )
-        }
-        views = {
-            ascii_lower(name)
-            for (name,) in self._rows(
-                "SELECT view_name FROM duckdb_views() WHERE database_name = current_database() "
-                f"AND lower(schema_name) = {schema}"
-            )
-        }
-        for table in self.plan.tables:
             if ascii_lower(table.name) in views:
                 raise D1WarehouseError(
-                    f"table {table.name!r} is not loaded: {self.plan.path(table.name)} is a view; rename it, or leave "
-                    "the table out with tables=[…]"
+                    f"table {table.name!r} is not loaded: {plan.path(table.name)} is a view; rename it, or leave the "
+                    "table out with tables=[…]"
                 )
-            twin = standing.get(ascii_lower(table.name), table.name)
-            if twin != table.name:
+            other = tables.get(ascii_lower(table.name), table.name)
+            if other != table.name:
                 raise D1WarehouseError(
-                    f"table {table.name!r} can't stand beside {twin!r} in schema {self.plan.options.schema!r}: DuckDB "
-                    "takes the two for one name"
+                    f"table {table.name!r} conflicts with existing table {other!r} in schema {plan.options.schema!r}: "
+                    "DuckDB names are case-insensitive"
                 )
 
-    def _load_table(self, table: Table, existing: dict[str, str], *, reads_s3: bool) -> LoadedTable:
-        plan = self.plan
-        if plan.options.mode == "append":
-            targets = self._drifted(table, existing) if existing else table.columns
-            kept = bool(existing)
-        else:
-            same = columns_as_staged(plan.dialect, table, existing) if existing else None
-            targets, kept = same or table.columns, same is not None
-        as_staged = [column.type for column in targets] == [column.type for column in table.columns]
-        paths = self._readable_paths(table, reads_s3=reads_s3) if as_staged else None
+    def cast(self, name: str, old: str, new: str) -> str:
+        if (old, new) == ("float64", "string"):
+            return (
+                f"CASE WHEN {name} = trunc({name}) AND abs({name}) < 1e17 THEN {name}::BIGINT::VARCHAR || '.0' "
+                f"ELSE replace(regexp_replace({name}::VARCHAR, '^(-?[0-9]+)(e.*)$', '\\1.0\\2'), 'inf', 'Inf') END"
+            )
+        if (old, new) == ("binary", "string"):
+            return f"hex({name})"
+        return f"{name}::{self.dialect.types[new]}"
+
+    def alterable(self, old: str, new: str) -> bool:
+        return True
+
+    def alter_column(self, plan: LoadPlan, table: str, column: str, old: str, new: str) -> str:
+        name = plan.dialect.identifier(column)
+        return (
+            f"ALTER TABLE {plan.path(table)} ALTER COLUMN {name} TYPE {plan.dialect.types[new]} "
+            f"USING {self.cast(name, old, new)}"
+        )
+
+    def loads_into(self, plan: LoadPlan, work: TableLoad) -> str:
+        return work.table.name
+
+    def publication(self, plan: LoadPlan, work: TableLoad) -> Publication:
+        return Publication()
+
+    def statement_for(self, work: TableLoad) -> str:
+        return "CREATE TABLE AS" if work.action in ("create", "swap") else self.statement
+
+    def load_rows(self, run: Run[DuckDBSession], work: TableLoad) -> None:
+        if work.action == "append":
+            for statement in self.alterations(run.plan, work):
+                run.execute(statement)
+        elif work.action == "overwrite":
+            run.execute(self._delete(run.plan, work))
+        super().load_rows(run, work)
+
+    def fill_statements(self, plan: LoadPlan, work: TableLoad) -> list[str]:
+        parquet = plan.file_format == "parquet"
+        source = _parquet_source(plan, [part.uri for part in work.table.parts]) if parquet else _BATCHES
+        delete = [self._delete(plan, work)] if work.action == "overwrite" else []
+        return [*delete, self._load_from(plan, work, source)]
+
+    def fill(self, run: Run[DuckDBSession], work: TableLoad) -> int:
+        from duckdb import Error
+
+        session, paths = run.session, self._readable_paths(run, work)
         if paths is None:
-            self.connection.register(_BATCHES, self._reader(table, targets))
+            session.connection.register(_BATCHES, _reader(run, work))
             source = _BATCHES
         else:
-            source = parquet_source(plan, paths)
-            self._check_parts(table, paths)
-        before = self._count(table) if kept and plan.options.mode == "append" else 0
-        if kept and plan.options.mode == "replace":
-            self._run(delete(plan, table))
-        if kept:
-            statement, kind = insert(plan, table, targets, source), STATEMENT_APPEND
-        else:
-            statement, kind = create_table_as(plan, table, source), STATEMENT_NEW
+            self._check_parts(run, work, paths)
+            source = _parquet_source(run.plan, paths)
         try:
-            log.info("%s", statement)
-            self.connection.execute(statement)
+            run.execute(self._load_from(run.plan, work, source))
+        except Error:
+            if session.broken is not None:
+                raise session.broken from None
+            raise
         finally:
             if paths is None:
-                self.connection.unregister(_BATCHES)
-        rows = self._count(table) - before
-        if rows != table.rows:
-            raise D1WarehouseError(f"table {table.name!r}: {rows} rows arrived of the manifest's {table.rows}")
-        return LoadedTable(table.name, plan.path(table.name), kind, rows)
+                session.connection.unregister(_BATCHES)
+        return run.count(work.into) - work.rows_before
 
-    def _count(self, table: Table) -> int:
-        ((count,),) = self._rows(f"SELECT count(*) FROM {self.plan.path(table.name)}")
-        return int(count)
+    def _delete(self, plan: LoadPlan, work: TableLoad) -> str:
+        """Take all rows out; the table and all that is attached to it stay."""
+        return f"DELETE FROM {plan.path(work.into)}"
 
-    def _drifted(self, table: Table, existing: dict[str, str]) -> tuple[Column, ...]:
-        plan = self.plan
+    def _load_from(self, plan: LoadPlan, work: TableLoad, source: str) -> str:
+        """Make the table from what the source holds, or add that to it."""
+        targets = _names(plan, work.columns)
+        staged = targets if source == _BATCHES else _names(plan, work.table.columns)
+        if work.action in ("create", "swap"):
+            create = "CREATE OR REPLACE TABLE" if work.action == "swap" else "CREATE TABLE"
+            return f"{create} {plan.path(work.into)} AS SELECT {staged} FROM {source}"
+        return f"INSERT INTO {plan.path(work.into)} ({targets}) SELECT {staged} FROM {source}"
 
-        def alter(column: str, old: str, new: str) -> str:
-            return alter_column(plan, table.name, column, old, new)
-
-        drift = find_drift(plan.dialect, table, existing, alter, lambda old, new: True)  # noqa: ARG005
-        self._check_exact(table, drift)
-        for column in drift.added:
-            self._run(add_column(plan, table.name, column))
-        for alteration in drift.altered:
-            self._run(alteration.statement)
-        return drift.targets
-
-    def _check_exact(self, table: Table, drift: Drift) -> None:
-        for change in drift.altered:
-            if (change.old, change.new) == ("int64", "float64"):
-                name, path = self.plan.dialect.identifier(change.column), self.plan.path(table.name)
-                ((count,),) = self._rows(f"SELECT count(*) FROM {path} WHERE {name} NOT BETWEEN -{2**53} AND {2**53}")
-                if count:
-                    raise D1WarehouseError(
-                        f"table {table.name!r} is as it was: column {change.column!r} would have to become DOUBLE, and "
-                        f"{count} of its integers would be rounded by {change.statement}"
-                    )
-
-    def _readable_paths(self, table: Table, *, reads_s3: bool) -> list[str] | None:
-        """The parts as DuckDB reads them by itself, None when they have to be read here."""
-        if self.plan.file_format != "parquet" or not table.parts:
+    def _readable_paths(self, run: Run[DuckDBSession], work: TableLoad) -> list[str] | None:
+        """The parts as DuckDB reads them itself, None when the worker has to read them."""
+        table = work.table
+        as_staged = [column.type for column in work.columns] == [column.type for column in table.columns]
+        if run.plan.file_format != "parquet" or not table.parts or not as_staged:
             return None
-        if reads_s3:
+        if run.session.reads_s3:
             if any(set("*?[") & set(part.uri) for part in table.parts):
                 return None  # in a URL there is no way to take these literally
-            self.files.check_contents(table)
+            run.files.check_contents(table)
             return [part.uri for part in table.parts]
-        local = [self.files.local(part.uri) for part in table.parts]
+        local = [run.files.local(part.uri) for part in table.parts]
         if any(path is None for path in local):
             return None
-        self.files.check_contents(table)
+        run.files.check_contents(table)
         return [str(path) for path in local]
 
-    def _check_parts(self, table: Table, paths: Sequence[str]) -> None:
+    def _check_parts(self, run: Run[DuckDBSession], work: TableLoad, paths: Sequence[str]) -> None:
         """Each part's rows and columns, from its footer, before DuckDB reads it."""
-        from duckdb import Error as DuckDBError
+        from duckdb import Error
 
-        listed = ", ".join(self.plan.dialect.literal(_not_a_pattern(path)) for path in paths)
-        expected = [(column.name, DIALECT.types[column.type]) for column in table.columns]
+        table = work.table
+        listed = ", ".join(run.plan.dialect.literal(_not_a_pattern(path)) for path in paths)
+        expected = [(column.name, self.dialect.types[column.type]) for column in table.columns]
         try:
-            counts = dict(self._rows(f"SELECT file_name, num_rows FROM parquet_file_metadata([{listed}])"))
-            fields = self._rows(
+            counts = dict(run.session.rows(f"SELECT file_name, num_rows FROM parquet_file_metadata([{listed}])"))
+            fields = run.session.rows(
                 f"SELECT file_name, name, duckdb_type FROM parquet_schema([{listed}]) WHERE num_children IS NULL "
                 "ORDER BY file_name, column_id"
             )
-        except DuckDBError as error:
+        except Error as error:
             raise D1ManifestError(
-                f"table {table.name!r}: a part can't be read as Parquet: {error}", retryable=not is_permanent(error)
+                f"table {table.name!r}: a part can't be read as Parquet: {error}",
+                retryable=not self.is_permanent(error),
             ) from error
         for part, path in zip(table.parts, paths, strict=True):
             if counts[path] != part.rows:
@@ -385,76 +257,35 @@ class _Transaction:
                     f"table {table.name!r}: its part {part.uri} has the columns {found}, not {expected}"
                 )
 
-    def _reader(self, table: Table, targets: Sequence[Column]) -> pa.RecordBatchReader:
-        import pyarrow as pa
 
-        return pa.RecordBatchReader.from_batches(schema_of(tuple(targets)), self._batches(table, targets))
+def _parquet_source(plan: LoadPlan, paths: Sequence[str]) -> str:
+    """The table function that reads Parquet files, each name taken literally."""
+    # a folder called ds=2026-11-22 would become a column, a [ in a name a pattern
+    literals = ", ".join(plan.dialect.literal(_not_a_pattern(path)) for path in paths)
+    return f"read_parquet([{literals}], hive_partitioning = false, union_by_name = false)"
 
-    def _batches(self, table: Table, targets: Sequence[Column]) -> Iterator[pa.RecordBatch]:
-        try:
-            yield from fitted(staged_batches(self.files, table, self.plan.file_format), table, targets)
-        except D1Error as error:
-            self.broken = error
-            raise
 
-    def _columns(self, table: str) -> dict[str, str]:
-        """Name → type of a table's columns, empty when there is no such table."""
-        literal, fold = self.plan.dialect.literal, ascii_lower
-        return dict(
-            self._rows(
-                "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = current_database() "
-                f"AND lower(schema_name) = {literal(fold(self.plan.options.schema))} "
-                f"AND lower(table_name) = {literal(fold(table))} ORDER BY column_index"
-            )
-        )
+def _not_a_pattern(path: str) -> str:
+    return "".join(f"[{character}]" if character in "*?[" else character for character in path)
 
-    @contextmanager
-    def _s3(self) -> Iterator[bool]:
-        """Let DuckDB read the staging bucket while the block runs, where it has its httpfs; say whether it can."""
-        from duckdb import Error as DuckDBError
 
-        store = self.files.store
-        parts = [part for table in self.plan.tables for part in table.parts]
-        if not isinstance(store, S3Store) or self.plan.file_format != "parquet" or not parts or not self._load_httpfs():
-            yield False
-            return
-        access = s3_access(store.hook, split_s3(parts[0].uri)[0])
-        if access is None:
-            yield False
-            return
-        try:
-            self.connection.execute(create_secret(access))
-        except DuckDBError as error:
-            raise D1WarehouseError(
-                f"DuckDB took no secret for s3://{access.bucket} ({type(error).__name__})",
-                retryable=not is_permanent(error),
-            ) from None
-        try:
-            yield True
-        finally:
-            self.connection.execute(f"DROP SECRET IF EXISTS {_SECRET}")
+def _names(plan: LoadPlan, columns: Sequence[Column]) -> str:
+    return ", ".join(plan.dialect.identifier(column.name) for column in columns)
 
-    def _load_httpfs(self) -> bool:
-        """Load the extension: installed, or from the wheel ``duckdb-extension-httpfs``; nothing is downloaded."""
-        candidates = ["httpfs"]
-        wheel = importlib.util.find_spec("duckdb_extension_httpfs")
-        if wheel is not None and wheel.origin is not None:
-            ((version,),) = self._rows("SELECT library_version FROM pragma_version()")
-            file = Path(wheel.origin).parent / "extensions" / version / "httpfs.duckdb_extension"
-            candidates.append(DIALECT.literal(str(file)))
-        for candidate in candidates:
-            try:
-                self.connection.execute(f"LOAD {candidate}")
-            except Exception as error:  # noqa: BLE001 - whatever it is, there is another way
-                log.debug("DuckDB could not load %s: %s", candidate, error)
-            else:
-                return True
-        log.info("DuckDB has no httpfs extension: the staged files are read here and streamed into it")
-        return False
 
-    def _run(self, statement: str) -> None:
-        log.info("%s", statement)
-        self.connection.execute(statement)
+def _folded(plan: LoadPlan, name: str) -> str:
+    return plan.dialect.literal(ascii_lower(name))
 
-    def _rows(self, query: str) -> list[tuple[Any, ...]]:
-        return list(self.connection.execute(query).fetchall())
+
+def _reader(run: Run[DuckDBSession], work: TableLoad) -> pa.RecordBatchReader:
+    import pyarrow as pa
+
+    return pa.RecordBatchReader.from_batches(schema_of(work.columns), _batches(run, work))
+
+
+def _batches(run: Run[DuckDBSession], work: TableLoad) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from fitted(staged_batches(run.files, work.table, run.plan.file_format), work.table, work.columns)
+    except D1Error as error:
+        run.session.broken = error
+        raise

@@ -9,177 +9,196 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error, D1WarehouseError
-from airflow_provider_d1.warehouses import loads, postgres_catalog
+from airflow_provider_d1.exceptions import D1WarehouseError
+from airflow_provider_d1.warehouses import postgres_catalog, postgres_errors
 from airflow_provider_d1.warehouses.ahead import ahead
-from airflow_provider_d1.warehouses.airflow_connection import limit_connect_time
-from airflow_provider_d1.warehouses.base import LOADS_TABLE, Column, LoadedTable, LoadPlan, Table
+from airflow_provider_d1.warehouses.base import Publication, Run, TableLoad, Warehouse
 from airflow_provider_d1.warehouses.batches import staged_batches
-from airflow_provider_d1.warehouses.drift import Drift, find_drift
+from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.fitting import fitted, nul_free
-from airflow_provider_d1.warehouses.postgres_copy import HEADER, TRAILER, encoded
-from airflow_provider_d1.warehouses.postgres_errors import is_driver_error, refused, sqlstate
-from airflow_provider_d1.warehouses.postgres_publish import Publication, Session, publish
+from airflow_provider_d1.warehouses.postgres_copy import HEADER, TRAILER, encoded, send
+from airflow_provider_d1.warehouses.postgres_publish import Finish, PostgresSession, publish
 from airflow_provider_d1.warehouses.postgres_statements import (
-    DIALECT,
-    NOW,
-    add_column,
-    alter_column,
     copy,
-    create_loads,
-    create_schema,
-    create_table,
-    drop_helper,
-    move,
     only,
     replace_rows,
     replace_rows_by_key,
-    statements,
-    swap,
     truncate_and_insert,
 )
+from airflow_provider_d1.warehouses.session import Connections, limit_connect_time
 
 if TYPE_CHECKING:
+    from airflow_provider_d1.warehouses.plan import LoadPlan, Table
     from airflow_provider_d1.warehouses.postgres_catalog import Relation
     from airflow_provider_d1.warehouses.store import StagedFiles
 
-__all__ = ["DIALECT", "load", "statements"]
-
 log = logging.getLogger(__name__)
-
-STATEMENT = "COPY"
 
 _CONNECT_TIMEOUT = 20
 
 
-def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | None) -> list[LoadedTable]:  # noqa: ARG001
-    """Load the plan's tables through the connection ``conn_id``; all of them or none.
+class Postgres(Warehouse[PostgresSession]):
+    """PostgreSQL."""
 
-    :raises D1WarehouseError: with Postgres's own words when it refuses something.
-    :raises D1ManifestError: when a staged file is not what the manifest says.
-    """
-    try:
+    dialect = Dialect(
+        name="Postgres",
+        types={
+            "int64": "bigint",
+            "float64": "double precision",
+            "string": "text",
+            "binary": "bytea",
+            "timestamp[us]": "timestamp",
+            "date32": "date",
+        },
+        known_types={
+            "bigint": "int64",
+            "double precision": "float64",
+            "text": "string",
+            "character varying": "string",
+            "bytea": "binary",
+            "timestamp without time zone": "timestamp[us]",
+            "date": "date32",
+        },
+        max_length=63,
+        reserved_columns=frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}),
+    )
+    extra = "postgres"
+    modules = ("airflow.providers.postgres.hooks.postgres",)
+    statement = "COPY"
+    timestamp_type = "timestamptz"
+    now = "clock_timestamp()"
+    transaction = "load"
+    fits_values_here = True
+
+    def driver_errors(self) -> tuple[type[Exception], ...]:
+        return postgres_errors.driver_errors()
+
+    def is_permanent(self, error: Exception) -> bool:
+        return postgres_errors.is_permanent(error)
+
+    def remedy(self, text: str) -> str:
+        return postgres_errors.remedy(text)
+
+    def connect(self, plan: LoadPlan, files: StagedFiles, connections: Connections) -> PostgresSession:
         from airflow.providers.postgres.hooks.postgres import PostgresHook
-    except ImportError as error:
-        raise D1ConfigurationError(
-            f"Loading into Postgres needs its provider: pip install 'airflow-provider-d1[postgres]' ({error})"
-        ) from error
-    hook = PostgresHook(postgres_conn_id=conn_id)
-    limit_connect_time(hook.connection, "connect_timeout", _CONNECT_TIMEOUT)
-    with closing(_connect(hook, conn_id)) as connection:
-        try:
-            result = _Transaction(connection, plan, files).load()
-            connection.commit()
-        except D1Error:
-            raise  # closing the connection rolls back
-        except Exception as error:
-            if sqlstate(error) is None and not is_driver_error(error):
-                raise
-            raise refused(error) from error
-    return result
 
+        hook = PostgresHook(postgres_conn_id=connections.conn_id)
+        limit_connect_time(hook.connection, "connect_timeout", _CONNECT_TIMEOUT)
+        connection: Any = hook.get_conn()
+        connection.autocommit = True  # BEGIN and COMMIT are statements here
+        if hasattr(connection, "row_factory"):
+            # psycopg 3; psycopg2 has cursor_factory. The connection's extra may set either
+            from psycopg.rows import tuple_row
 
-def _connect(hook: Any, conn_id: str) -> Any:
-    try:
-        connection = hook.get_conn()
-    except Exception as error:
-        if not is_driver_error(error):
-            raise
-        raise D1WarehouseError(f"No connection to Postgres through {conn_id!r}: {error}", retryable=True) from error
-    if hasattr(
-        connection, "row_factory"
-    ):  # psycopg 3; psycopg2 has cursor_factory. The connection's extra may set either
-        from psycopg.rows import tuple_row
+            connection.row_factory = tuple_row
+        else:
+            connection.cursor_factory = None
+        return PostgresSession(connection, plan)
 
-        connection.row_factory = tuple_row
-    else:
-        connection.cursor_factory = None
-    return connection
-
-
-class _Transaction(Session):
-    """One load in one transaction; the caller commits, or closes the connection."""
-
-    def __init__(self, connection: Any, plan: LoadPlan, files: StagedFiles) -> None:
-        super().__init__(connection.cursor(), plan)
-        self.files = files
-        self._to_publish: list[Publication] = []
-
-    def load(self) -> list[LoadedTable]:
-        plan = self.plan
-        self._prepare()
-        loaded = self._already_loaded() if plan.options.mode == "append" else {}
-        results = []
-        for table in plan.tables:
-            existing = self._existing(table)
-            if plan.options.mode == "append" and existing and loaded.get(table.name):
-                log.info("%s: this export is loaded already; skipped", plan.path(table.name))
-                results.append(LoadedTable(table.name, plan.path(table.name), STATEMENT, 0, skipped=True))
-            elif existing is None:
-                results.append(self._load_new(table))
-            elif plan.options.mode == "append":
-                results.append(self._append(table, existing))
-            else:
-                results.append(self._replace(table, existing))
-        done = {result.name for result in results if not result.skipped}
-        if done:
-            publish(self, self._to_publish)
-            self.run(loads.insert_statement(plan, [table for table in plan.tables if table.name in done], NOW))
-        return results
-
-    def _prepare(self) -> None:
-        plan = self.plan
-        self.run("SET LOCAL standard_conforming_strings = on")
-        self.run("SET LOCAL client_encoding = 'UTF8'")
-        # a policy that applies to this role would hide rows from DELETE and from count(*); now it is an error
-        self.run("SET LOCAL row_security = off")
-        # loads into one schema go one after the other: else both might find that an export isn't loaded yet
+    def lock(self, plan: LoadPlan) -> list[str]:
         key = int.from_bytes(hashlib.sha256(f"d1:{plan.options.schema}".encode()).digest()[:8], "big", signed=True)
-        self.run(f"SELECT pg_advisory_xact_lock({key})")
-        schema = plan.dialect.literal(plan.options.schema)
-        # IF NOT EXISTS alone asks for the right to create schemas even when there is nothing to create
-        if not self.rows(f"SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = {schema}"):
-            self.run(create_schema(plan))
-        if not self.relation(LOADS_TABLE):
-            self.run(create_loads(plan))
+        return [
+            "SET LOCAL standard_conforming_strings = on",
+            "SET LOCAL client_encoding = 'UTF8'",
+            # a policy that applies to this role would hide rows from DELETE and from count(*); now it is an error
+            "SET LOCAL row_security = off",
+            # loads into one schema go one after the other: else both might find that an export isn't loaded yet
+            f"SELECT pg_advisory_xact_lock({key})",
+        ]
 
-    def _already_loaded(self) -> dict[str, bool]:
-        return dict(loads.already_loaded(self.rows(loads.history_query(self.plan))))
+    def schema_query(self, plan: LoadPlan) -> str:
+        return f"SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = {plan.dialect.literal(plan.options.schema)}"
 
-    def _existing(self, table: Table) -> Relation | None:
-        existing = self.relation(table.name)
-        if existing is not None and (kind := existing.other_than_table) is not None:
-            raise D1WarehouseError(
-                f"Table {table.name!r} is not loaded: {self.plan.path(table.name)} is {kind}, not a table; rename it, "
-                "or leave the table out with tables=[…]"
+    def columns_query(self, plan: LoadPlan, table: str) -> str:
+        return (
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_catalog.pg_attribute "
+            f"WHERE attrelid = to_regclass({plan.dialect.literal(plan.path(table))}) "
+            "AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+        )
+
+    def check_targets(self, run: Run[PostgresSession]) -> None:
+        """Refuse views, foreign tables and the like."""
+        for table in run.plan.tables:
+            existing = run.session.relation(table.name)
+            if existing is not None and (kind := existing.other_than_table) is not None:
+                raise D1WarehouseError(
+                    f"table {table.name!r} is not loaded: {run.plan.path(table.name)} is {kind}, not a table; rename "
+                    "it, or leave the table out with tables=[…]"
+                )
+
+    def cast(self, name: str, old: str, new: str) -> str:
+        if (old, new) == ("float64", "string"):
+            return (
+                f"CASE WHEN {name} = trunc({name}) AND abs({name}) < 1e17 THEN {name}::bigint::text || '.0' "
+                f"ELSE replace(regexp_replace({name}::text, '^(-?[0-9]+)(e.*)$', '\\1.0\\2'), 'Infinity', 'Inf') END"
             )
-        return existing
+        if (old, new) == ("binary", "string"):
+            return f"upper(encode({name}, 'hex'))"
+        return f"{name}::{self.dialect.types[new]}"
 
-    def _load_new(self, table: Table) -> LoadedTable:
-        self.run(create_table(self.plan, table.helper, table.columns))
-        result = self._copy(table, table.helper, table.columns, new=True)
-        self.run(f"ANALYZE {self.plan.path(table.helper)}")  # else it has no statistics until autovacuum comes by
-        self._then(table, None, swap(self.plan, table)[1:])
-        return result
+    def alterable(self, old: str, new: str) -> bool:
+        return True
 
-    def _replace(self, table: Table, existing: Relation) -> LoadedTable:
-        self.run(create_table(self.plan, table.helper, table.columns))
-        attached = self.attached(table, existing)
-        if attached:
-            log.info("table=%s rows_replaced=true attached=%s", table.name, "; ".join(attached))
-            self.run(drop_helper(self.plan, table))
-            return self._load_for_rows(table, existing)
-        result = self._copy(table, table.helper, table.columns, new=True)
-        self.run(f"ANALYZE {self.plan.path(table.helper)}")
-        self._then(table, existing, swap(self.plan, table), waits_for_readers=True, swapped=True)
-        return result
+    def alter_column(self, plan: LoadPlan, table: str, column: str, old: str, new: str) -> str:
+        name = plan.dialect.identifier(column)
+        return (
+            f"ALTER TABLE {plan.path(table)} ALTER COLUMN {name} TYPE {plan.dialect.types[new]} "
+            f"USING {self.cast(name, old, new)}"
+        )
 
-    def _load_for_rows(self, table: Table, existing: Relation) -> LoadedTable:
-        plan = self.plan
+    def loads_into(self, plan: LoadPlan, work: TableLoad) -> str:
+        # an ALTER TABLE locks readers out until the commit, so it comes after the rows are in a helper table
+        return work.table.name if work.action == "append" and not work.drift else work.table.helper
+
+    def publication(self, plan: LoadPlan, work: TableLoad) -> Publication:
+        """What is likely: a table of ``replace`` that has something attached gets its rows replaced instead."""
+        if work.action == "append":
+            return super().publication(plan, work)
+        drop = [] if work.action == "create" else [f"DROP TABLE IF EXISTS {plan.path(work.table.name)}"]
+        return Publication(ddl=[*drop, self.rename_helper(plan, work)], renames=True)
+
+    def publish_all(self, run: Run[PostgresSession], works: Sequence[TableLoad]) -> None:
+        publish(run.session, run.session.pending)
+
+    def load_rows(self, run: Run[PostgresSession], work: TableLoad) -> None:
+        session, table = run.session, work.table
+        if work.into == table.name:
+            self._copy(run, work)
+            return
+        existing = session.relation(table.name)
+        run.execute(self.create_table(run.plan, work.into, work.columns))
+        if work.action in ("overwrite", "swap") and existing is not None:
+            attached = session.attached(table, existing)
+            if attached:
+                log.info("table=%s rows_replaced=true attached=%s", table.name, "; ".join(attached))
+                run.execute(self.drop_helper(run.plan, work.into))
+                self._load_for_rows(run, work, existing)
+                return
+        self._copy(run, work)
+        run.execute(f"ANALYZE {run.plan.path(work.into)}")  # else it has no statistics until autovacuum comes by
+        publication = self.publication(run.plan, work)
+        finish = [*publication.ddl, *publication.dml]
+        if work.action == "append":
+            finish.append(self.drop_helper(run.plan, work.into))
+        waits = existing is not None
+        self._finish_with(run, table, existing, finish, waits_for_readers=waits, swapped=waits and publication.renames)
+
+    def _finish_with(
+        self,
+        run: Run[PostgresSession],
+        table: Table,
+        existing: Relation | None,
+        statements: Sequence[str],
+        **flags: bool,
+    ) -> None:
+        target = "" if existing is None else only(run.plan, table.name, partitioned=existing.partitioned)
+        run.session.pending.append(Finish(table, existing, target, statements, **flags))
+
+    def _load_for_rows(self, run: Run[PostgresSession], work: TableLoad, existing: Relation) -> None:
+        plan, session, table = run.plan, run.session, work.table
         # a type that somebody chose may stay as long as every value fits: for drift it is what is staged
         staged = {column.name for column in table.columns}
         chosen = {
@@ -187,154 +206,97 @@ class _Transaction(Session):
             for name, kind in existing.columns.items()
             if name in staged and kind not in plan.dialect.known_types
         }
-        drift = self._drift(table, {**existing.columns, **{name: _catalog_type(table, name) for name in chosen}})
-        for change in drift.altered:
-            self._check_alterable(table, existing, change.column, change.statement)
-        self.run(create_table(plan, table.helper, drift.targets, kind="UNLOGGED TABLE"))
-        result = self._copy(table, table.helper, drift.targets, new=True)
-        self.run(f"ANALYZE {plan.path(table.helper)}")
-        values = {column.name: f"new.{plan.dialect.identifier(column.name)}" for column in drift.targets}
+        held = {**existing.columns, **{name: self._catalog_type(table, name) for name in chosen}}
+        work.drift = self.find_drift(plan, table, held)
+        work.columns = work.drift.targets
+        for change in work.drift.altered:
+            self._check_alterable(run, table, existing, change.column, change.statement)
+        create = self.create_table(plan, work.into, work.columns)
+        run.execute(create.replace("CREATE TABLE", "CREATE UNLOGGED TABLE", 1))
+        self._copy(run, work)
+        run.execute(f"ANALYZE {plan.path(work.into)}")
+        values = {column.name: f"new.{plan.dialect.identifier(column.name)}" for column in work.columns}
         for name, kind in chosen.items():
-            values[name] = self._checked_cast(table, name, kind)
-        key = postgres_catalog.key_with_actions(self.rows, existing)
+            values[name] = self._checked_cast(run, table, name, kind)
+        key = postgres_catalog.key_with_actions(session.rows, existing)
         if missing := [name for name in key if name not in values]:
             raise D1WarehouseError(
-                f"Table {table.name!r} is unchanged: a foreign key with ON DELETE … refers to its column "
+                f"table {table.name!r} is unchanged: a foreign key with ON DELETE … refers to its column "
                 f"{missing[0]!r}, which is not staged, so rows can't be matched; drop the foreign key or its action"
             )
         if key:
             replace = [replace_rows_by_key(plan, table, values, key, partitioned=existing.partitioned)]
-        elif postgres_catalog.refuses_deletes(self.rows, existing):
+        elif postgres_catalog.refuses_deletes(session.rows, existing):
             replace = truncate_and_insert(plan, table, values, partitioned=existing.partitioned)
         else:
             replace = [replace_rows(plan, table, values, partitioned=existing.partitioned)]
-        changes = self._changes(table, drift)
+        changes = self.alterations(plan, work)
         waits = bool(changes) or len(replace) > 1
-        finish = [*changes, *replace, drop_helper(plan, table)]
-        self._then(table, existing, finish, waits_for_readers=waits, rows_replaced=True)
-        return result
+        finish = [*changes, *replace, self.drop_helper(plan, work.into)]
+        self._finish_with(run, table, existing, finish, waits_for_readers=waits, rows_replaced=True)
 
-    def _checked_cast(self, table: Table, column: str, kind: str) -> str:
+    def _checked_cast(self, run: Run[PostgresSession], table: Table, column: str, kind: str) -> str:
         """The expression that turns a staged column into the type that somebody gave the target's column."""
-        plan = self.plan
-        name, staged = f"new.{plan.dialect.identifier(column)}", _catalog_type(table, column)
+        plan = run.plan
+        name, staged = f"new.{plan.dialect.identifier(column)}", self._catalog_type(table, column)
         cast = f"CAST({name} AS {kind})"
-        problem = None
+        cause: Exception | None = None
         try:
-            ((count,),) = self.rows(
+            ((count,),) = run.session.rows(
                 f"SELECT count(*) FROM {plan.path(table.helper)} new "
                 f"WHERE CAST({cast} AS {staged}) IS DISTINCT FROM {name}"
             )
-        except Exception as error:
-            if not is_driver_error(error) or refused(error).retryable:
+        except self.driver_errors() as error:
+            if not self.is_permanent(error):
                 raise
-            problem = str(error).strip().partition("\n")[0]
-            cause: Exception | None = error
+            problem, cause = str(error).strip().partition("\n")[0], error
         else:
-            problem, cause = f"{count} staged values would change in it" if count else None, None
-        if problem is None:
-            return cast
-        statement = alter_column(plan, table.name, column, "string", plan.dialect.known_types[staged])
+            if not count:
+                return cast
+            problem = f"{count} staged values would change in it"
+        statement = self.alter_column(plan, table.name, column, "string", plan.dialect.known_types[staged])
         raise D1WarehouseError(
-            f"Table {table.name!r} is unchanged: its column {column!r} is {kind}, and {problem}; run {statement}"
+            f"table {table.name!r} is unchanged: its column {column!r} is {kind}, and {problem}; run {statement}"
         ) from cause
 
-    def _check_alterable(self, table: Table, existing: Relation, column: str, statement: str) -> None:
-        dependents = postgres_catalog.dependents_of_column(self.rows, existing, column, self.plan.dialect.literal)
+    def _check_alterable(
+        self, run: Run[PostgresSession], table: Table, existing: Relation, column: str, statement: str
+    ) -> None:
+        literal = run.plan.dialect.literal
+        dependents = postgres_catalog.dependents_of_column(run.session.rows, existing, column, literal)
         if dependents:
             raise D1WarehouseError(
-                f"Table {table.name!r} is unchanged: its column {column!r} has to become wider, and Postgres does not "
+                f"table {table.name!r} is unchanged: its column {column!r} has to become wider, and Postgres does not "
                 f"change the type of a column that these use: {'; '.join(dependents)}. Drop them, run {statement}, and "
                 "create them again"
             )
 
-    def _append(self, table: Table, existing: Relation) -> LoadedTable:
-        plan = self.plan
-        drift = self._drift(table, existing.columns)
-        if not drift:
-            return self._copy(table, table.name, drift.targets, new=False)
-        self._check_exact(table, drift)
-        # an ALTER TABLE locks readers out until the commit, so it comes after the rows are here
-        self.run(create_table(plan, table.helper, drift.targets))
-        result = self._copy(table, table.helper, drift.targets, new=True)
-        finish = [*self._changes(table, drift), *move(plan, table, drift.targets)]
-        self._then(table, existing, finish, waits_for_readers=True)
-        return result
+    def _catalog_type(self, table: Table, column: str) -> str:
+        """The type of a staged column as ``format_type`` writes it."""
+        staged = next(c.type for c in table.columns if c.name == column)
+        return next(name for name, held in self.dialect.known_types.items() if held == staged)
 
-    def _then(self, table: Table, existing: Relation | None, statements: Sequence[str], **flags: bool) -> None:
-        target = "" if existing is None else only(self.plan, table.name, partitioned=existing.partitioned)
-        self._to_publish.append(Publication(table, existing, target, statements, **flags))
+    def fill_statements(self, plan: LoadPlan, work: TableLoad) -> list[str]:
+        return [copy(plan, work.into, work.columns, new=work.into == work.table.helper)]
 
-    def _drift(self, table: Table, columns: Mapping[str, str]) -> Drift:
-        def alter(column: str, old: str, new: str) -> str:
-            return alter_column(self.plan, table.name, column, old, new)
+    def _copy(self, run: Run[PostgresSession], work: TableLoad) -> None:
+        self.check_filled(work, self.fill(run, work))
 
-        return find_drift(self.plan.dialect, table, columns, alter, lambda old, new: True)  # noqa: ARG005
-
-    def _changes(self, table: Table, drift: Drift) -> list[str]:
-        added = [add_column(self.plan, table.name, column) for column in drift.added]
-        return added + [alteration.statement for alteration in drift.altered]
-
-    def _check_exact(self, table: Table, drift: Drift) -> None:
-        for change in drift.altered:
-            if (change.old, change.new) == ("int64", "float64"):
-                name, path = self.plan.dialect.identifier(change.column), self.plan.path(table.name)
-                ((count,),) = self.rows(f"SELECT count(*) FROM {path} WHERE {name} NOT BETWEEN -{2**53} AND {2**53}")
-                if count:
-                    raise D1WarehouseError(
-                        f"table {table.name!r} is as it was: column {change.column!r} would have to become double "
-                        f"precision, and {count} of its integers would be rounded by {change.statement}"
-                    )
-
-    def _copy(self, table: Table, name: str, columns: Sequence[Column], *, new: bool) -> LoadedTable:
-        statement = copy(self.plan, name, columns, new=new)
-        log.info("Running: %s", statement)
+    def fill(self, run: Run[PostgresSession], work: TableLoad) -> int:
+        (statement,) = self.fill_statements(run.plan, work)
+        run.announce(statement)
         replaced: Counter[str] = Counter()
-        with ahead(self._chunks(table, columns, replaced)) as chunks:
-            rows = _send(self.cursor, statement, chunks)
-        if rows != table.rows:
-            raise D1WarehouseError(f"table {table.name!r}: {rows} rows arrived of the manifest's {table.rows}")
+        with ahead(_chunks(run, work, replaced)) as chunks:
+            rows = send(run.session.cursor, statement, chunks)
+        work.nul_replaced = dict(replaced)
         for column, count in replaced.items():
-            log.warning("%s: NUL replaced by U+FFFD in %d values of column %r", table.name, count, column)
-        return LoadedTable(table.name, self.plan.path(table.name), STATEMENT, rows, nul_replaced=dict(replaced))
-
-    def _chunks(self, table: Table, columns: Sequence[Column], replaced: Counter[str]) -> Iterator[bytes | memoryview]:
-        batches = fitted(staged_batches(self.files, table, self.plan.file_format), table, columns)
-        yield HEADER
-        for batch in nul_free(batches, table, self.plan.options.on_nul, replaced):
-            yield from encoded(batch)
-        yield TRAILER
+            log.warning("%s: NUL replaced by U+FFFD in %d values of column %r", work.table.name, count, column)
+        return rows
 
 
-def _catalog_type(table: Table, column: str) -> str:
-    """The type of a staged column as ``format_type`` writes it."""
-    staged = next(c.type for c in table.columns if c.name == column)
-    return next(name for name, held in DIALECT.known_types.items() if held == staged)
-
-
-def _send(cursor: Any, statement: str, chunks: Iterator[bytes | memoryview]) -> int:
-    """Run a COPY with either driver and return how many rows the server counted."""
-    if hasattr(cursor, "copy"):
-        with cursor.copy(statement) as channel:
-            for chunk in chunks:
-                channel.write(chunk)
-    else:
-        cursor.copy_expert(statement, _Readable(chunks), size=1 << 18)
-    return int(cursor.rowcount)
-
-
-class _Readable:
-    """An iterator of bytes as the file that psycopg2 reads from."""
-
-    def __init__(self, chunks: Iterator[bytes | memoryview]) -> None:
-        self._chunks = chunks
-        self._rest = memoryview(b"")
-
-    def read(self, size: int) -> bytes:
-        while not self._rest:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return b""
-            self._rest = memoryview(chunk).cast("B")
-        taken, self._rest = self._rest[:size], self._rest[size:]
-        return taken.tobytes()
+def _chunks(run: Run[PostgresSession], work: TableLoad, replaced: Counter[str]) -> Iterator[bytes | memoryview]:
+    batches = fitted(staged_batches(run.files, work.table, run.plan.file_format), work.table, work.columns)
+    yield HEADER
+    for batch in nul_free(batches, work.table, run.plan.options.on_nul, replaced):
+        yield from encoded(batch)
+    yield TRAILER

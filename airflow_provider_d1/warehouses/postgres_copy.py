@@ -103,3 +103,31 @@ def _fixed(rows: Any, width: int) -> pa.Array:
     return pa.Array.from_buffers(
         pa.binary(), len(rows), [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(rows))]
     )
+
+
+def send(cursor: Any, statement: str, chunks: Iterator[bytes | memoryview]) -> int:
+    """Run a COPY with either driver and return how many rows the server counted."""
+    if hasattr(cursor, "copy"):
+        with cursor.copy(statement) as channel:
+            for chunk in chunks:
+                channel.write(chunk)
+    else:
+        cursor.copy_expert(statement, _Readable(chunks), size=1 << 18)
+    return int(cursor.rowcount)
+
+
+class _Readable:
+    """An iterator of bytes as the file that psycopg2 reads from."""
+
+    def __init__(self, chunks: Iterator[bytes | memoryview]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+
+    def read(self, size: int) -> bytes:
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return b""
+            self._rest = memoryview(chunk).cast("B")
+        taken, self._rest = self._rest[:size], self._rest[size:]
+        return taken.tobytes()

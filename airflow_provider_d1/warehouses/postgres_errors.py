@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from airflow_provider_d1.exceptions import D1WarehouseError
+from contextlib import suppress
+from importlib import import_module
 
 #: classes (two characters) and codes that stay whatever is tried again; everything else may pass another time:
 #: a connection that broke (08), a conflict with another transaction (40), a lock (55), a shutdown or a cancelled
@@ -33,9 +34,13 @@ def sqlstate(error: Exception) -> str | None:
     return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
 
 
-def is_driver_error(error: Exception) -> bool:
-    """Whether psycopg or psycopg2 raised it."""
-    return type(error).__module__.partition(".")[0] in ("psycopg", "psycopg2")
+def driver_errors() -> tuple[type[Exception], ...]:
+    """The exceptions of psycopg and psycopg2, whichever are installed: a connection may use either."""
+    found: list[type[Exception]] = []
+    for module in ("psycopg", "psycopg2"):
+        with suppress(ImportError):
+            found.append(import_module(module).Error)
+    return tuple(found)
 
 
 def is_permanent(error: Exception) -> bool:
@@ -50,13 +55,10 @@ def is_permanent(error: Exception) -> bool:
     return state in _PERMANENT or state[:2] in _PERMANENT
 
 
-def refused(error: Exception) -> D1WarehouseError:
-    """The driver's error as one of this package, with Postgres's own words."""
-    text = str(error).strip()
-    remedy = ""
+def remedy(text: str) -> str:
+    """What to do about an error, from its text; empty where that is not known."""
     if "max_locks_per_transaction" in text:
-        remedy = "; raise that setting, or load fewer tables at a time with tables=[…]"
-    elif "row-level security policy" in text:
-        remedy = "; load as a role that is not subject to the table's policies (its owner, or one with BYPASSRLS)"
-    message = f"Postgres refused the load, every table is as it was: {text}{remedy}"
-    return D1WarehouseError(message, retryable=not is_permanent(error))
+        return "; raise that setting, or load fewer tables at a time with tables=[…]"
+    if "row-level security policy" in text:
+        return "; load as a role that is not subject to the table's policies (its owner, or one with BYPASSRLS)"
+    return ""

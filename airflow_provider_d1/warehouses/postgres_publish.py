@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_d1.exceptions import D1WarehouseError
 from airflow_provider_d1.warehouses import postgres_catalog
 from airflow_provider_d1.warehouses.postgres_errors import sqlstate
+from airflow_provider_d1.warehouses.session import CursorSession, abbreviated
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.warehouses.base import LoadPlan, Table
+    from airflow_provider_d1.warehouses.plan import LoadPlan, Table
     from airflow_provider_d1.warehouses.postgres_catalog import Relation
 
 log = logging.getLogger(__name__)
@@ -27,22 +28,18 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.1, 5.0
 _LOCK_ATTEMPTS = 100
 
 
-class Session:
-    """Statements of one load, on one cursor in one transaction."""
+class PostgresSession(CursorSession):
+    """One load's connection, and what is to be published at its end."""
 
-    def __init__(self, cursor: Any, plan: LoadPlan) -> None:
-        self.cursor = cursor
+    def __init__(self, connection: Any, plan: LoadPlan) -> None:
+        super().__init__(connection)
         self.plan = plan
+        self.pending: list[Finish] = []
 
     def run(self, statement: str) -> None:
-        """Run a statement that has no rows to give."""
-        log.info("Running: %s", statement)
-        self.cursor.execute(statement)
-
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """The rows of a query."""
-        self.cursor.execute(query)
-        return list(self.cursor.fetchall())
+        """Log a statement and run it."""
+        log.info("Running: %s", abbreviated(statement))
+        self.rows(statement)
 
     def relation(self, table: str) -> Relation | None:
         """The relation of that name in the target schema."""
@@ -55,7 +52,7 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
-class Publication:
+class Finish:
     """What puts the loaded rows of a table in their place.
 
     :param existing: the table as it was, None for a new one.
@@ -74,7 +71,7 @@ class Publication:
     swapped: bool = False
 
 
-def publish(session: Session, steps: Sequence[Publication]) -> None:
+def publish(session: PostgresSession, steps: Sequence[Finish]) -> None:
     """Rows that readers do not wait for first; what needs a table for itself comes at the end and is short."""
     for step in steps:
         if not step.waits_for_readers:
@@ -88,7 +85,7 @@ def publish(session: Session, steps: Sequence[Publication]) -> None:
             _finish(session, step)
 
 
-def _finish(session: Session, step: Publication) -> None:
+def _finish(session: PostgresSession, step: Finish) -> None:
     if step.swapped and step.existing is not None:
         _check_still_bare(session, step, step.existing)
     for statement in step.statements:
@@ -103,7 +100,7 @@ def _finish(session: Session, step: Publication) -> None:
         session.run(f"ANALYZE {session.plan.path(step.table.name)}")
 
 
-def _check_still_bare(session: Session, step: Publication, existing: Relation) -> None:
+def _check_still_bare(session: PostgresSession, step: Finish, existing: Relation) -> None:
     """Something may have been attached while the rows were loaded; from now on nobody else can reach the table."""
     attached = session.attached(step.table, existing)
     if attached or session.relation(step.table.name) != existing:
@@ -114,7 +111,7 @@ def _check_still_bare(session: Session, step: Publication, existing: Relation) -
         )
 
 
-def _lock_out_writers(session: Session, step: Publication) -> None:
+def _lock_out_writers(session: PostgresSession, step: Finish) -> None:
     """Readers go on; a row that somebody else adds meanwhile would stay beside the staged ones."""
 
     def attempt() -> None:
@@ -124,7 +121,7 @@ def _lock_out_writers(session: Session, step: Publication) -> None:
     _attempt_lock(session, attempt, step.table.name)
 
 
-def _lock_out_readers(session: Session, steps: Sequence[Publication]) -> None:
+def _lock_out_readers(session: PostgresSession, steps: Sequence[Finish]) -> None:
     """Take all tables for this transaction, but hold up nobody while waiting for one that is being read.
 
     The table that was being read in the last attempt comes first, at a moment when no other is held.
@@ -146,7 +143,7 @@ def _lock_out_readers(session: Session, steps: Sequence[Publication]) -> None:
     _attempt_lock(session, attempt, ", ".join(step.table.name for step in order))
 
 
-def _attempt_lock(session: Session, attempt: Callable[[], None], what: str) -> None:
+def _attempt_lock(session: PostgresSession, attempt: Callable[[], None], what: str) -> None:
     pause = _FIRST_PAUSE
     for number in range(_LOCK_ATTEMPTS):
         session.run("SAVEPOINT d1_lock")

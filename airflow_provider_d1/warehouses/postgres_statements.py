@@ -1,56 +1,12 @@
-"""Postgres: names and types, and the statements of a load as functions of the plan; none needs a server."""
+"""Postgres: the statements that replace the rows of a table that stays, as functions of the plan."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from airflow_provider_d1.warehouses import loads
-from airflow_provider_d1.warehouses.dialect import Dialect
-
 if TYPE_CHECKING:
-    from airflow_provider_d1.warehouses.base import Column, LoadPlan, Table
-
-DIALECT = Dialect(
-    name="Postgres",
-    types={
-        "int64": "bigint",
-        "float64": "double precision",
-        "string": "text",
-        "binary": "bytea",
-        "timestamp[us]": "timestamp",
-        "date32": "date",
-    },
-    known_types={
-        "bigint": "int64",
-        "double precision": "float64",
-        "text": "string",
-        "character varying": "string",
-        "bytea": "binary",
-        "timestamp without time zone": "timestamp[us]",
-        "date": "date32",
-    },
-    max_length=63,
-    reserved_columns=frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}),
-)
-
-NOW = "clock_timestamp()"
-
-
-def create_schema(plan: LoadPlan) -> str:
-    """Create the target schema."""
-    return f"CREATE SCHEMA IF NOT EXISTS {plan.dialect.identifier(plan.options.schema)}"
-
-
-def create_loads(plan: LoadPlan) -> str:
-    """Create the loader's own table."""
-    return loads.create_statement(plan, "timestamptz")
-
-
-def create_table(plan: LoadPlan, name: str, columns: Sequence[Column], *, kind: str = "TABLE") -> str:
-    """Create a table without keys or constraints: a staging table takes what comes."""
-    listed = ", ".join(f"{plan.dialect.identifier(c.name)} {plan.dialect.types[c.type]}" for c in columns)
-    return f"CREATE {kind} {plan.path(name)} ({listed})"
+    from airflow_provider_d1.warehouses.plan import Column, LoadPlan, Table
 
 
 def copy(plan: LoadPlan, name: str, columns: Sequence[Column], *, new: bool) -> str:
@@ -62,14 +18,6 @@ def copy(plan: LoadPlan, name: str, columns: Sequence[Column], *, new: bool) -> 
     listed = ", ".join(plan.dialect.identifier(c.name) for c in columns)
     frozen = ", FREEZE true" if new else ""
     return f"COPY {plan.path(name)} ({listed}) FROM STDIN WITH (FORMAT binary{frozen})"
-
-
-def swap(plan: LoadPlan, table: Table) -> list[str]:
-    """Put the helper table in the place of the old one."""
-    return [
-        f"DROP TABLE IF EXISTS {plan.path(table.name)}",
-        f"ALTER TABLE {plan.path(table.helper)} RENAME TO {plan.dialect.identifier(table.name)}",
-    ]
 
 
 def only(plan: LoadPlan, table: str, *, partitioned: bool) -> str:
@@ -143,54 +91,3 @@ def _insert(plan: LoadPlan, table: Table, values: Mapping[str, str], first: Sequ
         f"SELECT {', '.join(values.values())} FROM {plan.path(table.helper)} new"
         + (f" WHERE {' AND '.join(conditions)}" if conditions else "")
     )
-
-
-def alter_column(plan: LoadPlan, table: str, column: str, old: str, new: str) -> str:
-    """Widen a column; numbers become text in SQLite's layout, blobs hexadecimal, as staging does it."""
-    name = plan.dialect.identifier(column)
-    using = {
-        (
-            "float64",
-            "string",
-        ): f"CASE WHEN {name} = trunc({name}) AND abs({name}) < 1e17 THEN {name}::bigint::text || '.0' "
-        f"ELSE replace(regexp_replace({name}::text, '^(-?[0-9]+)(e.*)$', '\\1.0\\2'), 'Infinity', 'Inf') END",
-        ("binary", "string"): f"upper(encode({name}, 'hex'))",
-    }.get((old, new), f"{name}::{plan.dialect.types[new]}")
-    return f"ALTER TABLE {plan.path(table)} ALTER COLUMN {name} TYPE {plan.dialect.types[new]} USING {using}"
-
-
-def add_column(plan: LoadPlan, table: str, column: Column) -> str:
-    """Add a column, NULL in the rows that are there."""
-    name, type_name = plan.dialect.identifier(column.name), plan.dialect.types[column.type]
-    return f"ALTER TABLE {plan.path(table)} ADD COLUMN {name} {type_name}"
-
-
-def drop_helper(plan: LoadPlan, table: Table) -> str:
-    """Drop the helper table."""
-    return f"DROP TABLE {plan.path(table.helper)}"
-
-
-def move(plan: LoadPlan, table: Table, columns: Sequence[Column]) -> list[str]:
-    """Append the helper table's rows to the table, and drop it."""
-    listed = ", ".join(plan.dialect.identifier(c.name) for c in columns)
-    return [
-        f"INSERT INTO {plan.path(table.name)} ({listed}) SELECT {listed} FROM {plan.path(table.helper)}",
-        drop_helper(plan, table),
-    ]
-
-
-def statements(plan: LoadPlan) -> list[str]:
-    """Every statement of a load as far as it is known without asking the server.
-
-    A table of ``replace`` that has something attached gets its rows replaced instead of the swap that is shown.
-    """
-    result = ["BEGIN", create_schema(plan), create_loads(plan)]
-    for table in plan.tables:
-        name = table.helper if plan.options.mode == "replace" else table.name
-        create = create_table(plan, name, table.columns)
-        if plan.options.mode == "append":
-            create = create.replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1)
-        result += [create, copy(plan, name, table.columns, new=plan.options.mode == "replace")]
-    if plan.options.mode == "replace":
-        result += [statement for table in plan.tables for statement in swap(plan, table)]
-    return [*result, loads.insert_statement(plan, plan.tables, NOW), "COMMIT"]

@@ -3,289 +3,199 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Sequence
-from contextlib import closing, suppress
-from functools import partial
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error, D1WarehouseError
-from airflow_provider_d1.warehouses import loads
-from airflow_provider_d1.warehouses.airflow_connection import limit_connect_time
-from airflow_provider_d1.warehouses.base import is_permanent_sqlstate, leftover_helpers
+from airflow_provider_d1.exceptions import D1ConfigurationError
+from airflow_provider_d1.warehouses.base import Run, TableLoad, Warehouse, WarehouseOption
 from airflow_provider_d1.warehouses.dialect import Dialect
-from airflow_provider_d1.warehouses.helper_tables import (
-    Steps,
-    insert_from_helper,
-    needs_parquet,
-    planned,
-    run_load,
-)
+from airflow_provider_d1.warehouses.plan import LOADS_TABLE, leftover_helpers
 from airflow_provider_d1.warehouses.s3_access import S3Access, s3_access
-from airflow_provider_d1.warehouses.store import S3Store, split_s3
+from airflow_provider_d1.warehouses.session import (
+    Connections,
+    CursorSession,
+    is_permanent_sqlstate,
+    limit_connect_time,
+)
+from airflow_provider_d1.warehouses.store import split_s3
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.warehouses.base import Column, LoadedTable, LoadPlan, Table
+    from airflow_provider_d1.warehouses.plan import LoadPlan
     from airflow_provider_d1.warehouses.store import StagedFiles
 
-log = logging.getLogger(__name__)
-
-DIALECT = Dialect(
-    name="Redshift",
-    types={
-        "int64": "bigint",
-        "float64": "double precision",
-        "string": "varchar(65535)",  # a longer text fails the COPY; it is never cut
-        "binary": "varbyte(16777216)",
-        "timestamp[us]": "timestamp",
-        "date32": "date",
-    },
-    known_types={
-        "bigint": "int64",
-        "double precision": "float64",
-        "character varying(65535)": "string",
-        "binary varying(16777216)": "binary",
-        "timestamp without time zone": "timestamp[us]",
-        "date": "date32",
-    },
-    max_length=127,
-    fold=str.lower,  # quoted names too, unless enable_case_sensitive_identifier is on
-    backslash=True,
-    reserved_columns=frozenset({"oid", "tableoid", "xmin", "cmin", "xmax", "cmax", "ctid", "deletexid", "insertxid"}),
-)
-
-_NOW = "GETDATE()"  # SYSDATE would be when the transaction began, and loads wait for each other
 _HIDDEN = "ACCESS_KEY_ID '***' SECRET_ACCESS_KEY '***'"
 
 
-# statements: pure functions of the plan
+class RedshiftSession(CursorSession):
+    """A Redshift cursor, and what COPY reads the bucket with.
+
+    :param s3: boto3 client that writes the COPY manifests.
+    :param access: the keys for COPY; None where it uses a role.
+    """
+
+    def __init__(self, connection: Any, s3: Any, access: S3Access | None) -> None:
+        connection.autocommit = True  # BEGIN and COMMIT are statements here
+        connection._usock.settimeout(None)  # noqa: SLF001 - the limit is for connecting; a COPY may be silent for long
+        super().__init__(connection)
+        self.s3 = s3
+        self.access = access
+
+    def without_secrets(self, text: str) -> str:
+        """The text of a driver's error without the keys."""
+        return text if self.access is None else self.access.hidden_in(text)
 
 
-def copy_manifest(table: Table) -> dict[str, Any]:
-    """What COPY is to read: every part, none of them optional, with its length (which Parquet wants)."""
+class Redshift(Warehouse[RedshiftSession]):
+    """Amazon Redshift."""
+
+    dialect = Dialect(
+        name="Redshift",
+        types={
+            "int64": "bigint",
+            "float64": "double precision",
+            "string": "varchar(65535)",  # a longer text fails the COPY; it is never cut
+            "binary": "varbyte(16777216)",
+            "timestamp[us]": "timestamp",
+            "date32": "date",
+        },
+        known_types={
+            "bigint": "int64",
+            "double precision": "float64",
+            "character varying(65535)": "string",
+            "binary varying(16777216)": "binary",
+            "timestamp without time zone": "timestamp[us]",
+            "date": "date32",
+        },
+        max_length=127,
+        fold=str.lower,  # quoted names too, unless enable_case_sensitive_identifier is on
+        backslash=True,
+        reserved_columns=frozenset(
+            {"oid", "tableoid", "xmin", "cmin", "xmax", "cmax", "ctid", "deletexid", "insertxid"}
+        ),
+    )
+    extra = "redshift"
+    modules = ("airflow.providers.amazon.aws.hooks.redshift_sql", "redshift_connector")
+    statement = "COPY"
+    options = (
+        WarehouseOption(
+            "iam_role",
+            "Redshift: ARN of the role that reads the bucket; None passes the keys of ``aws_conn_id`` to COPY.",
+            "arn:aws:iam::123456789012:role/reader",
+        ),
+    )
+    timestamp_type = "timestamp"
+    now = "GETDATE()"  # SYSDATE would be when the transaction began, and loads wait for each other
+    transaction = "load"
+    #: a transaction sees what was committed before its first statement, so nothing may come before the lock
+    locks_first = True
+    reads_text_formats = False
+
+    def driver_errors(self) -> tuple[type[Exception], ...]:
+        from redshift_connector.error import Error
+
+        return (Error,)
+
+    def is_permanent(self, error: Exception) -> bool:
+        fields = error.args[0] if error.args else None
+        state = fields.get("C") if isinstance(fields, dict) else None
+        return is_permanent_sqlstate(state) or type(error).__name__ in ("NotSupportedError", "DataError")
+
+    def check(self, plan: LoadPlan, files: StagedFiles) -> None:
+        if files.s3_hook is None:
+            raise D1ConfigurationError(f"Redshift loads from S3, and the manifest is {plan.origin.manifest}")
+
+    def connect(self, plan: LoadPlan, files: StagedFiles, connections: Connections) -> RedshiftSession:
+        from airflow.providers.amazon.aws.hooks.redshift_sql import RedshiftSQLHook
+
+        access = None
+        if plan.options.engine.get("iam_role") is None:
+            access = s3_access(files.s3_hook, split_s3(plan.origin.manifest)[0])
+            if access is None:
+                raise D1ConfigurationError(
+                    f"Redshift can't read the bucket: pass iam_role, or keys in {connections.aws_conn_id!r}"
+                )
+        hook = RedshiftSQLHook(redshift_conn_id=connections.conn_id, aws_conn_id=connections.aws_conn_id)
+        limit_connect_time(hook.conn, "timeout", 8)  # the hook tries five times
+        s3 = files.s3_hook.get_conn() if files.s3_hook else None
+        _delete_leftover_manifests(s3, plan)
+        return RedshiftSession(hook.get_conn(), s3, access)
+
+    def schema_query(self, plan: LoadPlan) -> str:
+        schema = plan.dialect.literal(plan.dialect.fold(plan.options.schema))
+        return f"SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = {schema}"
+
+    def lock(self, plan: LoadPlan) -> list[str]:
+        return [f"LOCK {plan.path(LOADS_TABLE)}"]
+
+    def columns_query(self, plan: LoadPlan, table: str) -> str:
+        literal, fold = plan.dialect.literal, plan.dialect.fold
+        return (
+            "SELECT column_name, data_type || CASE WHEN data_type IN ('character varying', 'binary varying') "
+            "THEN '(' || character_maximum_length || ')' ELSE '' END FROM svv_columns "
+            f"WHERE table_schema = {literal(fold(plan.options.schema))} AND table_name = {literal(fold(table))} "
+            "ORDER BY ordinal_position"
+        )
+
+    def cast(self, name: str, old: str, new: str) -> str:
+        if (old, new) == ("float64", "string"):
+            return f"REGEXP_REPLACE({name}::varchar, '^(-?[0-9]+)$', '$1.0')"
+        if (old, new) == ("binary", "string"):
+            return f"UPPER(TO_HEX({name}))"
+        return f"{name}::{self.dialect.types[new]}"
+
+    def fill_statements(self, plan: LoadPlan, work: TableLoad) -> list[str]:
+        return [self.copy(plan, work, self.authorization(plan, None))]
+
+    def fill(self, run: Run[RedshiftSession], work: TableLoad) -> int:
+        plan, s3 = run.plan, run.session.s3
+        run.files.check_contents(work.table)
+        bucket, key = split_s3(_copy_manifest_uri(plan, work))
+        s3.put_object(Bucket=bucket, Key=key, Body=json.dumps(copy_manifest(work)).encode())
+        try:
+            statement = self.copy(plan, work, self.authorization(plan, run.session.access))
+            run.execute(statement, shown=self.copy(plan, work, self.authorization(plan, None)))
+        finally:
+            s3.delete_object(Bucket=bucket, Key=key)
+        return run.count(work.into)
+
+    def copy(self, plan: LoadPlan, work: TableLoad, authorization: str) -> str:
+        """Load the parts; Parquet goes by the columns' order.
+
+        :param authorization: ``IAM_ROLE '…'``, or keys, which are never to be shown.
+        """
+        source = plan.dialect.literal(_copy_manifest_uri(plan, work))
+        return f"COPY {plan.path(work.into)} FROM {source} {authorization} FORMAT AS PARQUET MANIFEST"
+
+    def authorization(self, plan: LoadPlan, access: S3Access | None) -> str:
+        """A role where there is one, else the keys; hidden ones without ``access``."""
+        literal, role = plan.dialect.literal, plan.options.engine.get("iam_role")
+        if role is not None:
+            return f"IAM_ROLE {literal(role)}"
+        if access is None:
+            return _HIDDEN
+        token = f" SESSION_TOKEN {literal(access.session_token)}" if access.session_token else ""
+        return f"ACCESS_KEY_ID {literal(access.access_key)} SECRET_ACCESS_KEY {literal(access.secret_key)}{token}"
+
+
+def copy_manifest(work: TableLoad) -> dict[str, Any]:
+    """What COPY reads: every part, none of them optional, with its length (which Parquet needs)."""
     return {
         "entries": [
-            {"url": part.uri, "mandatory": True, "meta": {"content_length": part.bytes}} for part in table.parts
+            {"url": part.uri, "mandatory": True, "meta": {"content_length": part.bytes}} for part in work.table.parts
         ]
     }
 
 
-def copy_manifest_uri(plan: LoadPlan, table: Table) -> str:
+def _copy_manifest_uri(plan: LoadPlan, work: TableLoad) -> str:
     """Where the COPY manifest is put while the load runs: beside the staged one."""
-    return f"{plan.origin.manifest.rpartition('/')[0]}/_copy_{table.helper}.json"
+    return f"{plan.origin.manifest.rpartition('/')[0]}/_copy_{work.into}.json"
 
 
-def copy(plan: LoadPlan, table: Table, authorization: str) -> str:
-    """Load the parts into the helper table; Parquet goes by the columns' order.
-
-    :param authorization: ``IAM_ROLE '…'``, or keys, which are never to be shown.
-    """
-    source = plan.dialect.literal(copy_manifest_uri(plan, table))
-    return f"COPY {plan.path(table.helper)} FROM {source} {authorization} FORMAT AS PARQUET MANIFEST"
-
-
-def authorization(plan: LoadPlan, access: S3Access | None) -> str:
-    """A role where there is one, else the keys."""
-    literal = plan.dialect.literal
-    if plan.options.iam_role is not None:
-        return f"IAM_ROLE {literal(plan.options.iam_role)}"
-    if access is None:
-        return _HIDDEN
-    token = f" SESSION_TOKEN {literal(access.session_token)}" if access.session_token else ""
-    return f"ACCESS_KEY_ID {literal(access.access_key)} SECRET_ACCESS_KEY {literal(access.secret_key)}{token}"
-
-
-def prepare(plan: LoadPlan) -> list[str]:
-    """Schema and ``_d1_loads``; the lock lets loads into one schema follow each other."""
-    return [
-        f"CREATE SCHEMA IF NOT EXISTS {plan.dialect.identifier(plan.options.schema)}",
-        loads.create_statement(plan, "timestamp"),
-        f"LOCK {plan.path('_d1_loads')}",
-    ]
-
-
-def columns(plan: LoadPlan, table: str) -> str:
-    """A table's columns."""
-    literal, fold = plan.dialect.literal, plan.dialect.fold
-    return (
-        "SELECT column_name, data_type || CASE WHEN data_type IN ('character varying', 'binary varying') "
-        "THEN '(' || character_maximum_length || ')' ELSE '' END FROM svv_columns "
-        f"WHERE table_schema = {literal(fold(plan.options.schema))} AND table_name = {literal(fold(table))} "
-        "ORDER BY ordinal_position"
-    )
-
-
-def helpers(plan: LoadPlan) -> str:
-    """The schema's helper tables."""
-    schema = plan.dialect.literal(plan.dialect.fold(plan.options.schema))
-    return f"SELECT table_name FROM svv_tables WHERE table_schema = {schema} AND table_name LIKE '_d1_new_%'"
-
-
-def swap(plan: LoadPlan, table: Table, existing: bool) -> list[str]:  # noqa: ARG001 - IF EXISTS sees for itself
-    """Put the helper table in the place of the old one."""
-    return [
-        f"DROP TABLE IF EXISTS {plan.path(table.name)}",
-        f"ALTER TABLE {plan.path(table.helper)} RENAME TO {plan.dialect.identifier(table.name)}",
-    ]
-
-
-def overwrite(plan: LoadPlan, table: Table, targets: Sequence[Column]) -> list[str]:
-    """Replace the table's rows; the table and all that is attached to it stay. TRUNCATE would commit."""
-    return [f"DELETE FROM {plan.path(table.name)}", *append(plan, table, targets)]
-
-
-def append(plan: LoadPlan, table: Table, targets: Sequence[Column]) -> list[str]:
-    """Add the helper table's rows to the table."""
-    return [insert_from_helper(plan, table, targets, _widened), drop_helper(plan, table.helper)]
-
-
-def add_column(plan: LoadPlan, table: str, column: Column) -> str:
-    """Add a column, NULL in the rows that are there."""
-    name, type_name = plan.dialect.identifier(column.name), plan.dialect.types[column.type]
-    return f"ALTER TABLE {plan.path(table)} ADD COLUMN {name} {type_name}"
-
-
-def alter_column(plan: LoadPlan, table: str, column: str, old: str, new: str) -> str:
-    """How a person widens a column: Redshift has no ALTER for it."""
-    path, name = plan.path(table), plan.dialect.identifier(column)
-    wider = plan.dialect.identifier(f"{column}_wider")
-    return (
-        f"ALTER TABLE {path} ADD COLUMN {wider} {plan.dialect.types[new]}; "
-        f"UPDATE {path} SET {wider} = {_widened(name, old, new)}; "
-        f"ALTER TABLE {path} DROP COLUMN {name}; ALTER TABLE {path} RENAME COLUMN {wider} TO {name}"
-    )
-
-
-def drop_helper(plan: LoadPlan, name: str) -> str:
-    """Remove a helper table."""
-    return f"DROP TABLE IF EXISTS {plan.path(name)}"
-
-
-def statements(plan: LoadPlan) -> list[str]:
-    """Every statement of a load as far as it is known without asking the server."""
-    needs_parquet(plan)
-    return planned(plan, _STEPS(fill=_no_fill), lambda plan, table: [copy(plan, table, authorization(plan, None))])
-
-
-def _widened(name: str, old: str, new: str) -> str:
-    if (old, new) == ("float64", "string"):
-        return f"REGEXP_REPLACE({name}::varchar, '^(-?[0-9]+)$', '$1.0')"
-    if (old, new) == ("binary", "string"):
-        return f"UPPER(TO_HEX({name}))"
-    return f"{name}::{DIALECT.types[new]}"
-
-
-def _record(plan: LoadPlan, table: Table) -> str:
-    return loads.insert_statement(plan, [table], _NOW)
-
-
-def _no_fill(plan: LoadPlan, table: Table) -> int:
-    raise AssertionError(f"{table.name} of {plan.origin.manifest} is only planned")
-
-
-_STEPS = partial(
-    Steps,
-    statement="COPY",
-    prepare=prepare,
-    columns=columns,
-    helpers=helpers,
-    swap=swap,
-    overwrite=overwrite,
-    append=append,
-    record=_record,
-    add_column=add_column,
-    alter_column=alter_column,
-    alterable=lambda old, new: False,  # noqa: ARG005
-    drop_helper=drop_helper,
-    begin="BEGIN",
-    transactional_ddl=True,
-)
-
-
-# the load itself
-
-
-def is_permanent(error: Exception) -> bool:
-    """Whether the driver's error comes again until somebody changes something."""
-    fields = error.args[0] if error.args else None
-    state = fields.get("C") if isinstance(fields, dict) else None
-    return is_permanent_sqlstate(state) or type(error).__name__ in ("NotSupportedError", "DataError")
-
-
-def load(plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | None) -> list[LoadedTable]:
-    """Load the plan's tables through the connection ``conn_id``; all of them or none.
-
-    :raises D1WarehouseError: with Redshift's own words when it refuses something.
-    """
-    needs_parquet(plan)
-    if not isinstance(files.store, S3Store):
-        raise D1ConfigurationError(f"Redshift loads from S3, and the manifest is {plan.origin.manifest}")
-    try:
-        from airflow.providers.amazon.aws.hooks.redshift_sql import RedshiftSQLHook
-        from redshift_connector.error import Error
-    except ImportError as error:
-        raise D1ConfigurationError(
-            f"Loading into Redshift needs its driver: pip install 'airflow-provider-d1[redshift]' ({error})"
-        ) from error
-    access = s3_access(files.store.hook, split_s3(plan.origin.manifest)[0]) if plan.options.iam_role is None else None
-    if access is None and plan.options.iam_role is None:
-        raise D1ConfigurationError(f"Redshift can't read the bucket: pass iam_role, or keys in {aws_conn_id!r}")
-    hook = RedshiftSQLHook(redshift_conn_id=conn_id, aws_conn_id=aws_conn_id)
-    limit_connect_time(hook.conn, "timeout", 8)  # the hook tries five times
-    try:
-        connection = hook.get_conn()
-    except Error as error:
-        raise D1WarehouseError(
-            f"No connection to Redshift through {conn_id!r}: {error}", retryable=not is_permanent(error)
-        ) from error
-    connection._usock.settimeout(None)  # noqa: SLF001 - the limit is for connecting; a COPY may be silent for long
-    with closing(connection):
-        session = _Cursor(connection)
-        _delete_leftover_manifests(files.store.hook.get_conn(), plan)
-        fill = partial(_fill, session, files, access)
-        try:
-            return run_load(plan, session, _STEPS(fill=fill))
-        except D1Error:
-            raise
-        except Error as error:
-            words = str(error) if access is None else access.hidden_in(str(error))
-            raise D1WarehouseError(
-                f"Redshift refused the load, every table is as it was: {words}", retryable=not is_permanent(error)
-            ) from None
-
-
-def _delete_leftover_manifests(client: Any, plan: LoadPlan) -> None:
-    """COPY manifests of loads that were killed. Who may not list or delete leaves them."""
+def _delete_leftover_manifests(s3: Any, plan: LoadPlan) -> None:
+    """Remove COPY manifests of loads that were killed, where this is allowed."""
     bucket, start = split_s3(f"{plan.origin.manifest.rpartition('/')[0]}/_copy_")
     with suppress(Exception):
-        listed = client.list_objects_v2(Bucket=bucket, Prefix=f"{start}_d1_new_").get("Contents", [])
+        listed = s3.list_objects_v2(Bucket=bucket, Prefix=f"{start}_d1_new_").get("Contents", [])
         keys = {entry["Key"].removeprefix(start).removesuffix(".json"): entry["Key"] for entry in listed}
         for helper in leftover_helpers(keys):
-            client.delete_object(Bucket=bucket, Key=keys[helper])
-
-
-def _fill(session: _Cursor, files: StagedFiles, access: S3Access | None, plan: LoadPlan, table: Table) -> int:
-    files.check_contents(table)
-    bucket, key = split_s3(copy_manifest_uri(plan, table))
-    client = files.store.hook.get_conn()  # type: ignore[attr-defined]
-    client.put_object(Bucket=bucket, Key=key, Body=json.dumps(copy_manifest(table)).encode())
-    try:
-        log.info("%s", copy(plan, table, authorization(plan, None)))
-        session.rows(copy(plan, table, authorization(plan, access)))
-    finally:
-        client.delete_object(Bucket=bucket, Key=key)
-    ((rows,),) = session.rows(f"SELECT COUNT(*) FROM {plan.path(table.helper)}")
-    return int(rows)
-
-
-class _Cursor:
-    """A Redshift cursor as a session."""
-
-    def __init__(self, connection: Any) -> None:
-        connection.autocommit = True  # BEGIN and COMMIT are statements here
-        self._cursor = connection.cursor()
-
-    def rows(self, statement: str) -> list[tuple[Any, ...]]:
-        """Run a statement and return its rows."""
-        self._cursor.execute(statement)
-        return [tuple(row) for row in self._cursor.fetchall()] if self._cursor.description else []
+            s3.delete_object(Bucket=bucket, Key=keys[helper])

@@ -1,55 +1,59 @@
-"""Which warehouse an Airflow connection leads to."""
+"""The warehouses that can be loaded, by the type of their Airflow connection. It is read when a DAG is parsed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1ConfigurationError
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.warehouses.base import LoadedTable, LoadPlan
-    from airflow_provider_d1.warehouses.dialect import Dialect
-    from airflow_provider_d1.warehouses.store import StagedFiles
+    from airflow_provider_d1.warehouses.base import Warehouse
 
-#: connection type → module of this package, which is also the name of the extra
-CONNECTION_TYPES: Mapping[str, str] = MappingProxyType(
+#: connection type → module, class, and the names of the options that the class declares: they become arguments of the
+#: operator, and the engines are not imported for it
+WAREHOUSES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "postgres": "postgres",
-        "redshift": "redshift",
-        "snowflake": "snowflake",
-        "google_cloud_platform": "bigquery",
-        "gcpbigquery": "bigquery",
-        "databricks": "databricks",
-        "duckdb": "duckdb",
-        "clickhouse": "clickhouse",
+        "postgres": ("postgres", "Postgres"),
+        "redshift": ("redshift", "Redshift", "iam_role"),
+        "snowflake": ("snowflake", "Snowflake", "stage"),
+        "google_cloud_platform": ("bigquery", "BigQuery"),
+        "gcpbigquery": ("bigquery", "BigQuery"),
+        "databricks": ("databricks", "Databricks", "storage_credential"),
+        "duckdb": ("duckdb", "DuckDB"),
+        "clickhouse": ("clickhouse", "ClickHouse"),
     }
 )
 
 
-class Warehouse(Protocol):
-    """What the module of a warehouse offers."""
-
-    DIALECT: Dialect
-
-    def statements(self, plan: LoadPlan) -> list[str]:
-        """Every statement of a load as far as it is known without asking the warehouse; no secrets."""
-
-    def load(self, plan: LoadPlan, files: StagedFiles, conn_id: str, aws_conn_id: str | None) -> list[LoadedTable]:
-        """Load the plan's tables."""
+def engine_options() -> tuple[str, ...]:
+    """The operator's arguments that only some engines have."""
+    return tuple(dict.fromkeys(name for _, _, *options in WAREHOUSES.values() for name in options))
 
 
-def warehouse_for(conn_type: str | None, conn_id: str) -> Warehouse:
-    """The warehouse behind a connection type.
+@cache
+def warehouse_of(conn_type: str) -> Warehouse[Any]:
+    """The warehouse of a known connection type."""
+    from airflow_provider_d1.warehouses.base import Warehouse
 
-    :raises D1ConfigurationError: for an unknown one; names those that are known and the extra that each needs.
+    module, name, *_ = WAREHOUSES[conn_type]
+    found = getattr(import_module(f"airflow_provider_d1.warehouses.{module}"), name)()
+    if not isinstance(found, Warehouse):
+        raise TypeError(f"{name} in {module} is not a Warehouse")
+    return found
+
+
+def warehouse_for(conn_type: str | None, conn_id: str) -> Warehouse[Any]:
+    """The warehouse behind a connection.
+
+    :raises D1ConfigurationError: for an unknown type; names those that are known and the extra that each needs.
     """
-    module = CONNECTION_TYPES.get(conn_type or "")
-    if module is None:
-        known = ", ".join(f"{name} (airflow-provider-d1[{extra}])" for name, extra in CONNECTION_TYPES.items())
+    if conn_type not in WAREHOUSES:
+        known = ", ".join(f"{name} (airflow-provider-d1[{warehouse_of(name).extra}])" for name in WAREHOUSES)
         raise D1ConfigurationError(
-            f"Connection {conn_id!r} is of type {conn_type!r}, which is no warehouse known here; known are {known}"
+            f"connection {conn_id!r}: unsupported connection type {conn_type!r}; supported: {known}"
         )
-    return cast("Warehouse", import_module(f"airflow_provider_d1.warehouses.{module}"))
+    return warehouse_of(conn_type)

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError
@@ -16,9 +16,7 @@ from airflow_provider_d1.storage.s3 import S3Storage
 
 if TYPE_CHECKING:
     from airflow_provider_d1.storage.base import Storage
-    from airflow_provider_d1.warehouses.base import Part, Table
-
-S3Store = S3Storage
+    from airflow_provider_d1.warehouses.plan import Part, Table
 
 
 def split_s3(uri: str) -> tuple[str, str]:
@@ -72,6 +70,11 @@ class StagedFiles:
     def __init__(self, storage: Storage, *, verify_checksums: bool) -> None:
         self.store = storage
         self._verify = verify_checksums
+
+    @property
+    def s3_hook(self) -> Any | None:
+        """The amazon provider's ``S3Hook`` where the files are in S3, else None."""
+        return self.store.hook if isinstance(self.store, S3Storage) else None
 
     def check(self, table: Table) -> None:
         """Look at every part's size without reading it.

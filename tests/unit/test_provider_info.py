@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from airflow_provider_d1.provider_info import get_provider_info
-from airflow_provider_d1.warehouses.registry import CONNECTION_TYPES
+from airflow_provider_d1.warehouses.registry import WAREHOUSES
 
 
 def schema(name: str) -> dict:
@@ -89,4 +89,4 @@ def test_transfers_go_by_names_that_some_provider_integrates() -> None:
 
 def test_every_warehouse_is_a_target() -> None:
     loads = [entry for entry in get_provider_info()["transfers"] if entry["python-module"].endswith("_to_warehouse")]
-    assert len(loads) == len(set(CONNECTION_TYPES.values()))
+    assert len(loads) == len(set(WAREHOUSES.values()))

@@ -168,7 +168,7 @@ def test_a_transfers_output_loads_that_run_and_no_other(
 @pytest.mark.parametrize("mode", ["replace", "append"])
 def test_an_error_in_the_middle(engine, schema, load_staged, standing, folder, mode, monkeypatch) -> None:
     """The record in ``_d1_loads`` comes last of all; there the server's connection breaks."""
-    from airflow_provider_d1.warehouses import loads
+    from airflow_provider_d1.warehouses import load_history as loads
 
     uri = write_staged(folder, {"first": NEW, "second": NEW.append_column("more", NEW["id"])}, bookmark="new")
     whole = loads.insert_statement

@@ -87,7 +87,7 @@ def test_a_table_is_never_taken_for_one_of_another_case(engine, schema, load_sta
         assert engine.tables(schema) == {"Users", "users", "_d1_loads"}
     else:
         for mode in ("replace", "append"):
-            with pytest.raises(AirflowFailException, match=r"'users'.*'Users'.*one name"):
+            with pytest.raises(AirflowFailException, match=r"'users'.*'Users'.*case-insensitive"):
                 load_staged(stage({"users": MORE}), mode=mode)
         load_staged(stage({"Users": USERS}))
     assert held(engine, schema, "Users") == rows((1, "Ada"), (2, None))

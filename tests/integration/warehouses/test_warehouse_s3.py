@@ -12,7 +12,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_d1.exceptions import D1ManifestError
-from airflow_provider_d1.warehouses import duckdb as duckdb_loader
+from airflow_provider_d1.warehouses import duckdb_session
 from tests.integration.dag_runs import BUCKET
 from tests.integration.warehouses.staged import write_staged
 
@@ -66,7 +66,7 @@ def test_duckdb_without_its_extension_gets_the_rows_streamed(
     if engine.name != "duckdb":
         pytest.skip("DuckDB's own matter")
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(duckdb_loader.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(duckdb_session.importlib.util, "find_spec", lambda _: None)
     load_staged(staged_in_s3())
     assert "no httpfs extension" in caplog.text
     assert engine.rows(schema, "users") == rows_of(USERS)

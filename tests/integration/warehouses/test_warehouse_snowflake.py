@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_provider_d1.warehouses import loads
+from airflow_provider_d1.warehouses import load_history as loads
 from tests.integration.warehouses.staged import edit_manifest, write_staged
 from tests.integration.warehouses.staged_corpus import CORPUS, alike, expected_rows, staged
 from tests.integration.warehouses.warehouse_engines import CONN_ID, Snowflake
@@ -174,7 +174,7 @@ def test_an_error_while_appending_adds_nothing(engine, schema, load_staged, stag
     uri = stage({"users": USERS})
     with monkeypatch.context() as patch:
         patch.setattr(loads, "insert_statement", lambda plan, tables, now: whole(plan, tables, now) + " no such word")
-        with pytest.raises(AirflowFailException, match="Snowflake refused"):
+        with pytest.raises(AirflowFailException, match="Snowflake rejected"):
             load_staged(uri, mode="append")
     assert engine.rows(schema, "users") == rows_of(USERS)
     assert load_staged(uri, mode="append")["rows"] == 3
@@ -182,18 +182,18 @@ def test_an_error_while_appending_adds_nothing(engine, schema, load_staged, stag
 
 def test_databases_that_are_loaded_at_once_do_not_mix(engine, schema, load_staged, stage, monkeypatch) -> None:
     """While one database's rows are in their helper table, another one goes into the same table from first to last."""
-    from airflow_provider_d1.warehouses import snowflake
+    from airflow_provider_d1.warehouses.snowflake import Snowflake as Loader
 
     one, other = (stage({"users": USERS}, database_id=name) for name in ("one", "other"))
-    whole = snowflake._fill
+    whole = Loader.fill
 
     def fill(*arguments: Any) -> int:
         rows = whole(*arguments)
-        monkeypatch.setattr(snowflake, "_fill", whole)
+        monkeypatch.setattr(Loader, "fill", whole)
         assert load_staged(other, mode="append")["rows"] == 3
         return rows
 
-    monkeypatch.setattr(snowflake, "_fill", fill)
+    monkeypatch.setattr(Loader, "fill", fill)
     assert load_staged(one, mode="append")["rows"] == 3
     assert engine.rows(schema, "users") == sorted(rows_of(USERS) * 2, key=repr)
     assert engine.tables(schema) == {"users", "_d1_loads"}

@@ -13,6 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from airflow_provider_d1.exceptions import D1WarehouseError
 from airflow_provider_d1.storage.s3 import S3Storage
 from airflow_provider_d1.warehouses import bigquery
+from airflow_provider_d1.warehouses.bigquery import BigQuery
+from airflow_provider_d1.warehouses.loader import load
+from airflow_provider_d1.warehouses.session import Connections
 from airflow_provider_d1.warehouses.store import StagedFiles
 from tests.unit.warehouses.warehouse_plans import manifest, plan
 
@@ -33,7 +36,7 @@ class Client:
 
 def test_all_statements_are_in_one_session() -> None:
     client = Client()
-    session = bigquery._Session(client)
+    session = bigquery.BigQuerySession(client)
     assert session.rows("SELECT 2") == [(1,)]
     assert session.rows("COMMIT") == [(1,)]
     (first, opening), *others = client.asked
@@ -57,8 +60,8 @@ def test_a_server_that_is_not_there_is_given_up(monkeypatch: pytest.MonkeyPatch)
     connection = {"conn_type": "google_cloud_platform", "extra": {"keyfile_dict": json.dumps(account)}}
     monkeypatch.setenv("AIRFLOW_CONN_NOWHERE", json.dumps(connection))
     monkeypatch.setattr(bigquery, "_CONNECT_TIMEOUT", 0.1)
-    files = StagedFiles(S3Storage(None, "bucket", "d1"), verify_checksums=False)
+    files = StagedFiles(S3Storage(object(), "bucket", "d1"), verify_checksums=False)
     with pytest.raises(D1WarehouseError, match="No connection to BigQuery through 'nowhere'") as failure:
-        bigquery.load(plan(bigquery, manifest()), files, "nowhere", None)
+        load(BigQuery(), plan(BigQuery(), manifest()), files, Connections("nowhere", None))
     assert failure.value.retryable
     assert key.splitlines()[1] not in str(failure.value)

@@ -7,33 +7,23 @@ import sqlglot
 from sqlglot import exp
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError, D1WarehouseError
-from airflow_provider_d1.warehouses import bigquery, clickhouse, databricks, duckdb, postgres, redshift, snowflake
-from tests.unit.warehouses.warehouse_plans import manifest, plan
+from tests.unit.warehouses.warehouse_plans import ENGINES, manifest, plan
 
-WAREHOUSES = {
-    "postgres": postgres,
-    "redshift": redshift,
-    "snowflake": snowflake,
-    "bigquery": bigquery,
-    "databricks": databricks,
-    "duckdb": duckdb,
-    "clickhouse": clickhouse,
-}
 HOSTILE = ["x'; DROP TABLE y; --", "\\", "\\'", "'\\", "it''s", 'say "hi"', "back`tick", "new\nline", "ünï", ""]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-@pytest.mark.parametrize("name", WAREHOUSES)
+@pytest.mark.parametrize("name", ENGINES)
 def test_a_literal_is_one_text_to_the_warehouse(name: str, text: str) -> None:
-    parsed = sqlglot.parse_one(f"SELECT {WAREHOUSES[name].DIALECT.literal(text)}", dialect=name)
+    parsed = sqlglot.parse_one(f"SELECT {ENGINES[name].dialect.literal(text)}", dialect=name)
     (value,) = parsed.expressions
     assert isinstance(value, exp.Literal)
     assert value.this == text
 
 
-@pytest.mark.parametrize("name", WAREHOUSES)
+@pytest.mark.parametrize("name", ENGINES)
 def test_an_identifier_is_one_name_to_the_warehouse(name: str) -> None:
-    dialect = WAREHOUSES[name].DIALECT
+    dialect = ENGINES[name].dialect
     for text in HOSTILE:
         if not text or (name == "bigquery" and "`" in text) or (name in ("bigquery", "clickhouse") and "\\" in text):
             continue  # refused there, or written as the warehouse documents it and sqlglot does not read it
@@ -45,7 +35,7 @@ def test_an_identifier_is_one_name_to_the_warehouse(name: str) -> None:
 
 
 def test_null_is_no_text() -> None:
-    assert postgres.DIALECT.literal(None) == "NULL"
+    assert ENGINES["postgres"].dialect.literal(None) == "NULL"
 
 
 @pytest.mark.parametrize(
@@ -54,8 +44,8 @@ def test_null_is_no_text() -> None:
         ("postgres", {"t" * 64: {"a": "int64"}}, r"'t{64}' has 64 bytes, at most 63"),
         ("postgres", {"t": {"ü" * 32: "int64"}}, r"'ü{32}' of table 't' has 64 bytes"),
         ("postgres", {"t": {"xmin": "int64"}}, "'xmin' of table 't' is a name that the warehouse keeps"),
-        ("redshift", {"Users": {"a": "int64"}, "users": {"a": "int64"}}, "tables 'Users' and 'users' are one name"),
-        ("redshift", {"t": {"É": "int64", "é": "int64"}}, "columns of table 't' 'É' and 'é' are one name"),
+        ("redshift", {"Users": {"a": "int64"}, "users": {"a": "int64"}}, "tables 'Users' and 'users' collide"),
+        ("redshift", {"t": {"É": "int64", "é": "int64"}}, "columns of table 't' 'É' and 'é' collide"),
         ("duckdb", {"Users": {"a": "int64"}, "users": {"a": "int64"}}, "'Users' and 'users'"),
         ("duckdb", {"t": {"": "int64"}}, "column '' of table 't' is empty"),
         ("bigquery", {"a.b": {"a": "int64"}}, "'a.b' contains '.'"),
@@ -72,31 +62,31 @@ def test_null_is_no_text() -> None:
 )
 def test_names_that_cannot_be_held(name, tables, message) -> None:
     with pytest.raises(D1WarehouseError, match=message):
-        plan(WAREHOUSES[name], manifest(tables))
+        plan(ENGINES[name], manifest(tables))
 
 
 def test_all_problems_are_named_at_once() -> None:
     with pytest.raises(D1WarehouseError, match=r"schema 's{64}'.*'t{64}'.*'ctid'.*nothing|nothing.*'t{64}'.*'ctid'"):
-        plan(postgres, manifest({"t" * 64: {"ctid": "int64"}}), schema="s" * 64)
+        plan(ENGINES["postgres"], manifest({"t" * 64: {"ctid": "int64"}}), schema="s" * 64)
 
 
 @pytest.mark.parametrize("name", ["postgres", "snowflake", "clickhouse"])
 def test_names_that_differ_in_case_are_two_names_where_quotes_keep_them(name: str) -> None:
-    made = plan(WAREHOUSES[name], manifest({"Users": {"a": "int64"}, "users": {"a": "int64"}}))
+    made = plan(ENGINES[name], manifest({"Users": {"a": "int64"}, "users": {"a": "int64"}}))
     assert len({made.path(table.name) for table in made.tables}) == 2
     assert len({table.helper for table in made.tables}) == 2
 
 
 def test_tables_are_chosen_by_their_exact_names() -> None:
     tables = {"users": {"a": "int64"}, "Orders": {"a": "int64"}}
-    made = plan(postgres, manifest(tables), tables=("Orders", "users", "Orders"))
+    made = plan(ENGINES["postgres"], manifest(tables), tables=("Orders", "users", "Orders"))
     assert [table.name for table in made.tables] == ["Orders", "users"]
     with pytest.raises(D1ConfigurationError, match="no table 'order'; near: 'Orders'"):
-        plan(postgres, manifest(tables), tables=("order",))
+        plan(ENGINES["postgres"], manifest(tables), tables=("order",))
     with pytest.raises(D1ConfigurationError, match="no table 'xyz'; it has 'users', 'Orders'"):
-        plan(postgres, manifest(tables), tables=("xyz",))
+        plan(ENGINES["postgres"], manifest(tables), tables=("xyz",))
 
 
 def test_a_dump_is_no_table() -> None:
     with pytest.raises(D1ManifestError, match="file_format='parquet'"):
-        plan(postgres, manifest(format="sql", tables=()))
+        plan(ENGINES["postgres"], manifest(format="sql", tables=()))

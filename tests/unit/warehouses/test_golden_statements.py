@@ -10,47 +10,37 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import sqlglot
 from sqlglot import exp
 
 from airflow_provider_d1.exceptions import D1ConfigurationError
-from airflow_provider_d1.warehouses import bigquery, clickhouse, databricks, duckdb, postgres, redshift, snowflake
-from tests.unit.warehouses.warehouse_plans import manifest, plan
+from airflow_provider_d1.warehouses.bigquery import BigQuery
+from airflow_provider_d1.warehouses.loader import planned_statements
+from airflow_provider_d1.warehouses.redshift import Redshift, copy_manifest
+from tests.unit.warehouses.warehouse_plans import ENGINES, manifest, plan
 
 GOLDEN = Path(__file__).parent / "golden"
-WAREHOUSES = {
-    "postgres": postgres,
-    "redshift": redshift,
-    "snowflake": snowflake,
-    "bigquery": bigquery,
-    "databricks": databricks,
-    "duckdb": duckdb,
-    "clickhouse": clickhouse,
-}
-OPTIONS = {
-    "redshift": {"iam_role": "arn:aws:iam::123456789012:role/reader"},
-    "snowflake": {"stage": "ops.public.d1_stage"},
-    "databricks": {"storage_credential": "d1 reader"},
-}
+
+
+def options_of(name: str) -> dict[str, str]:
+    """The warehouse's own options, each with its example."""
+    return {option.name: option.example for option in ENGINES[name].options}
+
+
 #: the statements that sqlglot 30 has no grammar for, and only those; all others it must understand
 UNPARSED: dict[str, str] = {
-    "postgres": "nothing",
     "redshift": r"LOCK ",
-    "snowflake": "nothing",
-    "bigquery": "nothing",
     "databricks": r"COPY INTO .* WITH \(CREDENTIAL ",
-    "duckdb": "nothing",
-    "clickhouse": r"EXCHANGE TABLES |ALTER TABLE .* ATTACH PARTITION ID ",
+    "clickhouse": r"EXCHANGE TABLES |RENAME TABLE |ALTER TABLE .* ATTACH PARTITION ID ",
 }
 
 
 @pytest.mark.parametrize("mode", ["replace", "append"])
-@pytest.mark.parametrize("name", WAREHOUSES)
+@pytest.mark.parametrize("name", ENGINES)
 def test_statements_are_as_they_were_read(name: str, mode: str, request: pytest.FixtureRequest) -> None:
-    made = WAREHOUSES[name].statements(plan(WAREHOUSES[name], manifest(), mode=mode, **OPTIONS.get(name, {})))
+    made = planned_statements(ENGINES[name], plan(ENGINES[name], manifest(), mode=mode, **options_of(name)))
     text = "".join(f"{statement};\n" for statement in made)
     file = GOLDEN / f"{name}_{mode}.sql"
     if request.config.getoption("--golden"):
@@ -59,11 +49,11 @@ def test_statements_are_as_they_were_read(name: str, mode: str, request: pytest.
 
 
 @pytest.mark.parametrize("mode", ["replace", "append"])
-@pytest.mark.parametrize("name", WAREHOUSES)
+@pytest.mark.parametrize("name", ENGINES)
 def test_sqlglot_understands_them(name: str, mode: str) -> None:
-    for options in ({}, OPTIONS.get(name, {})):
-        for statement in WAREHOUSES[name].statements(plan(WAREHOUSES[name], manifest(), mode=mode, **options)):
-            assert understood(statement, name) != bool(re.match(UNPARSED[name], statement)), statement
+    for options in ({}, options_of(name)):
+        for statement in planned_statements(ENGINES[name], plan(ENGINES[name], manifest(), mode=mode, **options)):
+            assert understood(statement, name) != bool(re.match(UNPARSED.get(name, "nothing"), statement)), statement
 
 
 def understood(statement: str, name: str) -> bool:
@@ -75,16 +65,16 @@ def understood(statement: str, name: str) -> bool:
     return parsed is not None and not list(parsed.find_all(exp.Command))
 
 
-@pytest.mark.parametrize("name", ["redshift", "snowflake", "bigquery", "databricks"])
+@pytest.mark.parametrize("name", [name for name in ENGINES if not ENGINES[name].reads_text_formats])
 def test_text_formats_are_refused_where_they_would_lose_something(name: str) -> None:
     with pytest.raises(D1ConfigurationError, match=r"file_format='parquet'"):
-        WAREHOUSES[name].statements(plan(WAREHOUSES[name], manifest(format="csv")))
+        planned_statements(ENGINES[name], plan(ENGINES[name], manifest(format="csv")))
 
 
-@pytest.mark.parametrize("name", WAREHOUSES)
+@pytest.mark.parametrize("name", ENGINES)
 def test_widening_says_how(name: str) -> None:
     """The statement for every pair of types is one that sqlglot understands."""
-    warehouse: ModuleType = WAREHOUSES[name]
+    warehouse = ENGINES[name]
     made = plan(warehouse, manifest())
     for old, new in [
         ("int64", "float64"),
@@ -102,9 +92,11 @@ def test_widening_says_how(name: str) -> None:
 
 
 def test_a_bigquery_job_is_told_the_types() -> None:
-    made = plan(bigquery, manifest({"users": {"id": "int64", "at": "timestamp[us]"}}))
+    warehouse = BigQuery()
+    made = plan(warehouse, manifest({"users": {"id": "int64", "at": "timestamp[us]"}}))
     (table,) = made.tables
-    assert bigquery.load_configuration(made, table, "project", ["gs://bucket/part.parquet"]) == {
+    work = warehouse.plan_table(made, table, {})
+    assert warehouse.load_configuration(made, work, "project", ["gs://bucket/part.parquet"]) == {
         "load": {
             "destinationTable": {"projectId": "project", "datasetId": "staging", "tableId": table.helper},
             "schema": {
@@ -122,8 +114,9 @@ def test_a_bigquery_job_is_told_the_types() -> None:
 
 
 def test_a_redshift_copy_manifest_gives_every_length() -> None:
-    table = plan(redshift, manifest()).tables[0]
-    assert json.dumps(redshift.copy_manifest(table)) == json.dumps(
+    warehouse = Redshift()
+    made = plan(warehouse, manifest())
+    assert json.dumps(copy_manifest(warehouse.plan_table(made, made.tables[0], {}))) == json.dumps(
         {
             "entries": [
                 {

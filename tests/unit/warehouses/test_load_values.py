@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from airflow_provider_d1.exceptions import D1WarehouseError
 from airflow_provider_d1.warehouses.ahead import ahead
-from airflow_provider_d1.warehouses.base import Column, Table
-from airflow_provider_d1.warehouses.convert import widened
-from airflow_provider_d1.warehouses.fitting import fitted, nul_free
-from airflow_provider_d1.warehouses.types import arrow_type, wider
+from airflow_provider_d1.warehouses.batches import arrow_type
+from airflow_provider_d1.warehouses.drift import wider
+from airflow_provider_d1.warehouses.fitting import fitted, nul_free, widened
+from airflow_provider_d1.warehouses.plan import Column, Table
 
 TYPES = ("int64", "float64", "string", "binary", "timestamp[us]", "date32")
 

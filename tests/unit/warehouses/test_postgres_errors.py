@@ -6,14 +6,14 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from airflow_provider_d1.warehouses.postgres_errors import is_permanent, refused
+from airflow_provider_d1.warehouses.postgres_errors import is_permanent, remedy
 
 
 def test_too_few_locks_is_a_setting_and_no_passing_shortage() -> None:
     too_few = errors.OutOfMemory("out of shared memory\nHINT:  You might need to increase max_locks_per_transaction.")
-    assert not refused(too_few).retryable
-    assert "tables=" in str(refused(too_few))
-    assert refused(errors.OutOfMemory("out of memory")).retryable
+    assert is_permanent(too_few)
+    assert "tables=" in remedy(str(too_few))
+    assert not is_permanent(errors.OutOfMemory("out of memory"))
 
 
 @pytest.mark.parametrize("state", ["2BP01", "42P06", "42P07"])
@@ -27,5 +27,5 @@ def test_an_error_that_the_server_did_not_send_is_retried() -> None:
 
 def test_a_policy_that_applies_to_the_loader_is_explained() -> None:
     error = errors.InsufficientPrivilege('query would be affected by row-level security policy for table "t"')
-    assert "BYPASSRLS" in str(refused(error))
-    assert not refused(error).retryable
+    assert "BYPASSRLS" in remedy(str(error))
+    assert is_permanent(error)

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from airflow_provider_d1.exceptions import D1ManifestError
 from airflow_provider_d1.storage.folder import FolderStorage
 from airflow_provider_d1.warehouses import batches
-from airflow_provider_d1.warehouses.base import Column, Part, Table
 from airflow_provider_d1.warehouses.batches import staged_batches
+from airflow_provider_d1.warehouses.plan import Column, Part, Table
 from airflow_provider_d1.warehouses.store import StagedFiles
 
 COLUMNS = (Column("i", "int64"), Column("r", "float64"), Column("s", "string"), Column('b "x",', "binary"))

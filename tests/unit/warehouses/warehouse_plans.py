@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.staging.manifest import DumpEntry, Manifest
 from airflow_provider_d1.staging.manifest_source import Source
 from airflow_provider_d1.staging.manifest_tables import ColumnEntry, FileEntry, StorageCounts, TableEntry
-from airflow_provider_d1.warehouses.base import LoadOptions, LoadPlan, make_plan
+from airflow_provider_d1.warehouses.plan import LoadOptions, LoadPlan, make_plan
+from airflow_provider_d1.warehouses.registry import WAREHOUSES, engine_options, warehouse_of
 
+if TYPE_CHECKING:
+    from airflow_provider_d1.warehouses.base import Warehouse
+
+#: every warehouse, by the name of its module; a new one is in every test that enumerates them
+ENGINES: dict[str, Warehouse[Any]] = {module: warehouse_of(kind) for kind, (module, *_) in WAREHOUSES.items()}
 TOKEN = "20261122t000000_0badcafe"
 TYPES = ("int64", "float64", "string", "binary", "timestamp[us]", "date32")
 
@@ -40,6 +45,8 @@ def manifest(tables: dict[str, dict[str, str]] | None = None, **changes: Any) ->
     return Manifest(**(content | changes))
 
 
-def plan(warehouse: ModuleType, manifest: Manifest, **options: Any) -> LoadPlan:
+def plan(warehouse: Warehouse[Any], manifest: Manifest, **options: Any) -> LoadPlan:
     uri = "s3://bucket/d1/shop's/_manifest.json"
-    return make_plan(manifest, uri, warehouse.DIALECT, LoadOptions(**{"schema": "staging", **options}), TOKEN)
+    engine = {name: options.pop(name, None) for name in engine_options()}
+    chosen = LoadOptions(**{"schema": "staging", "engine": engine, **options})
+    return make_plan(manifest, uri, warehouse.dialect, chosen, TOKEN)

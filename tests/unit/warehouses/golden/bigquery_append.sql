@@ -7,8 +7,8 @@ LOAD DATA INTO `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1` FRO
 CREATE TABLE IF NOT EXISTS `staging`.`users` (`a int64` INT64, `a float64` FLOAT64, `a string` STRING, `a binary` BYTES, `a timestamp` DATETIME, `a date32` DATE, `select` INT64);
 INSERT INTO `staging`.`users` (`a int64`, `a float64`, `a string`, `a binary`, `a timestamp`, `a date32`, `select`) SELECT `a int64`, `a float64`, `a string`, `a binary`, `a timestamp`, `a date32`, `select` FROM `staging`.`_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06`;
 INSERT INTO `staging`.`_d1_loads` (`loaded_at`, `manifest`, `database_id`, `database_name`, `bookmark`, `dump_sha256`, `table_name`, `rows`, `mode`) VALUES (CURRENT_TIMESTAMP(), 's3://bucket/d1/shop\'s/_manifest.json', 'uuid', 'it\'s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'users', 3, 'append');
-DROP TABLE IF EXISTS `staging`.`_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06`;
 CREATE TABLE IF NOT EXISTS `staging`.`orders-2026` (`id` INT64);
 INSERT INTO `staging`.`orders-2026` (`id`) SELECT `id` FROM `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1`;
 INSERT INTO `staging`.`_d1_loads` (`loaded_at`, `manifest`, `database_id`, `database_name`, `bookmark`, `dump_sha256`, `table_name`, `rows`, `mode`) VALUES (CURRENT_TIMESTAMP(), 's3://bucket/d1/shop\'s/_manifest.json', 'uuid', 'it\'s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'orders-2026', 3, 'append');
+DROP TABLE IF EXISTS `staging`.`_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06`;
 DROP TABLE IF EXISTS `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1`;

@@ -6,9 +6,7 @@ INSERT INTO `staging`.`_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06` (`a in
 CREATE TABLE `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1` (`id` Nullable(Int64)) ENGINE = MergeTree ORDER BY tuple();
 INSERT INTO `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1` (`id`) SELECT `id` FROM s3({d1_url:String}, {d1_access_key:String}, {d1_secret_key:String}, 'Parquet', '`id` Nullable(Int64)');
 INSERT INTO `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1` (`id`) SELECT `id` FROM s3({d1_url:String}, {d1_access_key:String}, {d1_secret_key:String}, 'Parquet', '`id` Nullable(Int64)');
-ALTER TABLE `staging`.`users` ATTACH PARTITION ID 'all' FROM `staging`.`_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06`;
-DROP TABLE IF EXISTS `staging`.`_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06` SYNC;
+RENAME TABLE `staging`.`_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06` TO `staging`.`users`;
 INSERT INTO `staging`.`_d1_loads` (`loaded_at`, `manifest`, `database_id`, `database_name`, `bookmark`, `dump_sha256`, `table_name`, `rows`, `mode`) VALUES (now64(6, 'UTC'), 's3://bucket/d1/shop\'s/_manifest.json', 'uuid', 'it\'s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'users', 3, 'append');
-ALTER TABLE `staging`.`orders-2026` ATTACH PARTITION ID 'all' FROM `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1`;
-DROP TABLE IF EXISTS `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1` SYNC;
+RENAME TABLE `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1` TO `staging`.`orders-2026`;
 INSERT INTO `staging`.`_d1_loads` (`loaded_at`, `manifest`, `database_id`, `database_name`, `bookmark`, `dump_sha256`, `table_name`, `rows`, `mode`) VALUES (now64(6, 'UTC'), 's3://bucket/d1/shop\'s/_manifest.json', 'uuid', 'it\'s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'orders-2026', 3, 'append');

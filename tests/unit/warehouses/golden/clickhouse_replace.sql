@@ -7,8 +7,8 @@ CREATE TABLE `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1` AS `s
 INSERT INTO `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1` (`id`) SELECT `id` FROM s3({d1_url:String}, {d1_access_key:String}, {d1_secret_key:String}, 'Parquet', '`id` Nullable(Int64)');
 INSERT INTO `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1` (`id`) SELECT `id` FROM s3({d1_url:String}, {d1_access_key:String}, {d1_secret_key:String}, 'Parquet', '`id` Nullable(Int64)');
 EXCHANGE TABLES `staging`.`_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06` AND `staging`.`users`;
-DROP TABLE IF EXISTS `staging`.`_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06` SYNC;
 INSERT INTO `staging`.`_d1_loads` (`loaded_at`, `manifest`, `database_id`, `database_name`, `bookmark`, `dump_sha256`, `table_name`, `rows`, `mode`) VALUES (now64(6, 'UTC'), 's3://bucket/d1/shop\'s/_manifest.json', 'uuid', 'it\'s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'users', 3, 'replace');
 EXCHANGE TABLES `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1` AND `staging`.`orders-2026`;
-DROP TABLE IF EXISTS `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1` SYNC;
 INSERT INTO `staging`.`_d1_loads` (`loaded_at`, `manifest`, `database_id`, `database_name`, `bookmark`, `dump_sha256`, `table_name`, `rows`, `mode`) VALUES (now64(6, 'UTC'), 's3://bucket/d1/shop\'s/_manifest.json', 'uuid', 'it\'s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'orders-2026', 3, 'replace');
+DROP TABLE IF EXISTS `staging`.`_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06` SYNC;
+DROP TABLE IF EXISTS `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1` SYNC;

@@ -1,4 +1,8 @@
 BEGIN;
+SET LOCAL standard_conforming_strings = on;
+SET LOCAL client_encoding = 'UTF8';
+SET LOCAL row_security = off;
+SELECT pg_advisory_xact_lock(5578296984185564650);
 CREATE SCHEMA IF NOT EXISTS "staging";
 CREATE TABLE IF NOT EXISTS "staging"."_d1_loads" ("loaded_at" timestamptz, "manifest" text, "database_id" text, "database_name" text, "bookmark" text, "dump_sha256" text, "table_name" text, "rows" bigint, "mode" text);
 CREATE TABLE "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06" ("a int64" bigint, "a float64" double precision, "a string" text, "a binary" bytea, "a timestamp" timestamp, "a date32" date, "select" bigint);

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_d1.warehouses.base import LOADS_TABLE, Column, LoadPlan, Origin, Table
+from airflow_provider_d1.warehouses.plan import LOADS_TABLE, Column, LoadPlan, Origin, Table
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.dialect import Dialect

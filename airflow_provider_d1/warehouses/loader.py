@@ -1,0 +1,198 @@
+"""The steps of every load: prepare, skip what is loaded, load and count all tables, publish, record, clean up."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_d1.exceptions import D1ConfigurationError, D1WarehouseError
+from airflow_provider_d1.warehouses import load_history
+from airflow_provider_d1.warehouses.base import Run, TableLoad, Warehouse
+from airflow_provider_d1.warehouses.plan import LOADS_TABLE, LoadedTable, LoadPlan, leftover_helpers
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.warehouses.session import Connections
+    from airflow_provider_d1.warehouses.store import StagedFiles
+
+log = logging.getLogger(__name__)
+
+
+def load(warehouse: Warehouse[Any], plan: LoadPlan, files: StagedFiles, connections: Connections) -> list[LoadedTable]:
+    """Load the plan's tables.
+
+    :raises D1WarehouseError: with the warehouse's own words when it refuses something.
+    :raises D1ManifestError: when a staged file is not what the manifest says.
+    :raises D1ConfigurationError: when the extra is missing, or this engine can't load such a manifest.
+    """
+    _check_format(warehouse, plan)
+    warehouse.check(plan, files)
+    name = warehouse.dialect.name
+    try:
+        for module in warehouse.modules:
+            import_module(module)
+    except ImportError as error:
+        raise D1ConfigurationError(
+            f"Loading into {name} needs its provider: pip install 'airflow-provider-d1[{warehouse.extra}]' ({error})"
+        ) from error
+    errors = warehouse.driver_errors()
+    try:
+        session = warehouse.connect(plan, files, connections)
+    except errors as error:
+        raise D1WarehouseError(
+            f"No connection to {name} through {connections.conn_id!r}: {str(error).strip()}",
+            retryable=not warehouse.is_permanent(error),
+        ) from error
+    with closing(session):
+        try:
+            return Load(warehouse, plan, files, session).run()
+        except errors as error:
+            state = "; no table was changed" if warehouse.transaction == "load" else ""
+            text = session.without_secrets(str(error).strip())
+            raise D1WarehouseError(
+                f"{name} rejected the load{state}: {text}{warehouse.remedy(text)}",
+                retryable=not warehouse.is_permanent(error),
+            ) from None
+
+
+def planned_statements(warehouse: Warehouse[Any], plan: LoadPlan) -> list[str]:
+    """Every statement of a load as far as it is known without asking the warehouse; no secrets.
+
+    :raises D1ConfigurationError: when this engine can't load such a manifest.
+    """
+    _check_format(warehouse, plan)
+    whole = warehouse.transaction == "load"
+    prepare = [warehouse.create_schema(plan), warehouse.create_loads(plan)]
+    start = [warehouse.begin, *warehouse.lock(plan)] if whole else []
+    result = [*prepare, *start] if warehouse.locks_first else [*start, *prepare]
+    works = [warehouse.plan_table(plan, table, None) for table in plan.tables]
+    helpers = []
+    for work in works:
+        if work.into == work.table.helper:
+            helpers.append(work.into)
+            result += warehouse.create_helper(plan, work)
+        result += warehouse.fill_statements(plan, work)
+    for work in works:
+        publication = warehouse.publication(plan, work)
+        result += [*publication.ddl, *publication.dml]
+        if publication.renames:
+            helpers.remove(work.into)
+        if not whole:
+            result.append(load_history.insert_statement(plan, [work.table], warehouse.now))
+    result += [warehouse.drop_helper(plan, helper) for helper in helpers]
+    if whole:
+        result += [load_history.insert_statement(plan, plan.tables, warehouse.now), "COMMIT"]
+    return result
+
+
+def _check_format(warehouse: Warehouse[Any], plan: LoadPlan) -> None:
+    if plan.file_format != "parquet" and not warehouse.reads_text_formats:
+        raise D1ConfigurationError(
+            f"{warehouse.dialect.name} is loaded from Parquet, and {plan.origin.manifest} lists {plan.file_format}: "
+            "stage with file_format='parquet'"
+        )
+
+
+class Load(Run[Any]):
+    """One load from its first statement to its last one."""
+
+    def __init__(self, warehouse: Warehouse[Any], plan: LoadPlan, files: StagedFiles, session: Any) -> None:
+        super().__init__(plan, files, session)
+        self.warehouse = warehouse
+
+    def run(self) -> list[LoadedTable]:
+        """Load everything.
+
+        :raises D1WarehouseError: when rows are missing, or a column can't be widened.
+        """
+        whole = self.warehouse.transaction == "load"
+        try:
+            self._start()
+            results = self._tables()
+            self._drop_helpers()
+            if whole:
+                self.execute("COMMIT")
+        except BaseException:
+            with suppress(Exception):  # what went wrong first is what counts
+                if whole:
+                    self.session.rows("ROLLBACK")
+                else:
+                    self._drop_helpers()
+            raise
+        return results
+
+    def _start(self) -> None:
+        warehouse, plan = self.warehouse, self.plan
+        if warehouse.locks_first:
+            self._prepare()
+        if warehouse.transaction == "load":
+            self.execute(warehouse.begin)
+            for statement in warehouse.lock(plan):
+                self.execute(statement)
+        if not warehouse.locks_first:
+            self._prepare()
+
+    def _prepare(self) -> None:
+        """Make schema and ``_d1_loads`` where they are missing: IF NOT EXISTS alone needs the right to create them."""
+        warehouse, plan = self.warehouse, self.plan
+        if not self.session.rows(warehouse.schema_query(plan)):
+            self.execute(warehouse.create_schema(plan))
+        if not self._columns(LOADS_TABLE):
+            self.execute(warehouse.create_loads(plan))
+        if warehouse.transaction != "load":  # else a killed load leaves none
+            names = [str(name) for (name,) in self.session.rows(warehouse.helpers_query(plan))]
+            for name in leftover_helpers(names):
+                self.execute(warehouse.drop_helper(plan, name))
+
+    def _columns(self, table: str) -> dict[str, str]:
+        """Name → type of a table's columns, empty when there is no such table."""
+        rows = self.session.rows(self.warehouse.columns_query(self.plan, table))
+        return {str(name): str(type_name) for name, type_name in rows}
+
+    def _tables(self) -> list[LoadedTable]:
+        warehouse, plan = self.warehouse, self.plan
+        warehouse.check_targets(self)
+        loaded: Mapping[str, bool] = {}
+        if plan.options.mode == "append":
+            loaded = load_history.already_loaded(self.session.rows(load_history.history_query(plan)))
+        results: list[LoadedTable] = []
+        works: list[TableLoad] = []
+        for table in plan.tables:
+            existing, path = self._columns(table.name), plan.path(table.name)
+            if existing and loaded.get(table.name):
+                log.info("Skipped %s: this export is already loaded", path)
+                results.append(LoadedTable(table.name, path, warehouse.statement, 0, skipped=True))
+                continue
+            work = warehouse.plan_table(plan, table, existing)
+            self._check_exact(work)
+            if work.into == table.name and work.action == "append":
+                work.rows_before = self.count(table.name)
+            warehouse.load_rows(self, work)
+            works.append(work)
+            nul_replaced, statement = dict(work.nul_replaced), warehouse.statement_for(work)
+            results.append(LoadedTable(table.name, path, statement, table.rows, nul_replaced=nul_replaced))
+        warehouse.publish_all(self, works)
+        if works and warehouse.transaction == "load":
+            tables = [work.table for work in works]
+            self.execute(load_history.insert_statement(plan, tables, warehouse.now))
+        return results
+
+    def _check_exact(self, work: TableLoad) -> None:
+        """Integers become doubles only as far as they are exact."""
+        for change in work.drift.altered:
+            if (change.old, change.new) == ("int64", "float64"):
+                name, path = self.plan.dialect.identifier(change.column), self.plan.path(work.table.name)
+                ((count,),) = self.session.rows(
+                    f"SELECT COUNT(*) FROM {path} WHERE {name} NOT BETWEEN -{2**53} AND {2**53}"
+                )
+                if count:
+                    raise D1WarehouseError(
+                        f"table {work.table.name!r} is unchanged: {count} integers in column {change.column!r} would "
+                        f"be rounded by {change.statement}"
+                    )
+
+    def _drop_helpers(self) -> None:
+        for name in self.helpers:
+            self.execute(self.warehouse.drop_helper(self.plan, name))

@@ -1,0 +1,80 @@
+"""A connection to a warehouse for one load: what runs statements in it, and which of its errors may pass."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+#: a statement longer than this is shown without its middle
+_SHOWN = 1000
+#: classes of SQLSTATE that stay until somebody changes something: unsupported features, cardinality, data, constraints,
+#: credentials, dependent objects, missing databases and schemas, syntax and permissions, check options, limits
+_PERMANENT_SQLSTATES = frozenset(("0A", "21", "22", "23", "28", "2B", "3D", "3F", "42", "44", "54", "56"))
+#: another session made the same schema or table at the same moment
+_ALREADY_EXISTS = frozenset(("42P06", "42P07", "42710"))
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """The Airflow connections of a load: the warehouse's, and the one for ``s3://`` manifests."""
+
+    conn_id: str
+    aws_conn_id: str | None
+
+
+class Session(ABC):
+    """One connection for one load, with all that belongs to this load only."""
+
+    @abstractmethod
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run a statement and return its rows, none for one that has no result."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the connection."""
+
+    def without_secrets(self, text: str) -> str:
+        """The text of a driver's error without the secrets that were in statements."""
+        return text
+
+
+class CursorSession(Session):
+    """A connection of PEP 249, in which BEGIN and COMMIT are statements."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.cursor = connection.cursor()
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run a statement and return its rows, none for one that has no result."""
+        self.cursor.execute(statement)
+        return [tuple(row) for row in self.cursor.fetchall()] if self.cursor.description else []
+
+    def close(self) -> None:
+        """End the connection."""
+        self.connection.close()
+
+
+def abbreviated(statement: str) -> str:
+    """A statement as it is logged: a long one without its middle."""
+    if len(statement) <= _SHOWN:
+        return statement
+    half = _SHOWN // 2
+    return f"{statement[:half]} … [{len(statement) - _SHOWN} characters] … {statement[-half:]}"
+
+
+def is_permanent_sqlstate(state: str | None) -> bool:
+    """Whether an error of this SQLSTATE comes again until somebody changes something; unknown ones may pass."""
+    return state is not None and state not in _ALREADY_EXISTS and state[:2] in _PERMANENT_SQLSTATES
+
+
+def limit_connect_time(connection: Any, key: str, seconds: int) -> None:
+    """Give an Airflow connection a limit for connecting in its extra, unless it has one.
+
+    :param key: the driver's name for it.
+    """
+    extra = connection.extra_dejson
+    if key not in extra:
+        connection.extra = json.dumps({**extra, key: seconds})

@@ -1,0 +1,314 @@
+"""The steps of a load, as the statements that reach the warehouse, for every engine that takes the defaults."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from typing import Any
+
+import pytest
+
+from airflow_provider_d1.exceptions import D1WarehouseError
+from airflow_provider_d1.warehouses.base import Run, TableLoad, Warehouse
+from airflow_provider_d1.warehouses.loader import Load, planned_statements
+from airflow_provider_d1.warehouses.plan import LOADS_TABLE, LoadOptions, LoadPlan, make_plan
+from airflow_provider_d1.warehouses.session import Session, abbreviated
+from tests.unit.warehouses.warehouse_plans import ENGINES, TOKEN, manifest, plan
+
+TABLES = {"users": {"id": "int64", "name": "string"}}
+DAY = dt.timedelta(days=1)
+FILL = "fill it"
+#: the others have steps of their own, and are run in tests/integration/warehouses
+DEFAULT = [name for name in ENGINES if type(ENGINES[name]).load_rows is Warehouse.load_rows]
+NOT_WHOLE = [name for name in DEFAULT if ENGINES[name].transaction != "load"]
+
+
+class Recorder(Session):
+    """Answers the loader's questions and keeps the statements."""
+
+    def __init__(self, columns: list[tuple[str, str]], history: list[tuple[Any, ...]] = (), fails: str = "\0") -> None:
+        self.columns, self.history, self.fails = columns, list(history), fails
+        self.helpers: list[str] = []
+        self.rows_there = 10 if columns else 0
+        self.arrives = 3
+        self.ran: list[str] = []
+        self.known: dict[str, list[tuple[Any, ...]]] = {}
+
+    def know(self, warehouse: Warehouse[Any], made: LoadPlan) -> None:
+        self.known = {
+            warehouse.schema_query(made): [(1,)],
+            warehouse.columns_query(made, LOADS_TABLE): [("table_name", "text")],
+            warehouse.helpers_query(made): [(name,) for name in self.helpers],
+            **{warehouse.columns_query(made, table.name): self.columns for table in made.tables},
+        }
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        if self.fails in statement:
+            raise RuntimeError(statement)
+        if statement in self.known:
+            return self.known[statement]
+        if "MAX(CASE" in statement:
+            return self.history
+        if "NOT BETWEEN" in statement:
+            return [(0,)]
+        if statement.startswith("SELECT COUNT"):
+            return [(self.rows_there,)]
+        self.ran.append(statement)
+        if "users" in statement and "VALUES" not in statement:
+            adds = statement.startswith(("INSERT", "CREATE OR REPLACE")) or "RENAME" in statement
+            if statement.startswith(("TRUNCATE", "DELETE", "DROP", "INSERT OVERWRITE", "CREATE OR REPLACE")):
+                self.rows_there = 0
+            self.rows_there += self.arrives if adds else 0
+        return []
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def kinds(self) -> list[str]:
+        return [" ".join(statement.split()[:2]) for statement in self.ran]
+
+
+def load(name: str, recorder: Recorder, mode: str = "replace", rows: int = 3, tables: Any = TABLES) -> Any:
+    class Filled(type(ENGINES[name])):  # type: ignore[misc]
+        def fill(self, run: Run[Any], work: TableLoad) -> int:  # noqa: ARG002 - nothing is loaded
+            recorder.ran.append(FILL)
+            return rows
+
+    made = plan(ENGINES[name], manifest(tables), mode=mode)
+    recorder.know(ENGINES[name], made)
+    return Load(Filled(), made, None, recorder).run()
+
+
+def existing(name: str, /, **columns: str) -> list[tuple[str, str]]:
+    """A table's columns, given by their staged types, as the warehouse's catalogue has them."""
+    known = {staged: own for own, staged in reversed(ENGINES[name].dialect.known_types.items())}
+    return [(column, known[kind]) for column, kind in columns.items()]
+
+
+def target(name: str) -> str:
+    return ENGINES[name].dialect.identifier("staging", "users")
+
+
+PUBLISHED = {
+    "snowflake": ["BEGIN", "INSERT OVERWRITE", "INSERT INTO", "COMMIT", "DROP TABLE"],
+    "bigquery": ["BEGIN TRANSACTION", "TRUNCATE TABLE", "INSERT INTO", "INSERT INTO", "COMMIT", "DROP TABLE"],
+    "databricks": ["INSERT OVERWRITE", "INSERT INTO", "DROP TABLE"],
+    "redshift": ["DELETE FROM", "INSERT INTO", "INSERT INTO", "DROP TABLE", "COMMIT"],
+}
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+def test_a_new_table(name) -> None:
+    recorder = Recorder([])
+    (result,) = load(name, recorder)
+    assert (result.rows, result.statement, result.path) == (3, ENGINES[name].statement, target(name))
+    kinds = recorder.kinds()
+    assert kinds.index("CREATE TABLE") < kinds.index(FILL)
+    published = [statement for statement in recorder.ran if target(name) in statement or "RENAME" in statement]
+    assert len(published) == 1
+    assert recorder.ran.index(published[0]) > recorder.ran.index(FILL)
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+def test_a_table_with_the_staged_columns_stays_and_its_rows_are_replaced(name) -> None:
+    """With it stay the grants, policies, comments, keys and views that it has."""
+    recorder = Recorder(existing(name, name="string", id="int64"))
+    load(name, recorder)
+    kinds = recorder.kinds()
+    if name in PUBLISHED:
+        assert kinds[kinds.index(FILL) + 1 :] == PUBLISHED[name]
+    touched = [statement for statement in recorder.ran if target(name) in statement]
+    assert not any(statement.startswith(("DROP", "CREATE", "ALTER")) for statement in touched)
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+@pytest.mark.parametrize(
+    "columns", [{"id": "int64"}, {"id": "string", "name": "string"}, {"id": "int64", "n": "string"}]
+)
+def test_a_table_with_other_columns_is_swapped(name, columns) -> None:
+    recorder = Recorder(existing(name, **columns))
+    load(name, recorder)
+    assert not any(statement.startswith(("TRUNCATE", "DELETE", "INSERT OVERWRITE")) for statement in recorder.ran)
+    assert recorder.rows_there == 3
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+@pytest.mark.parametrize("mode", ["replace", "append"])
+def test_rows_are_counted_in_the_table_itself(name, mode) -> None:
+    for columns in ([], existing(name, id="int64", name="string"), existing(name, id="int64")):
+        recorder = Recorder(columns)
+        recorder.arrives = 2
+        with pytest.raises(D1WarehouseError, match="'users' has 2 new rows after the load, expected 3") as failure:
+            load(name, recorder, mode)
+        assert failure.value.retryable
+        assert not any("VALUES" in statement for statement in recorder.ran)  # it is not recorded as loaded
+        assert "COMMIT" not in recorder.ran
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_every_name_that_a_load_creates_is_its_own(name) -> None:
+    warehouse = ENGINES[name]
+    options = LoadOptions(schema="staging")
+    made = [make_plan(manifest(TABLES), "s3://bucket/d1/_manifest.json", warehouse.dialect, options) for _ in range(2)]
+    one, other = (set(re.findall(r"_d1_new_\w+", "\n".join(planned_statements(warehouse, each)))) for each in made)
+    assert not one & other
+    works = [warehouse.plan_table(each, each.tables[0], {}) for each in made]
+    assert {work.into for work in works} == {"users"} or len({work.into for work in works}) == 2
+
+
+@pytest.mark.parametrize("name", NOT_WHOLE)
+def test_helper_tables_of_killed_loads_are_dropped_after_a_day(name) -> None:
+    recorder = Recorder([])
+    now = dt.datetime.now(dt.UTC)
+    old, young = (f"_d1_new_{now - age:%Y%m%dt%H%M%S}_00000000_{'0' * 16}" for age in (DAY * 1.1, DAY * 0.9))
+    recorder.helpers = [old, young, "_d1_new_by_somebody", "_d1_new_99999999t999999_00000000_" + "0" * 16]
+    load(name, recorder)
+    dropped = [statement for statement in recorder.ran if "_00000000_" in statement]
+    assert dropped == [f"DROP TABLE IF EXISTS {ENGINES[name].dialect.identifier('staging', old)}"]
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+def test_missing_rows_leave_the_table_and_no_helper(name) -> None:
+    recorder = Recorder(existing(name, id="int64", name="string"))
+    with pytest.raises(D1WarehouseError, match="table 'users': loaded 2 rows, expected 3"):
+        load(name, recorder, rows=2)
+    assert not any("users" in statement for statement in recorder.ran)
+    whole = ENGINES[name].transaction == "load"
+    assert recorder.ran[-1].startswith("ROLLBACK" if whole else "DROP TABLE IF EXISTS")
+
+
+@pytest.mark.parametrize("name", [name for name in DEFAULT if ENGINES[name].transaction == "load"])
+def test_a_load_in_one_transaction_is_rolled_back_whole(name) -> None:
+    recorder = Recorder([], fails="RENAME")
+    with pytest.raises(RuntimeError):
+        load(name, recorder)
+    assert ENGINES[name].begin in recorder.ran
+    assert recorder.ran[-1] == "ROLLBACK"
+    recorder = Recorder([])
+    load(name, recorder)
+    assert recorder.ran[-1] == "COMMIT"
+
+
+def test_redshift_locks_first() -> None:
+    """A transaction sees what was committed before its first statement: nothing may come before the lock."""
+    recorder = Recorder([])
+    load("redshift", recorder, "append")
+    begin = recorder.ran.index("BEGIN")
+    assert recorder.ran[begin + 1] == 'LOCK "staging"."_d1_loads"'
+
+
+@pytest.mark.parametrize("name", [name for name in DEFAULT if ENGINES[name].transaction == "table"])
+def test_an_append_and_its_record_belong_together(name) -> None:
+    columns = existing(name, id="int64", name="string")
+    recorder = Recorder(columns)
+    load(name, recorder, "append")
+    at = recorder.ran.index(ENGINES[name].begin)
+    assert [statement.split()[0] for statement in recorder.ran[at:]] == ["BEGIN", "INSERT", "INSERT", "COMMIT", "DROP"]
+    recorder = Recorder(columns, fails="VALUES")
+    with pytest.raises(RuntimeError):
+        load(name, recorder, "append")
+    assert "ROLLBACK" in recorder.ran
+    assert recorder.ran[-1].startswith("DROP TABLE")
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+def test_what_is_loaded_is_skipped(name) -> None:
+    columns = existing(name, id="int64", name="string")
+    recorder = Recorder(columns, history=[("users", None, 5)])
+    (result,) = load(name, recorder, "append")
+    assert result.skipped
+    assert FILL not in recorder.ran
+    # a later replace has taken it out again
+    (result,) = load(name, Recorder(columns, history=[("users", 6, 5)]), "append")
+    assert not result.skipped
+    # the table has gone since
+    (result,) = load(name, Recorder([], history=[("users", None, 5)]), "append")
+    assert not result.skipped
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+def test_a_first_append_overwrites_nothing(name) -> None:
+    """Another load may have made the table since this one looked."""
+    recorder = Recorder([])
+    load(name, recorder, "append")
+    first, second = (statement for statement in recorder.ran if target(name) in statement)
+    assert first.startswith(f"CREATE TABLE IF NOT EXISTS {target(name)} (")
+    assert second.startswith(f"INSERT INTO {target(name)} (")
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+def test_the_first_error_is_raised_when_cleaning_up_fails_too(name) -> None:
+    class Lost(Recorder):
+        def rows(self, statement: str) -> list[tuple[Any, ...]]:
+            if FILL in self.ran:
+                raise ConnectionError("lost")
+            return super().rows(statement)
+
+    with pytest.raises(D1WarehouseError, match="loaded 2 rows"):
+        load(name, Lost([]), rows=2)
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+def test_columns_are_added_before_rows(name) -> None:
+    recorder = Recorder(existing(name, id="int64"))
+    load(name, recorder, "append")
+    (added,) = [statement for statement in recorder.ran if "ADD COLUMN" in statement]
+    dialect = ENGINES[name].dialect
+    assert added == f"ALTER TABLE {target(name)} ADD COLUMN {dialect.identifier('name')} {dialect.types['string']}"
+    assert recorder.ran.index(added) > recorder.ran.index(FILL)
+
+
+@pytest.mark.parametrize("name", [name for name in DEFAULT if not ENGINES[name].alterable("int64", "string")])
+def test_what_cannot_be_widened_is_refused_with_the_statement(name) -> None:
+    recorder = Recorder(existing(name, id="int64", name="int64"))
+    with pytest.raises(D1WarehouseError, match=r"'name'.*(ALTER TABLE|CREATE OR REPLACE)") as failure:
+        load(name, recorder, "append")
+    assert "unchanged" in str(failure.value)
+    assert FILL not in recorder.ran
+    assert not any("INSERT" in statement for statement in recorder.ran)
+
+
+def test_bigquery_widens_integers_itself() -> None:
+    recorder = Recorder([("id", "INT64"), ("name", "STRING")])
+    load("bigquery", recorder, "append", tables={"users": {"id": "float64", "name": "string"}})
+    assert any("ALTER COLUMN `id` SET DATA TYPE FLOAT64" in statement for statement in recorder.ran)
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+def test_narrow_values_are_cast_into_wide_columns(name) -> None:
+    recorder = Recorder(existing(name, id="string", name="string"))
+    load(name, recorder, "append", tables={"users": {"id": "binary", "name": "float64"}})
+    (insert,) = [s for s in recorder.ran if s.startswith(f"INSERT INTO {target(name)}")]
+    identifier = ENGINES[name].dialect.identifier
+    for column, old in (("id", "binary"), ("name", "float64")):
+        assert ENGINES[name].cast(identifier(column), old, "string") in insert
+
+
+def test_redshift_shows_no_keys() -> None:
+    from airflow_provider_d1.warehouses.redshift import Redshift
+    from airflow_provider_d1.warehouses.s3_access import S3Access
+
+    redshift = Redshift()
+    made = plan(redshift, manifest(TABLES))
+    work = redshift.plan_table(made, made.tables[0], {})
+    access = S3Access("bucket", "AKIA", "s3cr'et", "t\\oken")
+    assert "s3cr" not in repr(access)
+    executed = redshift.copy(made, work, redshift.authorization(made, access))
+    assert "SECRET_ACCESS_KEY 's3cr''et' SESSION_TOKEN 't\\\\oken'" in executed
+    assert access.hidden_in("error near s3cr'et and AKIA") == "error near *** and ***"
+    shown = "".join(planned_statements(redshift, made))
+    assert "SECRET_ACCESS_KEY '***'" in shown
+
+
+def test_a_long_statement_is_logged_without_its_middle() -> None:
+    assert abbreviated("SELECT 1") == "SELECT 1"
+    shown = abbreviated("INSERT INTO users " + "x" * 5000 + " FROM helper")
+    assert shown.startswith("INSERT INTO users ")
+    assert shown.endswith(" FROM helper")
+    assert "characters" in shown
+    assert len(shown) < 1100
+
+
+def test_the_token_is_in_the_helpers_name() -> None:
+    made = plan(ENGINES["snowflake"], manifest(TABLES))
+    assert made.tables[0].helper.startswith(f"_d1_new_{TOKEN}_")
