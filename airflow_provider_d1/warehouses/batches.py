@@ -11,9 +11,10 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from airflow_provider_d1.exceptions import D1ManifestError
+from airflow_provider_d1.exceptions import D1DumpError, D1ManifestError
+from airflow_provider_d1.staging.streams import UnpackingReader
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,7 +42,7 @@ def staged_batches(files: StagedFiles, table: Table, file_format: str) -> Iterat
             for batch in read(path, table.columns):
                 rows += batch.num_rows
                 yield batch
-        except (pa.ArrowException, ArithmeticError, ValueError, OSError, EOFError) as error:
+        except (D1DumpError, pa.ArrowException, ArithmeticError, ValueError, OSError, EOFError) as error:
             raise D1ManifestError(f"table {table.name!r}: its part {part.uri} can't be read: {error}") from error
         if rows != part.rows:
             raise D1ManifestError(
@@ -118,7 +119,7 @@ def _csv(path: Path, columns: tuple[Column, ...]) -> Iterator[pa.RecordBatch]:
         check_utf8=True,
     )
     parse = pacsv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False)
-    with _decompressed(path) as file:
+    with UnpackingReader(path.open("rb")) as file:
         blocks = _row_blocks(file, _end_of_csv_rows)
         header_left = True
         for block in blocks:
@@ -173,7 +174,7 @@ def _jsonl(path: Path, columns: tuple[Column, ...]) -> Iterator[pa.RecordBatch]:
     binary = [number for number, column in enumerate(columns) if column.type == "binary"]
     text_schema = pa.schema([field.with_type(pa.string()) if i in binary else field for i, field in enumerate(schema)])
     parse = pajson.ParseOptions(explicit_schema=text_schema, unexpected_field_behavior="error")
-    with _decompressed(path) as file:
+    with UnpackingReader(path.open("rb")) as file:
         for block in _row_blocks(file, lambda block: block.rfind(b"\n") + 1):
             read = pajson.ReadOptions(block_size=len(block) + 1)
             try:
@@ -217,55 +218,22 @@ _INFINITIES = _Infinities({"Infinity": float("inf"), "-Infinity": float("-inf")}
 def _as_schema(table: pa.Table, schema: pa.Schema, binary: list[int]) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
+    from airflow_provider_d1.dump.hex_codec import decode_hex
+
     columns = [
-        pa.chunked_array([_from_hex(chunk) for chunk in column.chunks], pa.binary()) if number in binary else column
+        pa.chunked_array([decode_hex(chunk) for chunk in column.chunks if len(chunk)], pa.binary())
+        if number in binary
+        else column
         for number, column in enumerate(table.columns)
     ]
     yield from pa.table(columns, schema=schema).to_batches(max_chunksize=_MAX_ROWS)
 
 
-def _from_hex(texts: pa.StringArray) -> pa.BinaryArray:
-    """Decode hexadecimal texts; NULL stays NULL.
-
-    :raises ValueError: for a text that is no hexadecimal.
-    """
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    filled = pc.fill_null(texts, "")  # also makes the buffers begin at offset 0 of what they hold
-    if len(filled) == 0:
-        return pa.array([], pa.binary())
-    offsets = np.frombuffer(filled.buffers()[1], np.int32)[filled.offset : filled.offset + len(filled) + 1]
-    start, end = int(offsets[0]), int(offsets[-1])
-    digits = np.frombuffer(filled.buffers()[2] or b"", np.uint8)[start:end]
-    if ((offsets - start) & 1).any():
-        raise ValueError("a binary value has an odd number of hexadecimal digits")
-    nibbles = _hex_values()[digits]
-    if (nibbles > 15).any():
-        raise ValueError("a binary value is not hexadecimal")
-    decoded = (nibbles[0::2] << 4 | nibbles[1::2]).astype(np.uint8)
-    halves = ((offsets - start) // 2).astype(np.int32)
-    values = pa.Array.from_buffers(pa.binary(), len(filled), [None, pa.py_buffer(halves), pa.py_buffer(decoded)])
-    return pc.if_else(pc.is_valid(texts), values, pa.scalar(None, pa.binary()))
-
-
-def _hex_values() -> Any:
-    import numpy as np
-
-    table = np.full(256, 255, np.uint8)
-    for value, digit in enumerate(b"0123456789ABCDEF"):
-        table[digit] = value
-    for value, digit in enumerate(b"abcdef", start=10):
-        table[digit] = value
-    return table
-
-
-def _row_blocks(file: IO[bytes], end_of_rows: Any) -> Iterator[bytes]:
+def _row_blocks(file: UnpackingReader, end_of_rows: Any) -> Iterator[bytes]:
     """Cut a stream into blocks of whole rows; a row longer than a block makes its block as long as it needs to be."""
     rest = b""
     wanted = BLOCK_BYTES
-    while read := _read(file, wanted):
+    while read := file.read(wanted):
         rest += read
         end = end_of_rows(rest)
         if end:
@@ -276,28 +244,3 @@ def _row_blocks(file: IO[bytes], end_of_rows: Any) -> Iterator[bytes]:
             wanted = len(rest)  # double, so that a long row is not searched again and again
     if rest:
         yield rest
-
-
-def _read(file: IO[bytes], size: int) -> bytes:
-    from isal import isal_zlib
-    from zstandard import ZstdError
-
-    try:
-        return file.read(size)
-    except (isal_zlib.IsalError, ZstdError) as error:  # type: ignore[misc]  # its stub is no class
-        raise ValueError(f"it can't be decompressed: {error}") from error
-
-
-def _decompressed(path: Path) -> IO[bytes]:
-    """Open a staged text file, gzip, zstd or plain, as its first bytes tell."""
-    with path.open("rb") as file:
-        magic = file.read(4)
-    if magic[:2] == b"\x1f\x8b":
-        from isal import igzip
-
-        return cast("IO[bytes]", igzip.IGzipFile(path, "rb"))  # type: ignore[no-untyped-call]
-    if magic == b"\x28\xb5\x2f\xfd":
-        import zstandard
-
-        return cast("IO[bytes]", zstandard.open(path, "rb"))
-    return path.open("rb")

@@ -13,14 +13,6 @@ def exact(name: str) -> str:
     return name
 
 
-def ascii_lower(name: str) -> str:
-    """For warehouses that hold ``Users`` and ``users`` to be one name, but not ``É`` and ``é``."""
-    return name.translate(_ASCII_LOWER)
-
-
-_ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
-
-
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """The rules of one warehouse.

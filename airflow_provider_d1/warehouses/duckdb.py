@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from airflow_provider_d1.dump.sqlite_names import fold_case
 from airflow_provider_d1.exceptions import D1Error, D1ManifestError, D1WarehouseError
 from airflow_provider_d1.warehouses.base import Publication, Run, TableLoad, Warehouse
 from airflow_provider_d1.warehouses.batches import schema_of, staged_batches
-from airflow_provider_d1.warehouses.dialect import Dialect, ascii_lower
+from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.duckdb_session import DuckDBSession
 from airflow_provider_d1.warehouses.fitting import fitted
 from airflow_provider_d1.warehouses.s3_access import s3_access
@@ -50,7 +51,7 @@ class DuckDB(Warehouse[DuckDBSession]):
             "date": "date32",
         },
         max_length=4096,  # it has no limit of its own
-        fold=ascii_lower,
+        fold=fold_case,
     )
     extra = "duckdb"
     modules = ("airflow.providers.duckdb.hooks.duckdb", "duckdb")
@@ -117,17 +118,17 @@ class DuckDB(Warehouse[DuckDBSession]):
             "WHERE database_name = current_database() AND NOT internal "
             f"AND lower(schema_name) = {_folded(plan, plan.options.schema)}"
         )
-        views = {ascii_lower(name) for (name,) in run.session.rows(f"SELECT view_name FROM duckdb_views() {rest}")}
+        views = {fold_case(name) for (name,) in run.session.rows(f"SELECT view_name FROM duckdb_views() {rest}")}
         tables = {
-            ascii_lower(name): name for (name,) in run.session.rows(f"SELECT table_name FROM duckdb_tables() {rest}")
+            fold_case(name): name for (name,) in run.session.rows(f"SELECT table_name FROM duckdb_tables() {rest}")
         }
         for table in plan.tables:
-            if ascii_lower(table.name) in views:
+            if fold_case(table.name) in views:
                 raise D1WarehouseError(
                     f"table {table.name!r} is not loaded: {plan.path(table.name)} is a view; rename it, or leave the "
                     "table out with tables=[…]"
                 )
-            other = tables.get(ascii_lower(table.name), table.name)
+            other = tables.get(fold_case(table.name), table.name)
             if other != table.name:
                 raise D1WarehouseError(
                     f"table {table.name!r} conflicts with existing table {other!r} in schema {plan.options.schema!r}: "
@@ -274,7 +275,7 @@ def _names(plan: LoadPlan, columns: Sequence[Column]) -> str:
 
 
 def _folded(plan: LoadPlan, name: str) -> str:
-    return plan.dialect.literal(ascii_lower(name))
+    return plan.dialect.literal(fold_case(name))
 
 
 def _reader(run: Run[DuckDBSession], work: TableLoad) -> pa.RecordBatchReader:

@@ -10,15 +10,16 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-#: longer than any statement of these tests takes, unless it waits for a lock that another load holds
-BLOCKED = 2.0
-
 
 class Interleaving(logging.Handler):
-    """A context manager; ``start`` loads inside it, then let them ``run``. At its end all of them run freely."""
+    """A context manager; ``start`` loads inside it, then let them run step by step. At its end all run freely.
 
-    def __init__(self) -> None:
+    :param blocked: seconds, longer than any statement takes unless it waits for a lock that another load holds.
+    """
+
+    def __init__(self, blocked: float = 10.0) -> None:
         super().__init__(logging.INFO)
+        self.blocked = blocked
         self.condition = threading.Condition()
         self.threads: dict[str, threading.Thread] = {}
         self.at: dict[str, str] = {}
@@ -82,7 +83,7 @@ class Interleaving(logging.Handler):
             if name in self.at:
                 self.granted.add(name)
                 self.condition.notify_all()
-                self.condition.wait_for(lambda: name not in self.granted, BLOCKED)
+                self.condition.wait_for(lambda: name not in self.granted, self.blocked)
         self._wait(name)
         return True
 
@@ -100,4 +101,4 @@ class Interleaving(logging.Handler):
     def _wait(self, name: str) -> None:
         """Until the load waits for its turn, has ended, or is held up by another one."""
         with self.condition:
-            self.condition.wait_for(lambda: name in self.at or name in self.ended, BLOCKED)
+            self.condition.wait_for(lambda: name in self.at or name in self.ended, self.blocked)

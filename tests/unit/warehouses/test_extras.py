@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import metadata, requires
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,8 @@ from airflow_provider_d1.warehouses.registry import WAREHOUSES, engine_options, 
 from airflow_provider_d1.warehouses.session import Connections
 from airflow_provider_d1.warehouses.store import StagedFiles
 from tests.unit.warehouses.warehouse_plans import ENGINES, manifest, plan
+
+DOCS = Path(__file__).parents[3] / "docs" / "warehouses.md"
 
 
 @pytest.mark.parametrize(("name", "module"), [(name, module) for name in ENGINES for module in ENGINES[name].modules])
@@ -43,3 +46,12 @@ def test_the_registry_names_the_options_that_a_warehouse_declares(conn_type: str
     _, _, *named = WAREHOUSES[conn_type]
     assert named == [option.name for option in warehouse_of(conn_type).options]
     assert set(named) <= set(engine_options())
+
+
+@pytest.mark.parametrize("conn_type", WAREHOUSES)
+def test_the_docs_have_a_row_for_each_warehouse_and_option(conn_type: str) -> None:
+    text = DOCS.read_text()
+    warehouse = warehouse_of(conn_type)
+    assert f"| {warehouse.dialect.name} | `[{warehouse.extra}]` |" in text
+    for option in warehouse.options:
+        assert f"| `{option.name}` | {warehouse.dialect.name} |" in text
