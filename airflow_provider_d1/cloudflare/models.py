@@ -18,6 +18,8 @@ MAX_POLL_INTERVAL = 10.0
 #: seconds that an export waits for rate-limit capacity unless ``queue_timeout`` says otherwise: enough for hundreds of
 #: exports that one DAG run starts at once
 DEFAULT_QUEUE_TIMEOUT = 6 * 3600.0
+#: the reason of a skipped table that ``exclude_tables`` names
+EXCLUDED = "excluded"
 
 
 @dataclass(frozen=True, slots=True)

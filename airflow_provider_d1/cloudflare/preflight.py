@@ -13,15 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow_provider_d1.cloudflare.lookup import suggest
-from airflow_provider_d1.cloudflare.models import ExportOptions, ExportRequest, SkippedObject
+from airflow_provider_d1.cloudflare.models import EXCLUDED, ExportOptions, ExportRequest, SkippedObject
 from airflow_provider_d1.exceptions import D1TableNotFoundError, D1VirtualTableError
 
 SCHEMA_QUERY = (
     "SELECT name, type, CASE WHEN sql LIKE 'CREATE VIRTUAL TABLE%' THEN sql END AS sql"
     " FROM sqlite_schema WHERE type IN ('table', 'view') ORDER BY rowid"
 )
-#: the reason of a table that ``exclude_tables`` names
-EXCLUDED = "excluded"
 #: module → what it appends to a virtual table's name for the ordinary tables in which it keeps its data
 _SHADOWS = {
     "fts3": ("content", "segments", "segdir", "docsize", "stat"),

@@ -31,7 +31,7 @@ def check_arguments(
     for name, rule in rules.items():
         attribute = (attributes or {}).get(name, name)
         value = getattr(operator, attribute)
-        if attribute not in operator.template_fields or not _has_no_value_yet(value):
+        if attribute not in operator.template_fields or not has_no_value_yet(value):
             rule.check(name, value)
 
 
@@ -53,13 +53,13 @@ def check_rendered_arguments(
         rule.check(name, value)
 
 
-def _has_no_value_yet(value: object) -> bool:
+def has_no_value_yet(value: object) -> bool:
     """Whether a value is, or holds, a Jinja template or a reference to another task's output."""
     if isinstance(value, str):
         return "{{" in value or "{%" in value
     if isinstance(value, list | tuple | set):
-        return any(_has_no_value_yet(item) for item in value)
+        return any(has_no_value_yet(item) for item in value)
     if isinstance(value, dict):
-        return any(_has_no_value_yet(item) for item in value.values())
+        return any(has_no_value_yet(item) for item in value.values())
     # XComArg, and whatever else Airflow resolves before execute()
     return callable(getattr(value, "resolve", None))

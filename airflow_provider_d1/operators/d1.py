@@ -132,6 +132,7 @@ class D1ExportOperator(BaseOperator):
         from airflow_provider_d1.triggers.events import exported
 
         with permanent_errors_fail_task(self._where()):
+            check_rendered_arguments(self, self.rules)  # Airflow has rendered them again
             return self._finish(context, exported(event))
 
     def _finish(self, context: Context, export: D1Export) -> dict[str, Any]:  # noqa: ARG002 - for subclasses

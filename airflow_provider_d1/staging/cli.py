@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 #: option → its default; an output folder has one run, so there is no keep_runs
 _DEFAULTS = {option.name: option.default for option in fields(StagingOptions) if option.name != "keep_runs"}
 #: flags that differ from the option's name
-_FLAGS = {"file_format": "format"}
+_FLAGS = {"file_format": "format", "exclude_tables": "exclude_table"}
 _BAR_WIDTH = 30
 _BAR_EVERY_SECONDS = 0.2
 
@@ -195,6 +195,8 @@ def _parser() -> argparse.ArgumentParser:
 def _argument(name: str, default: object) -> dict[str, Any]:
     """What argparse has to know about a staging option."""
     text = STAGING_HELP[name].replace("``", "").replace('"', "")
+    if name == "exclude_tables":
+        return {"action": "append", "metavar": "NAME", "help": "table to leave out; can be given more than once"}
     if isinstance(default, bool):
         return {"action": "store_true", "help": text}
     if default is not None:

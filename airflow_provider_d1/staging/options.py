@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from airflow_provider_d1.exceptions import D1ConfigurationError
-from airflow_provider_d1.validation import BOOLEAN, Rule, integer, one_of, optional
+from airflow_provider_d1.validation import BOOLEAN, Rule, integer, names, one_of, optional
 
 MIB = 1 << 20
 
@@ -36,8 +36,11 @@ STAGING_RULES: Mapping[str, Rule] = {
     "parse_temporal": BOOLEAN,
     "audit_columns": BOOLEAN,
     "column_names": one_of("preserve", "snake_case"),
-    "replace": Rule(lambda value: isinstance(value, bool) or value == "any", "True, False or 'any'"),
+    "replace": Rule(
+        lambda value: isinstance(value, bool) or value == "any", "True, False or 'any'", BOOLEAN.from_rendered
+    ),
     "keep_runs": optional(integer(1)),
+    "exclude_tables": optional(names("a list of table names", empty=True)),
 }
 
 
@@ -55,6 +58,7 @@ STAGING_HELP: Mapping[str, str] = {
     "replace": "False refuses a place that has a manifest already. A place with runs of another database is refused "
     'unless ``"any"`` allows to replace them',
     "keep_runs": "how many complete runs stay in the prefix, the new one included; None keeps all of them",
+    "exclude_tables": "tables to leave out, by their exact names",
 }
 
 
@@ -76,6 +80,7 @@ class StagingOptions:
     column_names: Literal["preserve", "snake_case"] = "preserve"
     replace: bool | Literal["any"] = True
     keep_runs: int | None = 2
+    exclude_tables: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         for name, rule in STAGING_RULES.items():
@@ -85,6 +90,11 @@ class StagingOptions:
             raise D1ConfigurationError(
                 f"compression must be one of {', '.join(map(repr, choices))} for file_format={self.file_format!r}, "
                 f"not {self.compression!r}."
+            )
+        if self.exclude_tables and self.file_format == "sql":
+            raise D1ConfigurationError(
+                "exclude_tables cannot leave tables out of a dump that is stored as it is: pass it to the export, or"
+                " choose another file_format than 'sql'."
             )
 
     @property

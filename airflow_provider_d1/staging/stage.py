@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from airflow_provider_d1 import __version__
+from airflow_provider_d1.cloudflare.models import EXCLUDED, SkippedObject
 from airflow_provider_d1.staging.dump_file import KEPT_CODEC, store_dump
 from airflow_provider_d1.staging.manifest import DumpEntry, Manifest
 from airflow_provider_d1.staging.output_folder import OutputFolder
@@ -65,6 +67,7 @@ def stage(
     :raises D1FidelityError: with ``on_lossy="fail"``, naming the columns.
     :raises D1TypeConflictError: with ``on_type_conflict="fail"``, naming the columns.
     :raises D1StagingError: when files did not arrive whole, or there is a manifest and ``replace`` is False.
+    :raises D1TableNotFoundError: for a name in ``exclude_tables`` that no table of the dump has.
     :raises D1ConfigurationError: when the prefix has runs of another database.
     """
     prefix = Prefix(storage, source, replace=options.replace, keep_runs=options.keep_runs)
@@ -123,6 +126,9 @@ def _stage(
                     metered, run, options, source, work=work, meter=meter, parse_threads=parse_threads
                 )
             entry = DumpEntry(metered.length, metered.sha256, staged.kept, KEPT_CODEC if staged.kept else None)
+            present = {skipped.name for skipped in source.skipped}
+            excluded = [name for name in dict.fromkeys(options.exclude_tables or ()) if name not in present]
+            source = replace(source, skipped=(*source.skipped, *(SkippedObject(name, EXCLUDED) for name in excluded)))
             manifest = _manifest(run, options, source, entry, tables=staged.tables)
         destination.publish(run, manifest)
     except BaseException:

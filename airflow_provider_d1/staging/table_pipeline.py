@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airflow_provider_d1.cloudflare.lookup import suggest
 from airflow_provider_d1.dump.blocks import Block, ParsedBlock, parse_block
 from airflow_provider_d1.dump.reader import DumpReader, TableStarted
-from airflow_provider_d1.exceptions import D1DumpError
+from airflow_provider_d1.exceptions import D1DumpError, D1TableNotFoundError
 from airflow_provider_d1.staging.dump_file import KEPT_CODEC, store_dump
 from airflow_provider_d1.staging.formats import table_format
 from airflow_provider_d1.staging.part_store import PartDone, PartStore, TableDone
@@ -75,12 +76,13 @@ def stage_tables(
             dump = _Tee(dump, chunks)
         parts: Channel[PartDone | TableDone] = workers.channel(2)
         emit = parts.put if parse_threads else store.handle
+        events = _without(options.exclude_tables or (), source, _events(dump, reader))
         router = TableRouter(planner, form, options, new_path, meter, emit)
         after_the_workers.callback(router.discard)
         if parse_threads:
-            _Pipeline(workers, parse_threads, router, parts, store).feed(_events(dump, reader))
+            _Pipeline(workers, parse_threads, router, parts, store).feed(events)
         else:
-            for event in _events(dump, reader):
+            for event in events:
                 router.handle(parse_block(event) if isinstance(event, Block) else event)
             router.end()
         if options.keep_dump:
@@ -180,6 +182,25 @@ def _events(dump: Readable, reader: DumpReader) -> Iterator[TableStarted | Block
     while data := dump.read(CHUNK):
         yield from reader.feed(data)
     yield from reader.finish()
+
+
+def _without(
+    excluded: Collection[str], source: Source, events: Iterable[TableStarted | Block]
+) -> Iterator[TableStarted | Block]:
+    """Leave tables out before their rows are parsed.
+
+    :raises D1TableNotFoundError: at the end, for a name that neither the dump nor the list of skipped tables has.
+    """
+    known = {skipped.name for skipped in source.skipped}
+    for event in events:
+        name = event.schema.name
+        if isinstance(event, TableStarted):
+            known.add(name)
+        if name not in excluded:
+            yield event
+    if missing := [name for name in excluded if name not in known]:
+        hints = ", ".join(f"{name!r}{suggest(name, known)}" for name in missing)
+        raise D1TableNotFoundError(f"exclude_tables: no such table (names are case-sensitive): {hints}")
 
 
 def _counting_paths(folder: Path) -> Callable[[], Path]:

@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error, D1SealError, D1SignedUrlExpiredError
-from airflow_provider_d1.operators.arguments import OPERATOR_RULES, check_rendered_arguments
+from airflow_provider_d1.operators.arguments import (
+    OPERATOR_RULES,
+    check_arguments,
+    check_rendered_arguments,
+    has_no_value_yet,
+)
 from airflow_provider_d1.operators.d1 import D1ExportOperator, permanent_errors_fail_task
-from airflow_provider_d1.staging.options import MIB, StagingOptions
+from airflow_provider_d1.staging.options import MIB, STAGING_RULES, StagingOptions
 from airflow_provider_d1.transfers.resume import FinishedExport
+from airflow_provider_d1.validation import optional, string
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -31,19 +37,22 @@ class D1ToStagingOperator(D1ExportOperator):
 
     :param export: output of a :class:`~airflow_provider_d1.operators.d1.D1ExportOperator` with the same connection. It
         excludes ``database``. (templated)
-    :param file_format: ``"parquet"``, ``"csv"``, ``"jsonl"``, or ``"sql"`` for the dump as it is.
-    :param compression: None takes the format's default: Parquet zstd, CSV and JSONL gzip, SQL none.
-    :param keep_dump: store the dump beside the tables too, compressed with zstd.
+    :param file_format: ``"parquet"``, ``"csv"``, ``"jsonl"``, or ``"sql"`` for the dump as it is. (templated)
+    :param compression: None takes the format's default: Parquet zstd, CSV and JSONL gzip, SQL none. (templated)
+    :param keep_dump: store the dump beside the tables too, compressed with zstd. (templated)
     :param on_lossy: what to do about values that D1's export may have altered: ``"warn"``, ``"fail"`` or ``"ignore"``.
+        (templated)
     :param on_type_conflict: for values that do not fit a column's type: ``"widen"`` the column, or ``"fail"``.
-    :param max_part_bytes: largest size of a staged file in bytes; a single larger row exceeds it.
-    :param parse_temporal: convert text columns in which every value is a date or a timestamp of one form.
-    :param audit_columns: add ``_d1_database``, ``_d1_bookmark`` and ``_loaded_at`` to every table.
-    :param column_names: ``"preserve"`` the column names of D1, or convert them to ``"snake_case"``.
+        (templated)
+    :param max_part_bytes: largest size of a staged file in bytes; a single larger row exceeds it. (templated)
+    :param parse_temporal: convert text columns in which every value is a date or a timestamp of one form. (templated)
+    :param audit_columns: add ``_d1_database``, ``_d1_bookmark`` and ``_loaded_at`` to every table. (templated)
+    :param column_names: ``"preserve"`` the column names of D1, or convert them to ``"snake_case"``. (templated)
     :param replace: False refuses a place that has a manifest already. A place with runs of another database is refused
-        unless ``"any"`` allows to replace them.
+        unless ``"any"`` allows to replace them. (templated)
     :param keep_runs: how many complete runs stay in the prefix, the new one included; None keeps all of them.
-    :param temp_dir: for a few unfinished files; None for the worker's temporary folder.
+        (templated)
+    :param temp_dir: for a few unfinished files; None for the worker's temporary folder. (templated)
 
     All parameters of :class:`~airflow_provider_d1.operators.d1.D1ExportOperator` apply too. Returns::
 
@@ -57,8 +66,14 @@ class D1ToStagingOperator(D1ExportOperator):
     has finished instead of blocking the database again.
     """
 
-    template_fields: Sequence[str] = (*D1ExportOperator.template_fields, "export")
-    rules: ClassVar[Mapping[str, Rule]] = OPERATOR_RULES
+    template_fields: Sequence[str] = (
+        *dict.fromkeys((*D1ExportOperator.template_fields, "export", *STAGING_RULES, "temp_dir")),
+    )
+    rules: ClassVar[Mapping[str, Rule]] = {
+        **OPERATOR_RULES,
+        **STAGING_RULES,
+        "temp_dir": optional(string("a folder")),
+    }
 
     def __init__(
         self,
@@ -80,21 +95,22 @@ class D1ToStagingOperator(D1ExportOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.export = export
+        self.file_format = file_format
+        self.compression = compression
+        self.keep_dump = keep_dump
+        self.on_lossy = on_lossy
+        self.on_type_conflict = on_type_conflict
+        self.max_part_bytes = max_part_bytes
+        self.parse_temporal = parse_temporal
+        self.audit_columns = audit_columns
+        self.column_names = column_names
+        self.replace = replace
+        self.keep_runs = keep_runs
         self.temp_dir = temp_dir
-        self.options = StagingOptions(
-            file_format=file_format,
-            compression=compression,
-            keep_dump=keep_dump,
-            on_lossy=on_lossy,
-            on_type_conflict=on_type_conflict,
-            max_part_bytes=max_part_bytes,
-            parse_temporal=parse_temporal,
-            audit_columns=audit_columns,
-            column_names=column_names,
-            replace=replace,
-            keep_runs=keep_runs,
-        )
-        self._refuse_without_schema(self.no_schema is True)
+        check_arguments(self, STAGING_RULES)
+        if not any(has_no_value_yet(getattr(self, name)) for name in (*STAGING_RULES, "no_schema")):
+            self._options()
+            self._refuse_without_schema(self.no_schema)
         if export is not None and self.database is not None:
             raise D1ConfigurationError("Pass export, what to stage, or database, what to export first; not both.")
 
@@ -106,6 +122,8 @@ class D1ToStagingOperator(D1ExportOperator):
         """Stage what is exported already, or export first."""
         with permanent_errors_fail_task(self._where()):
             check_rendered_arguments(self, self.rules)
+            self._options()
+            self._refuse_without_schema(self.no_schema)
             self._storage().check_writable()
             if self.export is not None:
                 return self._stage_given(context)
@@ -139,7 +157,7 @@ class D1ToStagingOperator(D1ExportOperator):
         from airflow_provider_d1.staging.prefix import check_prefix
 
         hook = self.hook
-        check_prefix(self._storage(), self.options.replace, None, hook.database or hook.get_settings().database)
+        check_prefix(self._storage(), self.replace, None, hook.database or hook.get_settings().database)
 
     def _stage_given(self, context: Context) -> dict[str, Any]:
         """Stage what another task exported."""
@@ -171,7 +189,7 @@ class D1ToStagingOperator(D1ExportOperator):
         with self.hook.download(export) as dump:
             if dump.content_length is not None:
                 self.log.info("Downloading the dump: file=%s bytes=%d", export.filename, dump.content_length)
-            manifest = stage(dump, storage, self.options, source, owner=_owner(context), temp_dir=temp_dir)
+            manifest = stage(dump, storage, self._options(), source, owner=_owner(context), temp_dir=temp_dir)
         result = summary(manifest, storage)
         self.log.info(
             "Staged: tables=%d rows=%d bytes=%d manifest=%s",
@@ -182,10 +200,16 @@ class D1ToStagingOperator(D1ExportOperator):
         )
         return result
 
+    def _options(self) -> StagingOptions:
+        options = {name: getattr(self, name) for name in STAGING_RULES}
+        if self.export is None:  # then the export itself leaves them out
+            del options["exclude_tables"]
+        return StagingOptions(**options)
+
     def _refuse_without_schema(self, no_schema: bool) -> None:
-        if no_schema and self.options.file_format != "sql":
+        if no_schema and self.file_format != "sql":
             raise D1ConfigurationError(
-                f"no_schema leaves out what file_format={self.options.file_format!r} takes the columns from; use 'sql'."
+                f"no_schema leaves out what file_format={self.file_format!r} takes the columns from; use 'sql'."
             )
 
     def _finished_export(self, context: Context) -> FinishedExport:

@@ -92,6 +92,14 @@ MUTATIONS = (
         ("tests/unit/transfers/test_staging_operators.py",),
     ),
     Mutation(
+        "excluded tables stay out of a staging",
+        "staging",
+        "_without",
+        "name not in excluded",
+        "True",
+        ("tests/unit/staging/test_command_line.py",),
+    ),
+    Mutation(
         "a lost export is started again",
         "cloudflare",
         "_after_poll",

@@ -74,6 +74,18 @@ def test_a_bad_dump_is_one_clear_line_and_no_trace(bad: bytes, before: bool, tmp
         assert not out.exists()
 
 
+def test_tables_are_left_out(tmp_path: Path) -> None:
+    dump = SMALL + b'\nCREATE TABLE "logs"(id INTEGER);\nINSERT INTO "logs" VALUES(1);'
+    done = run("-", tmp_path / "out", "--exclude-table", "logs", stdin=dump)
+    assert done.returncode == 0, done.stderr.decode()
+    manifest = parse_manifest((tmp_path / "out" / "_manifest.json").read_bytes())
+    assert [table.name for table in manifest.tables] == ["t"]
+    assert [(skipped.name, skipped.reason) for skipped in manifest.source.skipped] == [("logs", "excluded")]
+    done = run("-", tmp_path / "other", "--exclude-table", "t", "--exclude-table", "log", stdin=dump)
+    assert done.returncode == 1
+    assert b"did you mean 'logs'?" in done.stderr
+
+
 def test_the_line_says_where(tmp_path: Path) -> None:
     dump = SMALL + b'\nINSERT INTO "t" VALUES(2,evil(1));'
     done = run("-", tmp_path / "out", stdin=dump)

@@ -6,8 +6,10 @@ import dataclasses
 import inspect
 import json
 import os
+import re
 import secrets
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +38,6 @@ from airflow_provider_d1.triggers import events
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from airflow_provider_d1.cloudflare.models import D1Export
 
@@ -226,11 +227,11 @@ def test_every_export_and_staging_parameter_is_taken(operator: type[D1ToStagingO
     staging = {"file_format": "sql", "compression": "gzip", "keep_dump": True, "on_lossy": "fail", "replace": False}
     staging |= {"on_type_conflict": "fail", "max_part_bytes": 1000, "parse_temporal": True, "audit_columns": True}
     staging |= {"column_names": "snake_case", "keep_runs": 5}
-    assert set(staging) == set(StagingOptions.__dataclass_fields__)
+    assert set(staging) | {"exclude_tables"} == set(StagingOptions.__dataclass_fields__)
     place = {"path": "file:///x"} if operator is D1ToObjectStorageOperator else {"s3_bucket": "b", "s3_prefix": "p"}
     made = operator(task_id="stage", temp_dir="/x", **place, **export_only, **staging)
-    assert all(getattr(made, name) == value for name, value in export_only.items())
-    assert made.options == StagingOptions(**staging)
+    assert all(getattr(made, name) == value for name, value in (export_only | staging).items())
+    assert made._options() == StagingOptions(**staging)
     assert keywords(D1ToStagingOperator) == set(staging) | {"export", "temp_dir"}
 
 
@@ -239,10 +240,75 @@ def test_the_operators_options_are_those_of_staging() -> None:
     signature = inspect.signature(D1ToStagingOperator.__init__).parameters
     documented = " ".join((D1ToStagingOperator.__doc__ or "").split())
     for option in dataclasses.fields(StagingOptions):
+        if option.name == "exclude_tables":  # of the export too
+            continue
         assert signature[option.name].default == option.default
         assert signature[option.name].annotation == option.type
         assert f":param {option.name}: {STAGING_HELP[option.name]}." in documented
     assert set(STAGING_HELP) == set(STAGING_RULES) == {option.name for option in dataclasses.fields(StagingOptions)}
+
+
+@pytest.mark.parametrize("operator", [D1ToStagingOperator, D1ToS3Operator, D1ToObjectStorageOperator])
+def test_every_argument_is_templated_and_says_so(operator: type[D1ToStagingOperator]) -> None:
+    documented = re.findall(r":param (\w+):(.*?)\(templated\)", operator.__doc__ or "", re.DOTALL)
+    assert [name for name, words in documented if ":param" in words] == []
+    assert {name for name, _ in documented} == keywords(operator) <= set(operator.template_fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "rendered", "value"),
+    [
+        ("file_format", "csv", "csv"),
+        ("compression", "zstd", "zstd"),
+        ("keep_dump", "true", True),
+        ("max_part_bytes", "1000", 1000),
+        ("keep_runs", "None", None),
+        ("keep_runs", "7", 7),
+        ("replace", "False", False),
+        ("replace", "any", "any"),
+        ("column_names", "snake_case", "snake_case"),
+    ],
+)
+def test_a_rendered_option_gets_its_type_before_and_after_the_deferral(
+    export: D1Export, tmp_path: Path, name: str, rendered: str, value: object
+) -> None:
+    def rendered_operator() -> D1ToObjectStorageOperator:
+        operator = to_folder(tmp_path, database="shop", **{name: "{{ params.value }}"})
+        operator.render_template_fields({"params": {"value": rendered}})
+        return operator
+
+    operator = rendered_operator()
+    with pytest.raises(TaskDeferred):
+        operator.execute(context())
+    assert getattr(operator._options(), name) == value
+    operator = rendered_operator()  # the worker that goes on starts from the DAG file
+    assert operator.execute_complete(context(), events.success(export))["rows"] == 3
+    assert getattr(operator._options(), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "rendered", "words"),
+    [("file_format", "avro", "file_format must be"), ("max_part_bytes", "many", "max_part_bytes must be")],
+)
+def test_an_option_that_renders_badly_fails_before_the_export(
+    emulator: Emulator, tmp_path: Path, name: str, rendered: str, words: str
+) -> None:
+    operator = to_folder(tmp_path, database="shop", **{name: "{{ params.value }}"})
+    operator.render_template_fields({"params": {"value": rendered}})
+    with pytest.raises(AirflowFailException, match=words):
+        operator.execute(context())
+    assert not emulator.calls.of("export_start")
+
+
+def test_tables_are_left_out_of_an_export_that_another_task_made(export: D1Export, tmp_path: Path) -> None:
+    result = to_folder(tmp_path, export=export, exclude_tables=["users"]).execute(context())
+    assert list(result["tables"]) == ["empty one"]
+    manifest = json.loads(Path(result["manifest"].removeprefix("file://")).read_text())
+    assert manifest["source"]["skipped"] == [{"name": "users", "reason": "excluded"}]
+    with pytest.raises(AirflowFailException, match=r"exclude_tables: no such table.*did you mean 'users'"):
+        to_folder(tmp_path, export=export, exclude_tables=["Users"]).execute(context())
+    with pytest.raises(D1ConfigurationError, match="exclude_tables cannot leave"):
+        to_folder(tmp_path, export=export, exclude_tables=["users"], file_format="sql")
 
 
 def keywords(operator: type) -> set[str]:
