@@ -49,11 +49,9 @@ def insert_batches(
 def _insert(
     table: str, rows: Sequence[Parameters], columns: Sequence[str] | None, width: int, *, replace: bool
 ) -> Statement:
-    verb = "INSERT OR REPLACE" if replace else "INSERT"
-    names = "" if columns is None else f" ({', '.join(map(quoted, columns))})"
     places = ", ".join([f"({', '.join('?' * width)})"] * len(rows))
     values = [value for row in rows for value in _in_order(row, columns, width)]
-    return bind(f"{verb} INTO {quoted(table)}{names} VALUES {places}", values)[0]
+    return bind(f"{insert_sql(table, columns, replace=replace)} VALUES {places}", values)[0]
 
 
 def _in_order(row: Parameters, columns: Sequence[str] | None, width: int) -> list[Any]:
@@ -68,6 +66,12 @@ def _in_order(row: Parameters, columns: Sequence[str] | None, width: int) -> lis
     if len(values) != width:
         raise ProgrammingError(f"insert_rows: a row has {len(values)} values; expected {width}.")
     return values
+
+
+def insert_sql(table: str, columns: Sequence[str] | None, *, replace: bool = False) -> str:
+    """The first part of an INSERT statement, up to VALUES."""
+    names = "" if columns is None else f" ({', '.join(map(quoted, columns))})"
+    return f"{'INSERT OR REPLACE' if replace else 'INSERT'} INTO {quoted(table)}{names}"
 
 
 def quoted(identifier: str) -> str:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Unpack
+from urllib.parse import quote
 
 from airflow.providers.common.compat.sdk import AirflowOptionalProviderFeatureException
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 
 from airflow_provider_d1.cloudflare.dbapi import Connection, Cursor
-from airflow_provider_d1.cloudflare.insert_rows import insert_batches
+from airflow_provider_d1.cloudflare.insert_rows import insert_batches, insert_sql
 from airflow_provider_d1.cloudflare.models import D1Export, Database, ExportKeywords, ExportRequest
 from airflow_provider_d1.cloudflare.sql_parameters import Parameters, bind, check_each, marker_names, sequence
 from airflow_provider_d1.cloudflare.sql_tokens import statements as split_statements_of
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error
 from airflow_provider_d1.hooks.connection import Settings, fetch_settings, no_connection, read_settings
+from airflow_provider_d1.hooks.frames import read_polars
+from airflow_provider_d1.hooks.lineage import openlineage_database, report_sql
 from airflow_provider_d1.hooks.masking import mask, mask_signed_url
+from airflow_provider_d1.hooks.sql_dialect import D1Dialect
 from airflow_provider_d1.hooks.threads import run_coroutine
 
 if TYPE_CHECKING:
+    from airflow.providers.openlineage.sqlparser import DatabaseInfo
+    from sqlalchemy.engine import URL, Engine
+
     from airflow_provider_d1.cloudflare.client import AsyncD1Client, D1Client
     from airflow_provider_d1.cloudflare.download import Download
 
@@ -136,7 +143,9 @@ class D1Hook(DbApiHook):
         """
         bound = bind(sql, parameters)
         with self.get_client() as client:
-            return client.execute(self._resolve(client), bound)[-1].as_dicts()
+            rows = client.execute(self._resolve(client), bound)[-1].as_dicts()
+        report_sql(self, sql, parameters if isinstance(parameters, Mapping | list | tuple) else None, rows=len(rows))
+        return rows
 
     # exports
 
@@ -278,38 +287,79 @@ class D1Hook(DbApiHook):
                 client.execute(self._resolve(client), statements)
                 loaded += count
                 self.log.info("Inserted rows: table=%s rows=%d", table, loaded)
+        report_sql(self, insert_sql(table, target_fields, replace=replace), rows=loaded)
+
+    # data frames: see read_polars
 
     def _get_polars_df(self, sql: str, parameters: Parameters | None = None, **kwargs: Any) -> Any:  # noqa: ANN401
-        return self._read_polars(sql, parameters, **kwargs)
+        return read_polars(self.get_conn(), sql, parameters, **kwargs)
 
     def _get_polars_df_by_chunks(
-        self,
-        sql: str,
-        parameters: Parameters | None = None,
-        *,
-        chunksize: int,
-        **kwargs: Any,
+        self, sql: str, parameters: Parameters | None = None, *, chunksize: int, **kwargs: Any
     ) -> Iterator[Any]:
-        yield from self._read_polars(sql, parameters, iter_batches=True, batch_size=chunksize, **kwargs)
+        yield from read_polars(self.get_conn(), sql, parameters, iter_batches=True, batch_size=chunksize, **kwargs)
 
-    def _read_polars(self, sql: str, parameters: Parameters | None, **kwargs: Any) -> Any:  # noqa: ANN401
-        """A polars frame; DbApiHook itself drops parameters by position and spreads a mapping over keywords."""
-        try:
-            import polars as pl
-        except ImportError:
-            raise AirflowOptionalProviderFeatureException(
-                "polars is not installed; install apache-airflow-providers-common-sql[polars]."
-            ) from None
-
-        # polars guesses a column's type from its first rows, unless it is told to read them all
-        options = {"infer_schema_length": None, **kwargs}
-        with closing(self.get_conn()) as connection:
-            return pl.read_database(sql, connection, execute_options={"parameters": parameters}, **options)
+    # tables and columns
 
     @property
     def dialect_name(self) -> str:
         """D1 speaks SQLite's SQL."""
         return "sqlite"
+
+    @cached_property
+    def dialect(self) -> D1Dialect:
+        """Answers questions about tables and columns without SQLAlchemy."""
+        return D1Dialect(self)
+
+    def get_table_schema(self, table_name: str, schema: str | None = None) -> list[dict[str, str]]:  # noqa: ARG002
+        """The names and declared types of a table's columns.
+
+        :param schema: ignored, as D1 has one schema.
+        """
+        return [{"name": column["name"], "type": column["type"]} for column in self.dialect.columns(table_name)]
+
+    def get_uri(self) -> str:
+        """``d1://<account id>/<database>``; it never holds the token."""
+        parts = (self.get_settings().credentials.account_id, self._database_or_fail())
+        return f"d1://{'/'.join(quote(part, safe='') for part in parts)}"
+
+    @property
+    def sqlalchemy_url(self) -> URL:
+        """The URL of the database for SQLAlchemy; it holds no credentials, so use :meth:`get_sqlalchemy_engine`.
+
+        :raises AirflowOptionalProviderFeatureException: when ``sqlalchemy-cloudflare-d1`` is not installed.
+        """
+        try:
+            from airflow_provider_d1.hooks.sqlalchemy_dialect import engine_url
+        except ImportError:
+            raise AirflowOptionalProviderFeatureException(
+                "sqlalchemy-cloudflare-d1 is not installed; install airflow-provider-d1[sqlalchemy]."
+            ) from None
+        return engine_url(self.get_settings().credentials.account_id, self._database_or_fail())
+
+    def get_sqlalchemy_engine(self, engine_kwargs: dict[str, Any] | None = None) -> Engine:
+        """An SQLAlchemy engine whose connections are this hook's; pandas' ``to_sql`` takes it.
+
+        :param engine_kwargs: for ``create_engine``.
+        """
+        url = self.sqlalchemy_url
+        from sqlalchemy import create_engine
+
+        return create_engine(url, **{"creator": self.get_conn, **(engine_kwargs or {})})
+
+    # OpenLineage
+
+    def get_openlineage_database_info(self, connection: Any) -> DatabaseInfo:  # noqa: ANN401, ARG002
+        """See :func:`~airflow_provider_d1.hooks.lineage.openlineage_database`."""
+        return openlineage_database(self.get_settings().credentials.account_id)
+
+    def get_openlineage_database_dialect(self, connection: Any) -> str:  # noqa: ANN401, ARG002
+        """D1 speaks SQLite's SQL."""
+        return "sqlite"
+
+    def get_openlineage_default_schema(self) -> str | None:
+        """The database; see :func:`~airflow_provider_d1.hooks.lineage.openlineage_database`."""
+        return self.database or self.get_settings().database
 
     def _database_or_fail(self) -> str:
         return self.database or self.get_settings().database_or_fail()
