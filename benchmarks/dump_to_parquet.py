@@ -1,13 +1,13 @@
-"""A dump into Parquet: our command, beside ``sqlite3 < dump.sql`` and beside coalesced INSERTs with ADBC, in one run.
+"""Stage a dump as Parquet, compared with ``sqlite3 < dump.sql`` and with coalesced INSERTs and ADBC, in one run.
 
     python -m benchmarks.dump_to_parquet [--size 500M] [--pairs 3] [--memory-size 2G]
 
-Every measurement is a process of its own, imports, hashes and manifest included; the ways take turns, and the figures
-are medians of the ratios within a round, so that a busy machine slows down both sides. sqlite3 loads into a fresh file
-in one transaction, journal and sync off, and writes no Parquet at all. The other route puts the rows of one statement
-after the other into multi-row INSERTs (cut by our own reader, so at our speed), loads them likewise, and lets ADBC's
-SQLite driver hand the tables to pyarrow; it is told which columns are mixed, which it would refuse. The odd values
-(2**63 - 1 as D1 dumps it) show what the exact path costs where a value in the middle needs it.
+Every measurement is a separate process, including imports, hashes and the manifest. The methods alternate, and the
+figures are medians of the ratios within a round, so that a busy machine slows down both sides. sqlite3 loads into a new
+file in one transaction, journal and sync off, and writes no Parquet. The other method combines rows into multi-row
+INSERTs (split by our reader, so at our speed), loads them in the same way, and passes the tables to pyarrow with ADBC's
+SQLite driver; columns of mixed types, which it would refuse, are declared to it. The values for the slow path (2**63 - 1
+as D1 dumps it) show what the exact parser costs when single rows need it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from benchmarks.make_dump import DATA, kept_dump
 WAYS = {
     "ours": "ours",
     "single": "ours, one thread",
-    "odd": "ours, with an odd value in one of 1,000 rows",
+    "slow-path": "ours, with a value for the slow path in one of 1,000 rows",
     "sqlite3": "sqlite3 < dump.sql",
     "coalesced": "coalesced INSERTs, ADBC, pyarrow",
 }
@@ -61,12 +61,12 @@ def main() -> None:
 
 
 def report(given: argparse.Namespace) -> None:
-    path, odd = kept_dump(given.size, given.data), kept_dump(given.size, given.data, odd=True)
+    path, slow_path = kept_dump(given.size, given.data), kept_dump(given.size, given.data, slow_path=True)
     runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for number in range(given.pairs):
         # the order turns with each round, so that no way always finds the warmer machine
         for way in list(WAYS)[:: 1 if number % 2 == 0 else -1]:
-            runs[way].append(measured(command(way, odd if way == "odd" else path)))
+            runs[way].append(measured(command(way, slow_path if way == "slow-path" else path)))
             print(f"round {number + 1} {way}: {runs[way][-1]}", file=sys.stderr)
     megabytes = path.stat().st_size / 1e6
     print(f"\nDump of {megabytes:,.0f} MB, {given.pairs} rounds, {machine()}\n")
@@ -100,7 +100,7 @@ def report(given: argparse.Namespace) -> None:
 def command(way: str, path: Path) -> list[str]:
     """Return the command of a way; ``{out}`` stands for an empty folder of its own."""
     match way:
-        case "ours" | "single" | "odd":
+        case "ours" | "single" | "slow-path":
             staging = [sys.executable, "-m", "airflow_provider_d1.staging", str(path), "{out}/staged"]
             return [*staging, "--threads", "0"] if way == "single" else staging
         case "sqlite3":

@@ -1,13 +1,13 @@
-"""Write a SQL dump of any size in D1's own encoding, streaming and always the same for the same size.
+"""Write a SQL dump of any size in D1's own encoding, streaming and deterministic for a given size.
 
-Five tables, each with about a fifth of the bytes (``articles`` has more): whole and broken numbers, NUMERIC, DATETIME
+Five tables, each with about a fifth of the bytes (``articles`` has more): integers and fractions, NUMERIC, DATETIME
 and BOOLEAN columns, blobs, NULLs, quotes, columns that widen late, typeless columns, and long texts with newlines,
 which D1 wraps in ``replace()``, for about 30 % of the bytes.
 
-    python -m benchmarks.make_dump 500M dump.sql [--odd]
+    python -m benchmarks.make_dump 500M dump.sql [--slow-path]
 
-``--odd`` writes the largest 64-bit integer, as D1 rounds it, into one of a thousand rows: a number beyond 64 bits,
-which only the reader's exact path takes.
+``--slow-path`` writes the largest 64-bit integer, as D1 rounds it, into one of a thousand rows: a number beyond 64 bits,
+which only the reader's exact path can parse.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class Pools:
 POOLS = Pools()
 
 
-#: every how many rows an odd one comes, and what is odd about it: 2**63 - 1 as D1 dumps it
-ODD_EVERY = 1000
+#: one row in so many has a value for the slow path: 2**63 - 1 as D1 dumps it
+SLOW_EVERY = 1000
 ODD_NUMBER = "9223372036854776000"
 
 
@@ -142,7 +142,7 @@ TABLES: list[tuple[float, str, int, Callable[[int, float], str]]] = [
 ]
 
 
-def dump(size: int, *, odd: bool = False) -> Iterator[bytes]:
+def dump(size: int, *, slow_path: bool = False) -> Iterator[bytes]:
     """Yield a dump of about ``size`` bytes."""
     yield b"PRAGMA defer_foreign_keys=TRUE;"
     for ddl, (share, columns, numeric, row) in zip(DDL, TABLES, strict=True):
@@ -154,7 +154,7 @@ def dump(size: int, *, odd: bool = False) -> Iterator[bytes]:
         while written < budget:
             done = written / budget
             rows = [row(j, done) for j in range(i + 1, i + 1 + CHUNK_ROWS)]
-            if odd and numeric and i % ODD_EVERY == 0:
+            if slow_path and numeric and i % SLOW_EVERY == 0:
                 values = rows[0].split(",")
                 values[numeric] = ODD_NUMBER
                 rows[0] = ",".join(values)
@@ -173,21 +173,21 @@ def in_bytes(size: str) -> int:
     return int(float(size[:-1]) * unit) if unit else int(size)
 
 
-def kept_dump(size: str, folder: Path = DATA, *, odd: bool = False) -> Path:
+def kept_dump(size: str, folder: Path = DATA, *, slow_path: bool = False) -> Path:
     """Return the dump of a size, made once and kept in ``folder``."""
-    path = folder / f"dump-{size}{'-odd' if odd else ''}.sql"
+    path = folder / f"dump-{size}{'-slow-path' if slow_path else ''}.sql"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
-        write(size, unfinished, odd=odd)
+        write(size, unfinished, slow_path=slow_path)
         unfinished.rename(path)
     return path
 
 
-def write(size: str, path: Path, *, odd: bool = False) -> None:
+def write(size: str, path: Path, *, slow_path: bool = False) -> None:
     """Write a dump of about a size."""
     with path.open("wb") as out:
-        for chunk in dump(in_bytes(size), odd=odd):
+        for chunk in dump(in_bytes(size), slow_path=slow_path):
             out.write(chunk)
 
 
@@ -195,9 +195,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("size", help="bytes, or with a unit: 300M, 2G")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--odd", action="store_true")
+    parser.add_argument("--slow-path", action="store_true")
     arguments = parser.parse_args()
-    write(arguments.size, arguments.out, odd=arguments.odd)
+    write(arguments.size, arguments.out, slow_path=arguments.slow_path)
     print(f"{arguments.out}: {arguments.out.stat().st_size:,} bytes", file=sys.stderr)
 
 

@@ -1,8 +1,8 @@
-"""``make demo``: D1 → S3 → a warehouse, through one of the example DAGs, with everything that this takes on loopback.
+"""``make demo``: D1 → S3 → a warehouse, through one of the example DAGs, with all servers on loopback.
 
     python -m demo [duckdb|postgres]
 
-D1 is the emulator, seeded with a public dataset and with the oddest tables that the tests have, unless
+D1 is the emulator, seeded with a public dataset and with the tests' edge-case tables, unless
 ``CLOUDFLARE_API_TOKEN``, ``CLOUDFLARE_ACCOUNT_ID`` and ``D1_DATABASE`` are set: then the same DAG exports that one.
 """
 
@@ -31,7 +31,7 @@ from harness.seaweed import S3Server, s3_server
 
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / ".cache" / "demo"
-#: only the DAGs that run: the others need providers that the demo does without
+#: only the DAGs that run: the others need providers that the demo does not install
 DAGS = WORK / "dags"
 BUCKET = "warehouse-staging"
 SCHEMA = "d1"
@@ -45,11 +45,11 @@ REAL = ("CLOUDFLARE_API_TOKEN", "CLOUDFLARE_ACCOUNT_ID", "D1_DATABASE")
 
 
 def main(warehouse: str = "duckdb") -> int:
-    """Return 0 when everything arrived and every count agrees."""
+    """Return 0 when every row count agrees."""
     if warehouse not in ("duckdb", "postgres"):
         print(f"error: no demo for the warehouse {warehouse!r}; there are duckdb and postgres", file=sys.stderr)
         return 2
-    # a terminal's hang-up or a CI's SIGTERM must end the servers too
+    # SIGHUP from a terminal or SIGTERM from CI must stop the servers too
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))
     started = time.monotonic()
@@ -64,7 +64,7 @@ def main(warehouse: str = "duckdb") -> int:
             credentials = Credentials(os.environ[REAL[1]], os.environ[REAL[0]])
             runs = {os.environ["D1_DATABASE"]: "d1_to_warehouse"}
         else:
-            step("D1: the emulator, with every flight out of New York City in 2013, and with the tests' oddest tables")
+            step("D1: the emulator, with every flight out of New York City in 2013, and the tests' edge cases")
             credentials = emulator(stack)
             runs = {"nycflights": "d1_to_warehouse", "corpus": "d1_to_s3"}
         step(f"Warehouse: {'DuckDB, a file' if warehouse == 'duckdb' else 'Postgres on loopback'}")
@@ -76,7 +76,7 @@ def main(warehouse: str = "duckdb") -> int:
         if not succeeded:
             print(f"\nThe DAG run failed. The whole log: {WORK.relative_to(ROOT)}/airflow.log", file=sys.stderr)
             return 1
-        agreed = tell(s3, credentials, returned)
+        agreed = report_counts(s3, credentials, returned)
         if "nycflights" in runs:
             print("A query in the warehouse:\n")
             report.show(*ask(QUERY))
@@ -85,7 +85,7 @@ def main(warehouse: str = "duckdb") -> int:
 
 
 def step(text: str) -> None:
-    """Say what happens next."""
+    """Print the next step."""
     print(f"▸ {text}", flush=True)
 
 
@@ -128,7 +128,7 @@ def warehouse_server(stack: ExitStack, warehouse: str) -> tuple[str, Ask]:
 
 
 def environment(s3: S3Server, credentials: Credentials, connection: str) -> dict[str, str]:
-    """Airflow's settings and connections; nothing of the caller's own Airflow gets in."""
+    """Airflow's settings and connections; the caller's own Airflow settings are not inherited."""
     d1 = {
         "conn_type": "d1",
         "host": credentials.base_url,
@@ -173,7 +173,7 @@ def run_dags(runs: Mapping[str, str], env: Mapping[str, str]) -> tuple[bool, dic
 
 
 def provider_lines(line: str) -> Iterator[str]:
-    """What a reader of the task's log would look for: the message without the time, cut to a screen's width."""
+    """The messages worth reading in a task log, without the time and cut to a screen's width."""
     found = LOG_LINE.search(line)
     if found and ("airflow_provider_d1" in found["logger"] or found["level"] != "info"):
         text = (
@@ -184,7 +184,7 @@ def provider_lines(line: str) -> Iterator[str]:
         yield text if len(text) <= 150 else f"{text[:149]}…"
 
 
-def tell(s3: S3Server, credentials: Credentials, returned: Mapping[str, Mapping[str, dict]]) -> bool:
+def report_counts(s3: S3Server, credentials: Credentials, returned: Mapping[str, Mapping[str, dict]]) -> bool:
     """Print databases, tables and checks; True when all counts agree."""
     databases, tables, agreed = [], [], True
     for database, results in returned.items():

@@ -1,4 +1,4 @@
-"""What a person wants to see after a run, and the checks that make it worth seeing."""
+"""The tables that the demo prints after a run, and the checks behind them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Staged:
         return table_rows(script.replace("\0", ""), self.rows())
 
     def objects(self) -> tuple[int, int]:
-        """How many objects the prefix holds, and their bytes together."""
+        """The number of objects below the prefix, and their total size."""
         prefix = self.key.rpartition("/")[0]
         pages = self.s3.client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
         sizes = [entry["Size"] for page in pages for entry in page.get("Contents", ())]
@@ -81,7 +81,7 @@ class Staged:
 
 
 def table_rows(script: str, tables: Iterable[str]) -> dict[str, int]:
-    """Run a dump in a SQLite of its own and count the rows of tables."""
+    """Run a dump in a new SQLite database and count the rows of tables."""
     database = apsw.Connection(":memory:")
     database.execute(script)
     return {name: database.execute(f'SELECT count(*) FROM "{_quoted(name)}"').fetchall()[0][0] for name in tables}

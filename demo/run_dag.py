@@ -1,8 +1,8 @@
-"""Runs example DAGs with Airflow, each for a database, and writes down what their tasks returned.
+"""Run example DAGs with Airflow, each for one database, and write what their tasks returned to a file.
 
     python -m demo.run_dag RESULTS.json BUCKET SCHEMA nycflights=d1_to_warehouse corpus=d1_to_s3
 
-A process of its own, so that Airflow reads its settings from the environment that the demo has prepared.
+It is a separate process, so that Airflow reads its settings from the environment that the demo prepares.
 """
 
 from __future__ import annotations

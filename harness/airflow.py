@@ -24,7 +24,7 @@ import psutil
 from harness.process import end, free_ports, running
 
 T = TypeVar("T")
-#: states after which nothing happens to a task instance or a DAG run by itself
+#: final states of a task instance or a DAG run
 FINAL = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 #: between two questions to the api-server, which takes as much of the machine for one as it can get
 _POLL_SECONDS = 2.0
@@ -77,7 +77,7 @@ class Airflow:
         """Call ``/api/v2{path}`` and return the parsed answer, None for an empty one.
 
         :param accept: error statuses that give None instead of raising.
-        :raises RuntimeError: for any other error status, with the server's words.
+        :raises RuntimeError: for any other error status, with the server's message.
         """
         if self._token is None:
             self._token = _call("GET", f"{self.url}/auth/token", None, None)["access_token"]
@@ -168,7 +168,7 @@ class Airflow:
         return None if entry is None else entry["value"]
 
     def log(self, dag_id: str, run_id: str) -> str:
-        """Everything that the tasks and triggers of a DAG run have logged, of all tries."""
+        """Everything that the tasks and triggers of a DAG run have logged, in all attempts."""
         folder = self.folder / "logs" / f"dag_id={dag_id}" / f"run_id={run_id}"
         return "\n".join(path.read_text(errors="replace") for path in sorted(folder.rglob("*.log*")))
 
@@ -238,7 +238,7 @@ def wait_until(probe: Callable[[], T], what: str, timeout: float, every: float =
         if found := probe():
             return found
         if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {timeout:g} s in vain until {what}")
+            raise TimeoutError(f"timed out after {timeout:g} s waiting until {what}")
         time.sleep(every)
 
 

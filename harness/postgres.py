@@ -65,7 +65,7 @@ class PostgresServer:
 def postgres_server(folder: Path) -> Iterator[PostgresServer]:
     """Run a Postgres with its log in ``folder`` (created) and its data in a temporary folder, removed afterwards.
 
-    Postgres refuses to run as root; for root it runs as ``nobody``, whom the data belong to.
+    Postgres refuses to run as root; for root it runs as ``nobody``, which owns the data.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on 127.0.0.1 that nobody listens on now; all are held at once so that they differ."""
+    """Free ports on 127.0.0.1; all are opened at once so that they differ."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for s in sockets:
@@ -38,7 +38,7 @@ def running(
     :param command: program and arguments; no shell.
     :param log: file that takes the process's output.
     :param ready: asked every 50 ms; True when the server answers.
-    :param timeout: seconds until a server that is not ready is given up.
+    :param timeout: seconds after which a server that is not ready counts as failed.
     :param env: the whole environment, None to inherit.
     :param user: run as this user (root only).
     :param patience: seconds between asking it to end and making it end.

@@ -54,7 +54,7 @@ class S3Server:
 def s3_server(folder: Path, *, volumes: int = 20) -> Iterator[S3Server]:
     """Run a SeaweedFS S3 server with its data in ``folder`` (created; its files stay until the caller removes them).
 
-    :param volumes: of 256 MB each; what is overwritten or deleted keeps its room.
+    :param volumes: of 256 MB each; overwritten and deleted objects keep their space.
     """
     folder.mkdir(parents=True, exist_ok=True)
     data = folder / "data"

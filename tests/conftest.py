@@ -1,4 +1,4 @@
-"""An AIRFLOW_HOME of the session's own, set before anything imports Airflow: nobody's is read or written."""
+"""Use a temporary AIRFLOW_HOME, set before anything imports Airflow; no other one is read or written."""
 
 from __future__ import annotations
 

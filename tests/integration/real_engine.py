@@ -20,7 +20,7 @@ from typing import Any
 
 HERE = Path(__file__).parent / "engine"
 CACHE = Path(__file__).parents[2] / ".cache"
-#: miniflare's own floor
+#: the oldest version that miniflare accepts
 LEAST_NODE = 22
 
 

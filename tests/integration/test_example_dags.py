@@ -194,18 +194,18 @@ def test_stock_redshift_operator_gets_each_table(
     """There is no Redshift here: what is compared is the SQL that the stock operator hands to its hook."""
     from airflow.providers.amazon.aws.hooks.redshift_sql import RedshiftSQLHook
 
-    told: list[list[str]] = []
+    ran: list[list[str]] = []
 
     def run_sql(self: RedshiftSQLHook, sql: list[str], **options: Any) -> None:
-        told.append(list(sql))
+        ran.append(list(sql))
 
     monkeypatch.setattr(RedshiftSQLHook, "run", run_sql)
     run = run_dag("d1_to_redshift_stock")
     assert run.state == "success"
     staged = run.results["stage", -1]
-    assert len(told) == 2
+    assert len(ran) == 2
     for (begin, delete, copy, commit), (name, table) in zip(
-        sorted(told, key=itemgetter(1)), sorted(staged["tables"].items()), strict=True
+        sorted(ran, key=itemgetter(1)), sorted(staged["tables"].items()), strict=True
     ):
         assert (begin, delete, commit) == ("BEGIN;", f'DELETE FROM "d1"."{name}";', "COMMIT")
         (folder,) = {uri.rpartition("/")[0] for uri in table["uris"]}
@@ -222,15 +222,15 @@ def test_stock_snowflake_operator_gets_each_table(
     """No Snowflake either: the SQL that the stock operator hands to its hook."""
     from airflow.providers.snowflake.hooks.snowflake import SnowflakeHook
 
-    told: list[str] = []
+    ran: list[str] = []
 
     def run_sql(self: SnowflakeHook, sql: str, **options: Any) -> None:
-        told.append(" ".join(sql.split()))
+        ran.append(" ".join(sql.split()))
 
     monkeypatch.setattr(SnowflakeHook, "run", run_sql)
     run = run_dag("d1_to_snowflake_stock")
     assert run.state == "success"
-    assert sorted(told) == [
+    assert sorted(ran) == [
         f'COPY INTO "d1"."{name}" FROM @OPS.PUBLIC.D1_STAGING/ '
         f"FILES=({','.join(repr(uri.removeprefix(f's3://{BUCKET}/')) for uri in table['uris'])}) "
         "FILE_FORMAT=(TYPE = PARQUET BINARY_AS_TEXT = FALSE USE_LOGICAL_TYPE = TRUE) "

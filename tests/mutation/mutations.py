@@ -20,7 +20,7 @@ class Mutation:
     :param package: the folder or module below ``airflow_provider_d1`` whose modules are searched
     :param within: the function, method or class, such as ``"Class.method"``; empty for a constant of a module
     :param old: an expression, statements, or one entry of a dictionary (``"key": value``)
-    :param new: what stands there instead; empty removes a statement
+    :param new: what replaces it; empty removes a statement
     """
 
     protection: str
@@ -159,7 +159,7 @@ MUTATIONS = (
         ("tests/unit/cloudflare/test_seal.py",),
     ),
     Mutation(
-        "the download is held against the announced length",
+        "the download is compared with the announced length",
         "cloudflare",
         "Download._after_silence",
         "not problem and self.content_length in (None, self._position)",
@@ -256,7 +256,7 @@ MUTATIONS = (
         ("tests/unit/cloudflare/test_export_driver.py",),
     ),
     Mutation(
-        "what no retry can mend is not retried",
+        "permanent errors are not retried",
         "operators",
         "permanent_errors_fail_task",
         "error.retryable",

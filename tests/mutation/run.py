@@ -29,7 +29,7 @@ class Outcome:
     """The result of one mutation's tests."""
 
     caught: bool
-    words: str
+    detail: str
 
 
 def main(words: list[str]) -> int:
@@ -53,7 +53,7 @@ def main(words: list[str]) -> int:
             began = time.monotonic()
             outcomes[mutation.protection] = outcome = attempt(copy, mutation)
             mark = "caught  " if outcome.caught else "SURVIVED"
-            print(f"{mark} {mutation.protection}: {outcome.words} ({time.monotonic() - began:.0f} s)", flush=True)
+            print(f"{mark} {mutation.protection}: {outcome.detail} ({time.monotonic() - began:.0f} s)", flush=True)
     missed = sum(not outcome.caught for outcome in outcomes.values())
     print(f"{len(outcomes) - missed} of {len(outcomes)} protections are covered by a test")
     return 1 if missed else 0

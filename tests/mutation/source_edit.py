@@ -13,7 +13,7 @@ _Scope = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of source: byte offsets, the column where it starts, and what kind of code may stand in its place."""
+    """A piece of source: byte offsets, the column where it starts, and what kind of code can replace it."""
 
     start: int
     end: int

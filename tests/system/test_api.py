@@ -21,8 +21,8 @@ def test_the_rate_limit_blocks_for_a_while(environment: Environment) -> None:
         scenario.emulator.faults.set({"export_seconds": 2, "blocked_seconds": 25})
         manifest = scenario.succeeds(run)
         refused = [call for call in scenario.emulator.calls if call.status == 429]
-        assert 1 <= len(refused) <= 3  # it waits as long as it is told to, instead of knocking
-        assert scenario.exports() == 2  # D1 gives up what it was not asked about for 15 s
+        assert 1 <= len(refused) <= 3  # it honours Retry-After
+        assert scenario.exports() == 2  # D1 cancels an export that is not polled for 15 s
         assert len(scenario.calls("export_start")) == 2
         assert manifest["source"]["restarts"] == 1
 
@@ -141,7 +141,7 @@ def test_the_token_is_revoked_in_the_middle(environment: Environment) -> None:
         scenario.deferred(run)
         scenario.emulator.faults.revoked_after = 0
         assert "D1AuthenticationError" in scenario.fails(run)
-        assert scenario.attempts(run) == 1  # no retry can mend it
+        assert scenario.attempts(run) == 1  # a permanent error
         refused = [call for call in scenario.emulator.calls if call.status in (401, 403)]
         assert len(refused) == 1
         scenario.nothing_staged()

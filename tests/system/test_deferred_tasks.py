@@ -1,4 +1,4 @@
-"""Somebody ends a task while it is deferred: the export stops by itself, because nobody polls it any more."""
+"""A task is ended from outside while it is deferred: the export ends because it is no longer polled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_a_deferred_task_is_cleared(environment: Environment) -> None:
         scenario.emulator.faults.export_seconds = EXPORT_SECONDS
         environment.airflow.clear(scenario.name, run, "stage")
         manifest = scenario.succeeds(run)
-        # D1 refuses the new export until it has given up the old one, which it does 15 s after the last poll
+        # D1 refuses the new export until it has cancelled the old one, 15 s after the last poll
         assert scenario.exports() == 2
         starts = scenario.calls("export_start")
         assert starts[-1].time - starts[0].time >= 15

@@ -1,4 +1,4 @@
-"""No secret and no temporary file is left anywhere, whatever went wrong in the scenarios."""
+"""The scenarios leave no secret and no temporary file anywhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.afterwards
 
-#: what shows that the search has read what it should: a part of a place's name, and words that are there
+#: evidence that the search reads what it should: a part of a place's name, and text that is found there
 EXPECTED = {
     ("/scheduler.log", "LocalExecutor"),
     ("/triggerer.log", "triggers currently running"),

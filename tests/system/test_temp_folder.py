@@ -62,7 +62,7 @@ def after(preparation: str, *command: str | Path, within: tuple[str, ...]) -> su
     )
 
 
-#: mounts of such a process are seen by itself only
+#: mounts of such a process are visible only to itself
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
 
 
@@ -82,7 +82,7 @@ def test_nothing_is_staged_and_what_was_there_stays(
     temp.mkdir()
     preparation = preparation.format(temp=temp)
     if within and (shutil.which(within[0]) is None or after(preparation, "true", within=within).returncode):
-        pytest.skip("this machine lets nobody mount in a namespace of his own")
+        pytest.skip("this machine does not allow mounts in a new namespace")
     small, big = tmp_path / "small.sql", tmp_path / "big.sql"
     create = "CREATE TABLE noise (id INTEGER, body TEXT);\n"
     small.write_text(create + "INSERT INTO noise VALUES(1,'a');\n")

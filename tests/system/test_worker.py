@@ -1,4 +1,4 @@
-"""The worker dies while it stages: the retry finishes the work with the same export and leaves nothing half done."""
+"""The worker is killed while it stages: the retry stages the same export and removes what the first attempt left."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def killed(scenario: Scenario, run: str) -> None:
     """Kill the process in which the task runs, and wait until the retry runs."""
     assert scenario.attempts(run) == 1
     scenario.airflow.task_process(scenario.name, run, "stage").send_signal(signal.SIGKILL)
-    wait_until(lambda: scenario.attempts(run) == 2, "the second try begins", TIMEOUT)
+    wait_until(lambda: scenario.attempts(run) == 2, "the second attempt starts", TIMEOUT)
 
 
 def whole(scenario: Scenario, run: str) -> list[str]:
@@ -53,7 +53,7 @@ def test_a_worker_is_killed_in_the_middle_of_a_multipart_upload(environment: Env
         run = scenario.run()
         assert hold.reached.wait(TIMEOUT)
         killed(scenario, run)
-        assert scenario.uploads()  # nobody but the retry knows of them
+        assert scenario.uploads()  # only the retry knows of them
         hold.times = 0
         hold.release.set()
         manifest = scenario.succeeds(run)  # having looked for such uploads

@@ -16,7 +16,7 @@ BUCKET = "system-tests"
 
 
 class StageWithoutRoom(D1ToS3Operator):
-    """In its first try no file can grow past 64 KiB."""
+    """In its first attempt no file can grow past 64 KiB."""
 
     def _finish(self, context, export):
         if context["ti"].try_number == 1:
@@ -25,7 +25,7 @@ class StageWithoutRoom(D1ToS3Operator):
 
 
 class ExportAndLinger(D1ExportOperator):
-    """The process that defers the task ends a while later, as one that flushes logs or traces does."""
+    """The process that defers the task ends some seconds later, like one that flushes logs or traces."""
 
     def execute(self, context):
         atexit.register(time.sleep, 4)
@@ -96,7 +96,7 @@ s3_drops_multipart = stage("s3_drops_multipart", file_format="sql")
 s3_no_bucket = stage("s3_no_bucket", retries=1, s3_bucket="no-such-bucket")
 
 temp_full = stage("temp_full", retries=1, operator=StageWithoutRoom)
-temp_read_only = stage("temp_read_only", retries=1, temp_dir="/sys")  # not even root may make a folder there
+temp_read_only = stage("temp_read_only", retries=1, temp_dir="/sys")  # not even root can create a folder there
 
 with DAG("two_at_once", schedule=None, catchup=False) as two_at_once:
     for task_id in ("one", "other"):
