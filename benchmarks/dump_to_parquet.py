@@ -6,8 +6,8 @@ Every measurement is a separate process, including imports, hashes and the manif
 figures are medians of the ratios within a round, so that a busy machine slows down both sides. sqlite3 loads into a new
 file in one transaction, journal and sync off, and writes no Parquet. The other method combines rows into multi-row
 INSERTs (split by our reader, so at our speed), loads them in the same way, and passes the tables to pyarrow with ADBC's
-SQLite driver; columns of mixed types, which it would refuse, are declared to it. The values for the slow path (2**63 - 1
-as D1 dumps it) show what the exact parser costs when single rows need it.
+SQLite driver; columns of mixed types, which it would refuse, are declared to it. The values for the slow path
+(2**63 - 1 as D1 dumps it) show what the exact parser costs when single rows need it.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ which D1 wraps in ``replace()``, for about 30 % of the bytes.
 
     python -m benchmarks.make_dump 500M dump.sql [--slow-path]
 
-``--slow-path`` writes the largest 64-bit integer, as D1 rounds it, into one of a thousand rows: a number beyond 64 bits,
-which only the reader's exact path can parse.
+``--slow-path`` writes the largest 64-bit integer, as D1 rounds it, into one of a thousand rows: a number beyond 64
+bits, which only the reader's exact path can parse.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ POOLS = Pools()
 
 #: one row in so many has a value for the slow path: 2**63 - 1 as D1 dumps it
 SLOW_EVERY = 1000
-ODD_NUMBER = "9223372036854776000"
+SLOW_NUMBER = "9223372036854776000"
 
 
 def customers(i: int, done: float) -> str:  # noqa: ARG001
@@ -156,7 +156,7 @@ def dump(size: int, *, slow_path: bool = False) -> Iterator[bytes]:
             rows = [row(j, done) for j in range(i + 1, i + 1 + CHUNK_ROWS)]
             if slow_path and numeric and i % SLOW_EVERY == 0:
                 values = rows[0].split(",")
-                values[numeric] = ODD_NUMBER
+                values[numeric] = SLOW_NUMBER
                 rows[0] = ",".join(values)
             chunk = "".join([f"{prefix}{values});" for values in rows]).encode()
             i += CHUNK_ROWS
