@@ -1,1 +1,1 @@
-"""A local D1 API for demos, DAG tests and rehearsing a bad day."""
+"""A local D1 API for demos, DAG tests and fault injection."""

@@ -53,11 +53,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m airflow_provider_d1.emulator", description="A local Cloudflare D1 API for demos and DAG tests."
     )
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on (default: a free one)")
     parser.add_argument("--token", default=DEFAULT_TOKEN, help="the API token (default: %(default)s)")
     parser.add_argument("--account", default=DEFAULT_ACCOUNT_ID, help="the account's id (default: %(default)s)")
-    parser.add_argument("--email", default="user@example.com", help="makes the token a Global API Key as well")
+    parser.add_argument(
+        "--email",
+        default="user@example.com",
+        help="e-mail address with which the token works as a Global API Key (default: %(default)s)",
+    )
     parser.add_argument(
         "--database",
         metavar="NAME[=SEED]",
@@ -72,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_named_file,
         action="append",
         default=[],
-        help="a ready .sql file that every export of that database hands out as it is",
+        help="an .sql file that every export of that database returns unchanged",
     )
     parser.add_argument(
         "--fault",
@@ -80,10 +84,17 @@ def _parser() -> argparse.ArgumentParser:
         type=_fault,
         action="append",
         default=[],
-        help=", ".join(faults.Faults.names()),
+        help="a failure to simulate: " + ", ".join(faults.Faults.names()),
     )
-    parser.add_argument("--speed", type=_speed, default=1.0, help="emulator seconds in one real second")
-    parser.add_argument("--cancel-after", type=float, default=15.0, help="seconds without a poll that cancel an export")
+    parser.add_argument(
+        "--speed", type=_speed, default=1.0, help="emulator seconds in one real second (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--cancel-after",
+        type=float,
+        default=15.0,
+        help="seconds without a poll after which an export or import is cancelled (default: %(default)s)",
+    )
     return parser
 
 

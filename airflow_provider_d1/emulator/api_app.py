@@ -1,4 +1,4 @@
-"""What every API call passes before and after its route: the faults, the limit on calls, the credential, the log."""
+"""The API as an ASGI application: faults, rate limit, authentication and the request log around each route."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class ConnectionLostError(Exception):
 class ApiApp:
     """The API as an ASGI application: every call passes the faults, the limit and the credential check, in this order.
 
-    :param routes: what answers in the end.
-    :param access: knows the credential.
+    :param routes: handles the call.
+    :param access: checks the credential.
     :param limit: counts the calls.
     :param clock: emulator time.
-    :param faults: what goes wrong.
-    :param log: where each call is written down.
+    :param faults: the failures to simulate.
+    :param log: records each call.
     """
 
     def __init__(

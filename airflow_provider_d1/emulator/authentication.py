@@ -1,4 +1,4 @@
-"""Who may call: an API token, or a Global API Key with its e-mail address."""
+"""Authentication by an API token, or by a Global API Key with its e-mail address."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _ACCOUNT_ID = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True, slots=True)
 class Authenticator:
-    """The one credential that opens the one account.
+    """Checks the credential of the account.
 
     :param token: as ``Authorization: Bearer``, or as ``X-Auth-Key`` beside ``X-Auth-Email``.
     :param account_id: the account.
     :param email: the Global API Key's address.
     :param account_owned: whether the token belongs to the account, not to a user: each kind has a verify call of its
         own. With None both accept it.
-    :param faults: may revoke the token, or leave it without a right to D1.
+    :param faults: may revoke the token, or take its D1 permission.
     """
 
     token: str = field(repr=False)
@@ -43,9 +43,9 @@ class Authenticator:
     faults: Faults = field(repr=False)
 
     def authenticate(self, headers: Mapping[str, str]) -> None:
-        """Accept the credential of a call.
+        """Check the credential of a call.
 
-        :raises ApiError: there is none, it is wrong, or it was revoked.
+        :raises ApiError: it is missing, wrong or revoked.
         """
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         if scheme and scheme.lower() != "bearer":
@@ -63,11 +63,11 @@ class Authenticator:
         return self.faults.revoked_after >= 0 and not self.faults.take("revoked_after")
 
     def enter(self, account_id: str, route: str) -> None:
-        """Let an authenticated call into the account's D1.
+        """Check that an authenticated call may use the account's D1.
 
         :param account_id: the one in the path.
         :param route: the path, for the message.
-        :raises ApiError: it is another account, or the token has no right to D1.
+        :raises ApiError: it is another account, or the token has no D1 permission.
         """
         if account_id != self.account_id:
             if _ACCOUNT_ID.fullmatch(account_id):
@@ -77,7 +77,7 @@ class Authenticator:
             raise ApiError(403, NO_AUTHENTICATION, "Authentication error")
 
     def verify(self, account_id: str | None) -> dict[str, str]:
-        """What the verify calls say of an authenticated token.
+        """The result of the verify calls for an authenticated token.
 
         :param account_id: the one in the path, None for ``/user/tokens/verify``.
         :raises ApiError: it is a token of the other kind.
@@ -89,5 +89,5 @@ class Authenticator:
 
 
 def no_route(path: str) -> str:
-    """Cloudflare's words for a path or an id in it that it does not know."""
+    """Cloudflare's message for an unknown path, or an unknown id in it."""
     return f"Could not route to {path}, perhaps your object identifier is invalid?"

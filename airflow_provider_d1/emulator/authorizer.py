@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import apsw
 
-#: the real engine's words
+#: the real engine's message
 TRANSACTION = (
     "To execute a transaction, please use the state.storage.transaction() or state.storage.transactionSync() APIs"
     " instead of the SQL BEGIN TRANSACTION or SAVEPOINT statements. The JavaScript API is safer because it will"

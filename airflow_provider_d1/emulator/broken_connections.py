@@ -1,4 +1,4 @@
-"""Breaking a connection on purpose, which an ASGI application cannot do by itself."""
+"""Break a connection on purpose, which the ASGI interface does not allow."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ async def cut(scope: Scope, receive: Receive) -> None:
 
 
 async def _gone(receive: Receive) -> None:
-    """Wait until uvicorn knows, so that it does not miss the rest of the answer."""
+    """Wait until uvicorn has noticed; otherwise it reports an incomplete response."""
     while (await receive())["type"] != "http.disconnect":
         pass

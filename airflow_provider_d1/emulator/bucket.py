@@ -1,4 +1,4 @@
-"""Where dumps lie until they are fetched, and uploaded files until they are imported."""
+"""The object store for dumps and for files to import."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class StoredObject:
 
 
 class Bucket:
-    """Objects by key; ready dumps are served from where they lie.
+    """Objects by key. A ready dump is served from its own path.
 
     :param folder: for the dumps that are written here.
     """

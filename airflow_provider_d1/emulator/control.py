@@ -1,4 +1,4 @@
-"""Routes to rehearse a bad day from outside the process; they ask for no credential."""
+"""Routes that control the emulator over HTTP; they need no credential."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def control_routes(
 ) -> list[Route]:
     """``faults`` (GET, PATCH, DELETE), ``calls`` (GET, DELETE), ``databases`` (GET, UUIDs by name), ``reset`` (POST).
 
-    :param faults: what goes wrong.
+    :param faults: the failures to simulate.
     :param calls: the API calls so far.
     :param downloads: the downloads so far.
     :param ids: UUIDs by name.

@@ -28,7 +28,7 @@ _COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 
 
 class QueryError(Exception):
-    """SQL that failed, in D1's words."""
+    """SQL that failed, with D1's message."""
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class LocalDatabase:
     :param name: its name in the account.
     :param database_id: its UUID.
     :param seed: what it starts with.
-    :param ready_dump: a file that every export of it hands out as it is, in place of a dump written from the tables.
+    :param ready_dump: a file that every export of it returns unchanged, in place of a dump of the tables.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class LocalDatabase:
         self._drop_foreign_statistics()
         self._connection.execute("CREATE TABLE IF NOT EXISTS _cf_KV (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID")
         self._reserved = self._reserved_names()
-        # A write-ahead log, so that a dump still being written does not hold up queries after its export was given up.
+        # A write-ahead log: a dump may still be written after its export was cancelled, and must not block queries.
         self._pragmas(journal_mode="WAL", foreign_keys="ON")
 
     def _pragmas(self, **settings: str) -> None:
@@ -311,7 +311,7 @@ def to_json(value: float | str | bytes | None) -> JsonValue:
 
 
 def _message(error: apsw.Error) -> str:
-    """``near "SELEC": syntax error at offset 0: SQLITE_ERROR``, as D1 words it."""
+    """``near "SELEC": syntax error at offset 0: SQLITE_ERROR``, as in D1's messages."""
     offset = getattr(error, "error_offset", -1)
     code = apsw.mapping_result_codes.get(getattr(error, "extendedresult", 1) & 0xFF, "SQLITE_ERROR")
     extended = apsw.mapping_extended_result_codes.get(getattr(error, "extendedresult", 1))

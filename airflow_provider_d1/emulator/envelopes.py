@@ -32,7 +32,7 @@ class ApiError(Exception):
 
 
 def success(result: object, **more: object) -> Json:
-    """The envelope around a result; ``more`` stands beside it, as ``result_info`` does."""
+    """The envelope around a result; ``more`` are members beside it, such as ``result_info``."""
     return {"success": True, "errors": [], "messages": [], "result": result, **more}
 
 

@@ -1,4 +1,4 @@
-"""One database's exports as D1 runs them: a state machine with no clock, thread or HTTP of its own."""
+"""The exports of one database as a state machine, without clock, threads or HTTP."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ExportComplete:
 
 @dataclass(frozen=True, slots=True)
 class ExportFailed:
-    """Refused, forgotten or broken. With a bookmark it is told as ``status: "error"``, without as an inner failure."""
+    """Refused, forgotten or failed. With a bookmark it becomes ``status: "error"``, without one an inner failure."""
 
     error: str
     bookmark: str | None = None
@@ -73,7 +73,7 @@ class _Export:
     parts: int
     job: DumpJob
     polls: int = 0
-    told: int = 0
+    reported: int = 0
 
     def ready(self, now: float) -> bool:
         return self.job.finished and now - self.started >= self.seconds
@@ -85,8 +85,8 @@ class _Export:
         ]
         share = 1.0 if self.ready(now) else min(1.0, (now - self.started) / self.seconds) if self.seconds else 0.0
         reached = int(share * self.parts)
-        lines = tuple(f"Uploaded part {part}" for part in order[self.told : reached])
-        self.told = max(self.told, reached)
+        lines = tuple(f"Uploaded part {part}" for part in order[self.reported : reached])
+        self.reported = max(self.reported, reached)
         return lines
 
 
@@ -96,7 +96,7 @@ class ExportSession:
     :param write: begins to write a dump of the given options under the given file name.
     :param name: of the dumps' files, without the ending.
     :param new_bookmark: gives the database's current bookmark.
-    :param faults: what goes wrong.
+    :param faults: the failures to simulate.
     :param cancel_after: seconds without a poll after which D1 cancels an export.
     """
 
@@ -148,7 +148,7 @@ class ExportSession:
         return ExportActive(bookmark, (f"Generating {filename}",))
 
     def poll(self, bookmark: str, now: float) -> ExportAnswer:
-        """Answer a poll. ``complete`` is told once: afterwards the bookmark is unknown."""
+        """Answer a poll. ``complete`` is returned once; afterwards the bookmark is unknown."""
         self._cancel_unpolled(now)
         export = self._export
         if export is None or export.bookmark != bookmark:

@@ -1,4 +1,4 @@
-"""The bad days: faults that are switched on by name, from Python, the command line or the control route."""
+"""Faults, which are switched on by name from Python, the command line or the control route."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from airflow_provider_d1.emulator.request_log import KINDS
 
 @dataclass
 class Faults:
-    """What goes wrong, and how often. Set an attribute to switch a fault on; :meth:`reset` switches all off.
+    """The failures to simulate, and how often. Set an attribute to switch a fault on; :meth:`reset` switches all off.
 
-    A *count* is how many of the next occasions go wrong; it runs down to 0. Seconds are the emulator's own, so they
+    A *count* is the number of requests that will fail; it counts down to 0. Seconds are the emulator's own, so they
     shrink with ``speed``; only ``url_seconds`` are real ones, because clients compare them with their own clock.
     """
 
     # -- the export
     #: seconds that an export takes
     export_seconds: float = 0.0
-    #: parts that its messages speak of
+    #: parts that its messages report
     export_parts: int = 4
     #: the answer to *start* is already ``complete``
     complete_at_start: bool = False
@@ -31,7 +31,7 @@ class Faults:
     lost_exports: int = 0
     #: how many polls such an export answers before it is forgotten
     lost_after_polls: int = 0
-    #: somebody else's export keeps the database busy for so long from the moment this is set
+    #: another client's export blocks the database for so long, from the moment this is set
     busy_seconds: float = 0.0
     #: an inner failure (HTTP 200) with this text in answer to *start*
     start_error: str = ""
@@ -47,7 +47,7 @@ class Faults:
     virtual_tables_always_fail: bool = False
     #: dumps are written as before autumn 2026: newlines beside a literal ``\n`` or ``\r`` come back as newlines
     old_newlines: bool = False
-    #: a table that disappears just before an export starts
+    #: a table that is dropped just before an export starts
     drop_table: str = ""
 
     #: bookmarks move with every call that gives one, although nothing is written
@@ -95,7 +95,7 @@ class Faults:
     blocked_seconds: float = 0.0
     #: after so many more calls the token is no longer valid; below 0 it stays valid
     revoked_after: int = -1
-    #: the token is valid but has no right to D1
+    #: the token is valid but has no D1 permission
     no_d1_right: bool = False
 
     # -- the download
@@ -109,7 +109,7 @@ class Faults:
     expired_urls: int = 0
     #: how long a new URL is valid
     url_seconds: int = 3600
-    #: the server does not know Range and says so by sending everything
+    #: Range is ignored and the whole object is sent
     no_range: bool = False
     #: no Content-Length: the body comes in chunks
     no_content_length: bool = False

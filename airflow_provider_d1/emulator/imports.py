@@ -1,4 +1,4 @@
-"""One database's imports as D1 runs them: a state machine with no clock, thread or HTTP of its own."""
+"""The imports of one database as a state machine, without clock, threads or HTTP."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class ImportComplete:
 
 @dataclass(frozen=True, slots=True)
 class ImportFailed:
-    """Refused, forgotten or broken; with a bookmark as ``status: "error"``, without as an inner failure."""
+    """Refused, forgotten or failed. With a bookmark it becomes ``status: "error"``, without one an inner failure."""
 
     error: str
     bookmark: str | None = None
@@ -90,7 +90,7 @@ class ImportSession:
 
     :param run: begins to run the uploaded file of that name.
     :param current_bookmark: the database's.
-    :param faults: what goes wrong.
+    :param faults: the failures to simulate.
     :param cancel_after: seconds without a poll after which D1 cancels an import.
     """
 
@@ -122,7 +122,7 @@ class ImportSession:
         return ImportActive(bookmark, (f"Processing {filename}",))
 
     def poll(self, bookmark: str, now: float) -> ImportAnswer:
-        """Answer a poll; the end is told once, and afterwards the bookmark is unknown."""
+        """Answer a poll. The result is returned once; afterwards the bookmark is unknown."""
         self._cancel_unpolled(now)
         current = self._import
         if current is None or current.bookmark != bookmark:

@@ -1,4 +1,4 @@
-"""What the emulator was asked: one entry for each API call and each download."""
+"""The log of requests: one entry for each API call and each download."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RecordedCall:
 
     ``kind`` is one of ``KINDS``; ``path`` has no query and no ``/client/v4``; ``body`` is the JSON that was sent;
     ``time`` is in emulator seconds, taken when the call came in; ``status`` is the answer's, 0 when the connection was
-    broken instead.
+    broken.
     """
 
     kind: str

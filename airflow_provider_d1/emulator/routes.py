@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from airflow_provider_d1.emulator.signing import Signer
     from airflow_provider_d1.emulator.virtual_clock import VirtualClock
 
-#: the service's own words
+#: the service's message
 FREE_PLAN_ERROR = (
     "Your account has exceeded D1's free tier daily row read limit."
     " Upgrade to a paid plan or wait until tomorrow (midnight UTC) to continue."
@@ -72,7 +72,7 @@ class Routes:
     :param bucket: where dumps go.
     :param signer: signs their URLs.
     :param clock: emulator time.
-    :param faults: what goes wrong.
+    :param faults: the failures to simulate.
     :param cancel_after: seconds without a poll after which an export is cancelled.
     """
 
@@ -113,7 +113,7 @@ class Routes:
         ]
 
     def find(self, method: str, path: str, body: object) -> MatchedRoute | None:
-        """The route of a call; a poll is told from a start by its body."""
+        """The route of a call; the body distinguishes a poll from a start."""
         for wanted, pattern, kind, handler in self._table:
             match = re.fullmatch(pattern, path)
             if match and method == wanted:

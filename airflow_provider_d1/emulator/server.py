@@ -40,11 +40,11 @@ DEFAULT_ACCOUNT_ID = "e" * 32
 class Emulator:
     """A local D1 API with one account; ``with Emulator(databases={"shop": Path("seed.sql")}) as emulator: …``.
 
-    :param token: what opens it, as an API token or (with ``email``) as a Global API Key.
+    :param token: the credential, as an API token or (with ``email``) as a Global API Key.
     :param account_id: the account.
     :param databases: name → seed: a ``Path`` to an ``.sql``, ``.sqlite``/``.db`` or ``.json`` file, SQL text, a list of
         statements, ``{"table": [{"column": value}]}``, or None for an empty one.
-    :param dumps: name → a ready ``.sql`` file of any size that every export of that database hands out as it is.
+    :param dumps: name → an ``.sql`` file of any size that every export of that database returns unchanged.
     :param faults: name → value, see :class:`~airflow_provider_d1.emulator.faults.Faults`.
     :param email: the Global API Key's address.
     :param account_owned_token: True for a token that verifies at ``/accounts/{id}/tokens/verify`` only, False for
@@ -54,7 +54,8 @@ class Emulator:
     :param speed: emulator seconds in one real second: with 100 the five-minute block takes three seconds.
     :param cancel_after: seconds without a poll after which an export is cancelled.
 
-    ``url`` is the API's base (``…/client/v4``), ``faults`` what goes wrong, ``calls`` and ``downloads`` what was asked.
+    ``url`` is the API's base (``…/client/v4``), ``faults`` are the failures to simulate, ``calls`` and ``downloads``
+    the requests so far.
     """
 
     def __init__(

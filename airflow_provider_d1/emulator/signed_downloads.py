@@ -58,8 +58,8 @@ class SignedDownloads:
     :param bucket: the objects.
     :param signer: checks the URLs.
     :param clock: for the log.
-    :param faults: what goes wrong.
-    :param log: where each request is written down.
+    :param faults: the failures to simulate.
+    :param log: records each request.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ def _body(piece: bytes, *, changed: bool, more: bool) -> Message:
 def _span(header: str | None, size: int) -> tuple[int, int] | None:
     """First byte and end of a single range; None when the header is absent or of a form that servers may ignore.
 
-    :raises R2Error: 416, the range lies behind the end.
+    :raises R2Error: 416, the range begins after the end.
     """
     match = _RANGE.fullmatch(header or "")
     if not match or match.group(1) == match.group(2) == "":
@@ -209,7 +209,7 @@ def _span(header: str | None, size: int) -> tuple[int, int] | None:
 
 
 def r2_error(error: R2Error) -> Response:
-    """A refusal as R2 words it, in XML."""
+    """The XML response for an error."""
     body = (
         '<?xml version="1.0" encoding="UTF-8"?>'
         f"<Error><Code>{error.code}</Code><Message>{escape(error.message)}</Message></Error>"

@@ -32,7 +32,7 @@ class SignedUploads:
 
     :param bucket: where the files go.
     :param signer: checks the URLs.
-    :param faults: what goes wrong.
+    :param faults: the failures to simulate.
     """
 
     def __init__(self, bucket: Bucket, signer: Signer, faults: Faults) -> None:

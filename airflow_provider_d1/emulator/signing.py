@@ -17,7 +17,7 @@ _REQUIRED = ("X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires
 
 
 class R2Error(Exception):
-    """A refusal in R2's words: HTTP status, error code and message."""
+    """An error response of R2: HTTP status, error code and message."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -65,7 +65,7 @@ class Signer:
         *,
         signed_method: str = "GET",
     ) -> None:
-        """Accept a request or say why not.
+        """Check a request.
 
         :param method: the request's.
         :param host: the request's Host header.

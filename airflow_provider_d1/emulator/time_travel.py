@@ -38,7 +38,7 @@ class TimeTravel:
     """The history of one database file. Its caller holds the database's lock.
 
     :param path: the database's file; copies go beside it.
-    :param now: tells the time, with a zone.
+    :param now: gives the current time, with a zone.
     """
 
     def __init__(self, path: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:

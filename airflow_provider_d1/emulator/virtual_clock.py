@@ -1,4 +1,4 @@
-"""The emulator's time, which can run faster than the world's so that nobody waits for a five-minute block."""
+"""The emulator's time, which can run faster than real time, so that a test need not wait for a five-minute block."""
 
 from __future__ import annotations
 

@@ -123,6 +123,16 @@ def test_mostly_odd_blocks_go_one_way() -> None:
     assert exact_rows(dump) == 40
 
 
+@pytest.mark.parametrize("value", ["'a'||'b'", "'a' 'b'", "'a'='b'", "X'41'||X'42'", "'a''b'||'c'", "'a'--'"])
+def test_an_expression_that_begins_and_ends_as_a_literal_is_refused(value: str) -> None:
+    """Its first and last bytes are those of a text or blob; only the number of strings in the row shows it."""
+    for rows in (1, 60):
+        good = "INSERT INTO t VALUES('x',1);\n" * rows
+        dump = f"CREATE TABLE t(a, b);\n{good}INSERT INTO t VALUES({value},2);\n{good}"
+        with pytest.raises(D1DumpError):
+            [parse_block(block) for block in blocks_of(dump.encode())]
+
+
 def test_both_paths_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     chance = Random(11)
     compared = 0
