@@ -48,6 +48,7 @@ bench: $(VENV)/.ready ## measure every figure of benchmarks/README.md; needs an 
 	$(VENV)/bin/python -m benchmarks.dump_to_parquet --size 500M --pairs 5 --formats --memory-size 2G
 	$(VENV)/bin/python -m benchmarks.dump_to_parquet --size 2G --pairs 3
 	$(VENV)/bin/python -m benchmarks.stage_to_s3 --size 2G --pairs 3
+	$(VENV)/bin/python -m benchmarks.many_tables --pairs 3
 	$(VENV)/bin/python -m benchmarks.warehouse_load --pairs 5
 	$(VENV)/bin/python -m benchmarks.import_time
 

@@ -114,7 +114,8 @@ class _ExportRun:
         export = await self._poll_until_complete(options)
         if options.tables is not None:
             await self._verify_schema(options)
-        return replace(export, skipped=skipped)
+        tables = schema.tables if options.tables is None else options.tables
+        return replace(export, skipped=skipped, tables=None if options.no_schema else tables)
 
     def release(self) -> None:
         """Give the rate limiter's slot back."""

@@ -184,7 +184,8 @@ class D1Export:
     ``started_at`` is when D1 accepted the first start, ``completed_at`` when the last poll saw the end: the database
     answered no queries in between. All times are timezone-aware UTC. ``polls`` counts polls over all restarts.
     ``restarts`` is how often the export was started again because D1 had lost it. Where another triggerer has started
-    the export again, times, ``polls`` and ``restarts`` are those of the last triggerer.
+    the export again, times, ``polls`` and ``restarts`` are those of the last triggerer. ``tables`` are those that the
+    database had before the export and that the dump should have; None when that is unknown.
     """
 
     database_id: str
@@ -200,6 +201,7 @@ class D1Export:
     restarts: int
     options: ExportOptions = ExportOptions()
     skipped: tuple[SkippedObject, ...] = ()
+    tables: tuple[str, ...] | None = None
 
     @property
     def unavailable_seconds(self) -> float:
@@ -222,6 +224,7 @@ class D1Export:
             "restarts": self.restarts,
             "options": self.options.to_dict(),
             "skipped": [{"name": s.name, "reason": s.reason} for s in self.skipped],
+            "tables": None if self.tables is None else list(self.tables),
         }
 
     @classmethod
@@ -245,6 +248,7 @@ class D1Export:
                 restarts=int(data["restarts"]),
                 options=ExportOptions.from_dict(data.get("options") or {}),
                 skipped=tuple(SkippedObject(s["name"], s["reason"]) for s in data.get("skipped") or ()),
+                tables=None if data.get("tables") is None else tuple(map(str, data["tables"])),
             )
         except KeyError as error:
             raise ValueError(f"not a D1 export: field {error.args[0]!r} is missing") from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
     from airflow_provider_d1.staging.manifest_tables import FileEntry
     from airflow_provider_d1.staging.staging_run import StagingRun
     from airflow_provider_d1.staging.table_plan import TablePlan
+
+#: how many small parts are stored at a time
+UPLOAD_THREADS = 32
+#: how many may wait for a thread
+MAX_PENDING_UPLOADS = 2 * UPLOAD_THREADS
+#: a larger part is stored alone, so that those that wait take no more space than one part of the default size
+SMALL_PART_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -40,11 +49,11 @@ class TableDone:
 
 @dataclass(frozen=True)
 class _Held:
-    """A part with its key; in the storage as ``entry``, or else still here."""
+    """A part with its key: stored, being stored, or (None) still on this machine."""
 
     key: str
     part: LocalPart
-    entry: FileEntry | None
+    entry: FileEntry | Future[FileEntry] | None
 
 
 class PartStore:
@@ -52,13 +61,27 @@ class PartStore:
 
     A part that is bound to be cast stays here until then if that takes no more space than one part may; the others are
     stored at once and fetched back one at a time, so that the disk never holds more than a few parts.
+
+    Small parts are stored several at a time: a thousand tables of one row would otherwise wait for a thousand
+    responses, one after the other. A large part is stored alone, because storage splits it into parallel requests.
+
+    :param uploads: stores small parts in its threads; None stores every part in the calling thread.
     """
 
-    def __init__(self, run: StagingRun, form: TableFormat, max_bytes: int, new_path: Callable[[], Path]) -> None:
+    def __init__(
+        self,
+        run: StagingRun,
+        form: TableFormat,
+        max_bytes: int,
+        new_path: Callable[[], Path],
+        uploads: Executor | None = None,
+    ) -> None:
         self._run = run
         self._form = form
         self._max_bytes = max_bytes
         self._new_path = new_path
+        self._uploads = uploads
+        self._pending: deque[Future[FileEntry]] = deque()
         self._held: dict[str, list[_Held]] = {}
         self._numbers: dict[str, int] = {}
         self._kept_bytes = 0
@@ -70,9 +93,14 @@ class PartStore:
         else:
             self._settle(news)
 
+    def finish(self) -> None:
+        """Wait until everything is stored; raises the first error of a thread that stored something."""
+        while self._pending:
+            self._pending.popleft().result()
+
     def files(self, table: str) -> tuple[FileEntry, ...]:
         """Return a settled table's files in the order of its rows."""
-        return tuple(held.entry for held in self._held[table] if held.entry is not None)
+        return tuple(_stored(held.entry) for held in self._held[table] if held.entry is not None)
 
     def _take(self, plan: TablePlan, part: LocalPart) -> _Held:
         key = self._next_key(plan)
@@ -89,10 +117,19 @@ class PartStore:
 
     def _put(self, key: str, part: LocalPart) -> _Held:
         length = part.path.stat().st_size
+        if self._uploads is None or length > SMALL_PART_BYTES:
+            return _Held(key, part, self._upload(key, part, length))
+        if len(self._pending) >= MAX_PENDING_UPLOADS:  # bounds the disk space, and reports an error soon
+            self._pending.popleft().result()
+        future = self._uploads.submit(self._upload, key, part, length)
+        self._pending.append(future)
+        return _Held(key, part, future)
+
+    def _upload(self, key: str, part: LocalPart, length: int) -> FileEntry:
         digest = file_sha256(part.path)
         self._run.storage.put_file(key, part.path)
         part.path.unlink(missing_ok=True)
-        return _Held(key, part, self._run.stored(key, length=length, sha256=digest, rows=part.rows))
+        return self._run.stored(key, length=length, sha256=digest, rows=part.rows)
 
     def _settle(self, done: TableDone) -> None:
         table = done.plan.schema.name
@@ -114,6 +151,7 @@ class PartStore:
         if held.entry is None:
             self._kept_bytes -= part.path.stat().st_size
         else:
+            _stored(held.entry)
             part = replace(part, path=self._new_path())
             self._run.storage.fetch(held.key, part.path)
         result: list[_Held] = []
@@ -134,6 +172,10 @@ class PartStore:
             yield from writer.close()
         finally:
             writer.discard()
+
+
+def _stored(entry: FileEntry | Future[FileEntry]) -> FileEntry:
+    return entry.result() if isinstance(entry, Future) else entry
 
 
 def _refuse_to_unparse_times(plan: TablePlan, old: Sequence[pa.DataType], new: Sequence[pa.DataType]) -> None:

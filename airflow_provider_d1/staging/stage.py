@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,6 +47,7 @@ def stage(
     source: Source,
     *,
     owner: str | None = None,
+    check_tables: Callable[[Collection[str]], None] | None = None,
     temp_dir: Path | None = None,
     parse_threads: int = 2,
     on_progress: Callable[[Progress], None] | None = None,
@@ -60,6 +61,8 @@ def stage(
     :param options: how.
     :param source: where the dump came from, for the manifest.
     :param owner: what is retried as a whole; see :func:`~airflow_provider_d1.staging.staging_run.new_run_id`.
+    :param check_tables: called with the names of all staged tables before anything is published; raises to refuse them.
+        Not called for ``file_format="sql"``, whose tables are not read.
     :param temp_dir: for a few unfinished parts; the system's folder for temporary files by default.
     :param parse_threads: more than two do not help; one takes less memory, none does everything in this thread.
     :param on_progress: called in this thread after every piece of the dump; must be quick.
@@ -72,7 +75,7 @@ def stage(
     """
     prefix = Prefix(storage, source, replace=options.replace, keep_runs=options.keep_runs)
     run = StagingRun(storage, new_run_id(owner))
-    return _stage(dump, prefix, run, options, source, temp_dir, parse_threads, on_progress)
+    return _stage(dump, prefix, run, options, source, temp_dir, parse_threads, on_progress, check_tables)
 
 
 def stage_into_folder(
@@ -109,6 +112,7 @@ def _stage(
     temp_dir: Path | None,
     parse_threads: int,
     on_progress: Callable[[Progress], None] | None,
+    check_tables: Callable[[Collection[str]], None] | None = None,
 ) -> Manifest:
     destination.check()
     meter = ProgressMeter(on_progress)
@@ -125,6 +129,8 @@ def _stage(
                 staged = stage_tables(
                     metered, run, options, source, work=work, meter=meter, parse_threads=parse_threads
                 )
+            if check_tables is not None:
+                check_tables({table.name for table in staged.tables})
             entry = DumpEntry(metered.length, metered.sha256, staged.kept, KEPT_CODEC if staged.kept else None)
             present = {skipped.name for skipped in source.skipped}
             excluded = [name for name in dict.fromkeys(options.exclude_tables or ()) if name not in present]

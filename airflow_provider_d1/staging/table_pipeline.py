@@ -1,8 +1,8 @@
 """A dump into tables: cut, parse, write, hash and store, all at the same time, with the rows in dump order.
 
-The calling thread reads and cuts; others parse blocks; one writes parts; one hashes and stores them, and casts those of
-the wrong type while the next table is being parsed. Bounded channels between them bound the memory. Without parse
-threads, everything happens in the calling thread, one step after the other.
+The calling thread reads and cuts; others parse blocks; one writes parts; one hashes and stores them, several small ones
+at a time, and casts those of the wrong type while the next table is being parsed. Bounded channels between them bound
+the memory. Without parse threads, everything happens in the calling thread, one step after the other.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from airflow_provider_d1.dump.reader import DumpReader, TableStarted
 from airflow_provider_d1.exceptions import D1DumpError, D1TableNotFoundError
 from airflow_provider_d1.staging.dump_file import KEPT_CODEC, store_dump
 from airflow_provider_d1.staging.formats import table_format
-from airflow_provider_d1.staging.part_store import PartDone, PartStore, TableDone
+from airflow_provider_d1.staging.part_store import UPLOAD_THREADS, PartDone, PartStore, TableDone
 from airflow_provider_d1.staging.streams import CHUNK, Readable
 from airflow_provider_d1.staging.table_plan import Planner
 from airflow_provider_d1.staging.table_report import table_entry
@@ -65,11 +66,14 @@ def stage_tables(
     """
     form = table_format(options)
     new_path = _counting_paths(work)
-    store = PartStore(run, form, options.max_part_bytes, new_path)
     planner = Planner(source, options)
     reader = DumpReader(temporal=options.parse_temporal)
     kept: list[FileEntry] = []
     with contextlib.ExitStack() as after_the_workers, WorkerGroup(run.storage.cancel) as workers:
+        uploads = ThreadPoolExecutor(UPLOAD_THREADS, "d1-staging-upload") if parse_threads else None
+        if uploads is not None:
+            after_the_workers.callback(uploads.shutdown, cancel_futures=True)
+        store = PartStore(run, form, options.max_part_bytes, new_path, uploads)
         if options.keep_dump:
             chunks: Channel[bytes] = workers.channel(4)
             workers.start("dump", lambda: kept.append(store_dump(_Chunks(chunks), run, source, KEPT_CODEC)))
@@ -149,6 +153,7 @@ class _Pipeline:
     def _store_parts(self) -> None:
         for news in self._parts:
             self._store.handle(news)
+        self._store.finish()
 
 
 class _Tee:

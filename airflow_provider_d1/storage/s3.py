@@ -19,6 +19,9 @@ from airflow_provider_d1.storage.base import below
 if TYPE_CHECKING:
     from boto3.s3.transfer import TransferConfig
 
+_CONNECTIONS = 36
+#: boto3 splits larger files; for smaller ones its transfer manager costs more time than the request
+_SINGLE_REQUEST_BYTES = 8 << 20
 #: S3 takes at most so many keys in one DeleteObjects call
 _DELETE_BATCH = 1000
 #: of the arguments of an upload, those that reading the object back needs too
@@ -76,6 +79,11 @@ class S3Storage:
 
     @cached_property
     def _client(self) -> Any:  # noqa: ANN401 # see above
+        if hasattr(self.hook, "get_client_type"):
+            from botocore.config import Config
+
+            # a connection for each part that is stored at the same time, unless the Airflow connection says otherwise
+            return self.hook.get_client_type(config=Config(max_pool_connections=_CONNECTIONS).merge(self.hook.config))
         return self.hook.get_conn() if hasattr(self.hook, "get_conn") else self.hook
 
     def uri(self, key: str) -> str:
@@ -119,16 +127,20 @@ class S3Storage:
         """Never on this machine."""
 
     def put_file(self, key: str, path: Path) -> None:
-        """Upload a file, a large one in parts that are read from disk as they are sent."""
+        """Upload a file: a small one in one request, a large one in parts that are read from disk as they are sent."""
         self._stop_if_cancelled()
-        self._client.upload_file(
-            str(path),
-            self._bucket,
-            self._root + key,
-            ExtraArgs=self._extra_args,
-            Callback=self._stop_if_cancelled,
-            Config=_transfer_config(),
-        )
+        target = {"Bucket": self._bucket, "Key": self._root + key}
+        if path.stat().st_size <= _SINGLE_REQUEST_BYTES:
+            with path.open("rb") as file:
+                self._client.put_object(**target, Body=file, **self._extra_args)
+        else:
+            self._client.upload_file(
+                str(path),
+                **target,
+                ExtraArgs=self._extra_args,
+                Callback=self._stop_if_cancelled,
+                Config=_transfer_config(),
+            )
 
     def put_bytes(self, key: str, data: bytes) -> None:
         """Upload a small object in one request."""

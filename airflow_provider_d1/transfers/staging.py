@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error, D1SealError, D1SignedUrlExpiredError
+from airflow_provider_d1.exceptions import (
+    D1ConfigurationError,
+    D1DumpError,
+    D1Error,
+    D1SealError,
+    D1SignedUrlExpiredError,
+)
 from airflow_provider_d1.operators.arguments import (
     OPERATOR_RULES,
     check_arguments,
@@ -146,7 +152,7 @@ class D1ToStagingOperator(D1ExportOperator):
             # the connection's token was changed while the task was deferred: a retry exports with the new one
             raise D1SealError(str(error), retryable=True) from error
         except D1Error as error:
-            if not error.retryable or isinstance(error, D1SignedUrlExpiredError):
+            if not error.retryable or isinstance(error, D1SignedUrlExpiredError | D1DumpError):
                 finished.forget()
             raise
         finished.forget()
@@ -189,7 +195,15 @@ class D1ToStagingOperator(D1ExportOperator):
         with self.hook.download(export) as dump:
             if dump.content_length is not None:
                 self.log.info("Downloading the dump: file=%s bytes=%d", export.filename, dump.content_length)
-            manifest = stage(dump, storage, self._options(), source, owner=_owner(context), temp_dir=temp_dir)
+            manifest = stage(
+                dump,
+                storage,
+                self._options(),
+                source,
+                owner=_owner(context),
+                check_tables=lambda staged: self._check_tables(export, staged),
+                temp_dir=temp_dir,
+            )
         result = summary(manifest, storage)
         self.log.info(
             "Staged: tables=%d rows=%d bytes=%d manifest=%s",
@@ -205,6 +219,30 @@ class D1ToStagingOperator(D1ExportOperator):
         if self.export is None:  # then the export itself leaves them out
             del options["exclude_tables"]
         return StagingOptions(**options)
+
+    def _check_tables(self, export: D1Export, staged: Collection[str]) -> None:
+        """Compare the dump's tables with those that the database had before the export.
+
+        A dump that was cut between two statements looks complete otherwise. A table that was dropped before the export
+        began may be missing, so D1 is asked about the missing ones.
+
+        :raises D1DumpError: when the dump lacks a table that still exists; retryable where a retry exports again.
+        """
+        expected = [name for name in export.tables or () if name not in (self.exclude_tables or ())]
+        missing = [name for name in expected if name not in staged]
+        if not missing:
+            return
+        from airflow_provider_d1.hooks.d1 import D1Hook
+
+        hook = D1Hook(self.d1_conn_id, database=export.database_id)
+        found = {row["name"] for row in hook.query("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        if lacking := [name for name in missing if name in found]:
+            raise D1DumpError(
+                f"{export.filename}: the dump lacks {', '.join(map(repr, lacking))}, though the database had these "
+                "tables before the export and has them now. Export again.",
+                retryable=self.export is None,
+            )
+        self.log.warning("Dropped before the export began, and not in the dump: %s", ", ".join(missing))
 
     def _refuse_without_schema(self, no_schema: bool) -> None:
         if no_schema and self.file_format != "sql":

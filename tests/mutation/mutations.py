@@ -384,6 +384,14 @@ MUTATIONS = (
         ("tests/unit/staging/test_prefix.py", "tests/unit/staging/test_two_runs.py"),
     ),
     Mutation(
+        "a dump that lacks a table is refused",
+        "staging",
+        "_stage",
+        "check_tables({table.name for table in staged.tables})",
+        "pass",
+        ("tests/unit/transfers/test_staging_operators.py",),
+    ),
+    Mutation(
         "the temporary folder of a killed run is removed",
         "staging",
         "work_folder",

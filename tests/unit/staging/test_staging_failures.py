@@ -24,6 +24,7 @@ from airflow_provider_d1.exceptions import (
 from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Manifest, parse_manifest
 from airflow_provider_d1.staging.manifest_source import Source
 from airflow_provider_d1.staging.options import StagingOptions
+from airflow_provider_d1.staging.part_store import MAX_PENDING_UPLOADS
 from airflow_provider_d1.staging.stage import stage
 from airflow_provider_d1.storage.folder import FolderStorage
 from tests.unit.staging.staged_files import assert_folder_is_what_the_manifest_lists, assert_true_to, path_of
@@ -305,8 +306,41 @@ def test_deleting_old_files_may_fail_once_the_manifest_stands(tmp_path: Path, ca
     assert any("could not be removed" in message for message in caplog.messages)
 
 
-def test_parts_bound_for_a_cast_do_not_pile_up(tmp_path: Path) -> None:
+def tables(count: int) -> bytes:
+    return "".join(f"CREATE TABLE t{n}(a);INSERT INTO t{n} VALUES({n});" for n in range(count)).encode()
+
+
+def test_small_tables_are_stored_at_the_same_time(tmp_path: Path) -> None:
+    """Each waits until others are being stored too: one after the other they would never be."""
+    together = threading.Barrier(8)
+
+    class Waiting(FolderStorage):
+        def put_file(self, key: str, path: Path) -> None:
+            together.wait(60)
+            super().put_file(key, path)
+
+    dump = tables(64)
+    manifest = stage(io.BytesIO(dump), Waiting(tmp_path / "out"), StagingOptions(), Source(), temp_dir=tmp_path)
+    assert_true_to(dump, manifest, tmp_path / "out")
+
+
+def test_parts_that_wait_to_be_stored_are_few(tmp_path: Path) -> None:
+    peak = 0
+
+    class Watching(FolderStorage):
+        def put_file(self, key: str, path: Path) -> None:
+            nonlocal peak
+            peak = max(peak, sum(1 for file in path.parent.iterdir() if file.name.startswith("part-")))
+            super().put_file(key, path)
+
+    stage(io.BytesIO(tables(300)), Watching(tmp_path / "out"), StagingOptions(), Source(), temp_dir=tmp_path)
+    # those that are stored or wait for it, those on their way to the storing thread, and those being written
+    assert peak <= MAX_PENDING_UPLOADS + 2 + 4
+
+
+def test_parts_bound_for_a_cast_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A late change of type casts every part: they are stored and fetched back one by one, the disk stays small."""
+    monkeypatch.setattr("airflow_provider_d1.staging.part_store.SMALL_PART_BYTES", 0)  # as for parts of 256 MiB
     peak = 0
     work = tmp_path / "work"
     work.mkdir()

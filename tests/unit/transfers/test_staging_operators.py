@@ -21,6 +21,7 @@ from airflow.sdk import DAG
 from airflow_provider_d1.emulator.server import Emulator
 from airflow_provider_d1.exceptions import (
     D1ConfigurationError,
+    D1DumpError,
     D1ExportError,
     D1SealError,
     D1SignedUrlExpiredError,
@@ -365,6 +366,41 @@ def test_a_prefix_may_refer_to_the_database_of_a_mapped_task() -> None:
         operator = mapped.expand(database=["shop"]).unmap({"database": "shop"})
     operator.render_template_fields({"task": operator})
     assert operator.s3_prefix == "d1/shop"
+
+
+@pytest.fixture
+def orders(export: D1Export) -> Iterator[None]:
+    """A table that the database has and the dump of ``export`` has not, as if the dump had been cut before it."""
+    hook = D1Hook(database="shop")
+    hook.query("CREATE TABLE orders (id INTEGER)")
+    yield
+    hook.query("DROP TABLE orders")
+
+
+def test_an_export_knows_the_tables_that_its_dump_should_have(export: D1Export) -> None:
+    assert export.tables == ("users", "empty one")
+    assert D1Hook(database="shop").export(tables=["users"]).tables == ("users",)
+
+
+@pytest.mark.usefixtures("orders")
+def test_a_dump_that_lacks_a_table_is_refused_and_exported_again(export: D1Export, tmp_path: Path) -> None:
+    cut = dataclasses.replace(export, tables=(*(export.tables or ()), "orders"))
+    store = Store()
+    with pytest.raises(D1DumpError, match=r"the dump lacks 'orders'.*Export again") as refused:
+        to_folder(tmp_path, database="shop").execute_complete(context(store), events.success(cut))
+    assert refused.value.retryable
+    assert not store, "the retry exports again"
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(AirflowFailException, match="the dump lacks 'orders'"):
+        to_folder(tmp_path, export=cut).execute(context())
+
+
+def test_a_table_that_was_dropped_before_the_export_began_may_be_missing(
+    export: D1Export, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dropped = dataclasses.replace(export, tables=(*(export.tables or ()), "gone"))
+    assert to_folder(tmp_path, export=dropped).execute(context())["rows"] == 3
+    assert "Dropped before the export began, and not in the dump: gone" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("export", ["{'bookmark': 'x'}", {"bookmark": "x"}, 7])
