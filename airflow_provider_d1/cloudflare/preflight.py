@@ -75,9 +75,12 @@ def decide(request: ExportRequest, schema: Schema) -> tuple[ExportOptions, tuple
     unfit |= {name: f"shadow table of {owner}" for name, owner in schema.shadows.items()}
     in_the_way = [name for name in unfit if name not in excluded and (wanted is None or name in wanted)]
     if in_the_way and request.on_virtual_table != "skip":
+        # a shadow table goes without saying when its virtual table is named
+        virtual = [name for name in in_the_way if schema.shadows.get(name) not in in_the_way]
+        named = ", ".join(f"{name} ({unfit[name]})" for name in virtual)
         raise D1VirtualTableError(
-            f"D1 cannot export virtual tables, and trying has left databases locked: {', '.join(in_the_way)}."
-            ' Name them in exclude_tables, or set on_virtual_table="skip"'
+            f"D1 cannot export {named}. Nothing was started. Leave it out with exclude_tables, or leave out all virtual"
+            ' tables with on_virtual_table="skip"'
         )
     if not in_the_way and not excluded:
         return replace(request.options, tables=wanted), ()

@@ -122,6 +122,7 @@ class D1ExportOperator(BaseOperator):
         """Start the export in the triggerer, or with ``deferrable=False`` run it here."""
         with permanent_errors_fail_task(self._where()):
             check_rendered_arguments(self, self.rules)
+            self._label_mapped_task(context)
             request = self._request()
             if self.deferrable:
                 self.defer(trigger=self._trigger(request), method_name="execute_complete")
@@ -133,6 +134,7 @@ class D1ExportOperator(BaseOperator):
 
         with permanent_errors_fail_task(self._where()):
             check_rendered_arguments(self, self.rules)  # Airflow has rendered them again
+            self._label_mapped_task(context)
             return self._finish(context, exported(event))
 
     def _finish(self, context: Context, export: D1Export) -> dict[str, Any]:  # noqa: ARG002 - for subclasses
@@ -146,6 +148,11 @@ class D1ExportOperator(BaseOperator):
         from airflow_provider_d1.hooks.d1 import D1Hook
 
         return D1Hook(self.d1_conn_id, database=self.database)
+
+    def _label_mapped_task(self, context: Context) -> None:
+        """Show the database in place of a mapped task's index, unless the DAG says what to show."""
+        if self.database is not None and context.get("map_index_template") is None:
+            context["map_index_template"] = "{{ task.database }}"
 
     def _where(self) -> str:
         """Place of an error."""

@@ -145,8 +145,19 @@ def test_an_excluded_virtual_table_is_not_in_the_way_and_neither_are_its_shadows
 
 
 def test_excluding_only_a_shadow_table_leaves_the_virtual_table_in_the_way() -> None:
-    with pytest.raises(D1VirtualTableError, match="docs_fts, docs_fts_idx"):
+    with pytest.raises(D1VirtualTableError, match="docs_fts"):
         decide(ExportRequest(exclude_tables=("docs_fts_data",)), WITH_FTS)
+
+
+def test_the_message_names_virtual_tables_without_their_shadows_and_does_not_speak_of_locks() -> None:
+    with pytest.raises(D1VirtualTableError) as raised:
+        decide(ExportRequest(), WITH_FTS)
+    assert str(raised.value) == (
+        "D1 cannot export docs_fts (virtual table (fts5)). Nothing was started. Leave it out with exclude_tables, or"
+        ' leave out all virtual tables with on_virtual_table="skip"'
+    )
+    with pytest.raises(D1VirtualTableError, match=r"docs_fts_idx \(shadow table of docs_fts\)"):
+        decide(ExportRequest(tables=("docs", "docs_fts_idx")), WITH_FTS)
 
 
 def test_excluding_and_skipping_go_together() -> None:

@@ -245,6 +245,17 @@ def test_it_can_be_mapped() -> None:
     assert mapped.unmap({"database": "a"}).database == "a"
 
 
+@pytest.mark.parametrize(("given", "shown"), [(None, "{{ task.database }}"), ("{{ ds }}", "{{ ds }}")])
+def test_a_mapped_task_shows_its_database(given: str | None, shown: str) -> None:
+    context: dict[str, Any] = {"map_index_template": given}
+    operator = D1ExportOperator(task_id="export", database="shop")
+    operator.execute_complete(context, events.success(EXPORT))  # Airflow renders the label when the task ends
+    assert context["map_index_template"] == shown
+    context = {"map_index_template": None}
+    D1ExportOperator(task_id="export").execute_complete(context, events.success(EXPORT))
+    assert context == {"map_index_template": None}
+
+
 def test_the_link_leads_to_the_database_once_it_is_known() -> None:
     operator = D1ExportOperator(task_id="export")
     link = D1DatabaseLink()
