@@ -4,7 +4,7 @@ VENV := .venv
 WAREHOUSE ?= duckdb
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lint-workflows types unit integration test-system test-airflow2 test-newest mutation bench audit \
+.PHONY: mariadb help demo test lint lint-workflows types unit integration test-system test-airflow2 test-newest mutation bench audit \
   pins changelog dist clean
 
 help: ## list the targets

@@ -59,7 +59,8 @@ class D1StagingToWarehouseOperator(BaseOperator):
     r"""Load a staged manifest into the warehouse behind a connection, with that warehouse's own bulk loader.
 
     The connection's type says which: ``postgres``, ``redshift``, ``snowflake``, ``google_cloud_platform`` (BigQuery),
-    ``databricks``, ``duckdb`` or ``clickhouse``. Each needs its extra, ``airflow-provider-d1[postgres]`` and so on.
+    ``databricks``, ``mysql`` (MariaDB too), ``duckdb`` or ``clickhouse``. Each needs its extra,
+    ``airflow-provider-d1[postgres]`` and so on.
 
     Tables keep their exact names, and columns their names and order; they get no keys or constraints. The rows of every
     table must be as many as the manifest says, else the task fails and the old tables stand. What is loaded is recorded

@@ -23,6 +23,7 @@ WAREHOUSES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "google_cloud_platform": ("bigquery", "BigQuery"),
         "gcpbigquery": ("bigquery", "BigQuery"),
         "databricks": ("databricks", "Databricks", "storage_credential"),
+        "mysql": ("mysql", "MySQL"),
         "duckdb": ("duckdb", "DuckDB"),
         "clickhouse": ("clickhouse", "ClickHouse"),
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_d1.emulator.server import Emulator
+from harness.mariadb import MariaDBServer, mariadb_missing, mariadb_server
 from harness.postgres import PostgresServer, postgres_server
 from harness.seaweed import S3Server, s3_server
 from tests.integration.dag_runs import BUCKET
@@ -56,6 +57,17 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     with s3_server(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as patch:
         server.client().create_bucket(Bucket=BUCKET)
         patch.setenv("AIRFLOW_CONN_AWS_DEFAULT", server.airflow_connection())
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDBServer]:
+    """A real MariaDB server; where it is not installed its tests are skipped, but not in CI."""
+    if (missing := mariadb_missing()) is not None:
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    with mariadb_server(tmp_path_factory.mktemp("mariadb")) as server:
         yield server
 
 

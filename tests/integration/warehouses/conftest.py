@@ -12,7 +12,15 @@ import pytest
 
 from airflow_provider_d1.transfers.staging_to_warehouse import D1StagingToWarehouseOperator
 from tests.integration.warehouses.fakesnow_gaps import fakesnow_without_gaps
-from tests.integration.warehouses.warehouse_engines import CONN_ID, ClickHouse, DuckDB, Engine, Postgres, Snowflake
+from tests.integration.warehouses.warehouse_engines import (
+    CONN_ID,
+    ClickHouse,
+    DuckDB,
+    Engine,
+    MySQL,
+    Postgres,
+    Snowflake,
+)
 
 Load = Callable[..., dict[str, Any]]
 
@@ -33,6 +41,11 @@ def postgres_engine(postgres: Any) -> Postgres:
 
 
 @pytest.fixture
+def mysql_engine(mariadb: Any) -> MySQL:
+    return MySQL(mariadb)
+
+
+@pytest.fixture
 def duckdb_engine(tmp_path: Path) -> DuckDB:
     return DuckDB(tmp_path / "warehouse.duckdb")
 
@@ -49,7 +62,7 @@ def snowflake_engine() -> Iterator[Snowflake]:
         yield Snowflake()
 
 
-@pytest.fixture(params=["postgres", "duckdb", "clickhouse"])
+@pytest.fixture(params=["postgres", "mysql", "duckdb", "clickhouse"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """A real warehouse with an Airflow connection to it."""
     engine: Engine = request.getfixturevalue(f"{request.param}_engine")

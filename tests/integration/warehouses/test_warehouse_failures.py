@@ -33,8 +33,9 @@ def standing(engine, schema, load_staged, tmp_path):
     before = {name: (engine.columns(schema, name), engine.rows(schema, name)) for name in ("first", "second")}
     loads = engine.loads(schema)
 
-    def check() -> None:
-        assert engine.tables(schema) == {"first", "second", "_d1_loads"}
+    def check(*, helpers: bool = False) -> None:
+        tables = {name for name in engine.tables(schema) if not (helpers and name.startswith("_d1_new_"))}
+        assert tables == {"first", "second", "_d1_loads"}
         for name, content in before.items():
             assert (engine.columns(schema, name), engine.rows(schema, name)) == content
         assert engine.loads(schema) == loads
@@ -189,6 +190,10 @@ def test_names_that_cannot_be_held_create_nothing(engine, schema, load_staged, s
         "postgres": ({"x" * 64: NEW, "ctid": NEW.rename_columns(["ctid", "b"])}, "'x{64}'.*64 bytes.*'ctid'"),
         "duckdb": ({"Users": NEW, "users": NEW}, "'Users' and 'users'"),
         "clickhouse": ({"x" * 300: NEW}, "'x{300}'.*300 bytes"),
+        "mysql": (
+            {"\N{GRINNING FACE}": NEW, "y" * 65: NEW, "z ": NEW},
+            "\N{GRINNING FACE}.*'y{65}'.*65 characters.*'z '",
+        ),
     }
     tables, message = cases[engine.name]
     with pytest.raises(AirflowFailException, match=message):
@@ -227,14 +232,14 @@ KILLED = """
 import os, sys, time, warnings
 warnings.simplefilter("ignore")
 from airflow_provider_d1.transfers.staging_to_warehouse import D1StagingToWarehouseOperator
-from airflow_provider_d1.warehouses import fitting, duckdb, postgres, clickhouse
+from airflow_provider_d1.warehouses import fitting, duckdb, postgres, clickhouse, mysql
 def slowly(batches, table, targets):
     for batch in batches:
         if table.name == "second":
             print("in the middle", flush=True)
             time.sleep(60)
         yield batch
-duckdb.fitted = postgres.fitted = clickhouse.fitted = slowly
+duckdb.fitted = postgres.fitted = clickhouse.fitted = mysql.fitted = slowly
 D1StagingToWarehouseOperator(
     task_id="load", manifest=sys.argv[1], conn_id="warehouse", schema=sys.argv[2], mode=sys.argv[3]
 ).execute({})
@@ -257,7 +262,8 @@ def test_a_killed_worker(engine, schema, load_staged, standing, folder, mode, tm
         os.kill(worker.pid, signal.SIGKILL)
     if engine.name == "postgres":
         wait_for_rollback(engine)
-    standing()
+    # without transactions around CREATE TABLE, a later load drops what the killed one left, when it is a day old
+    standing(helpers=engine.name == "mysql")
     assert load_staged(uri, mode=mode)["rows"] == 20
 
 
@@ -283,10 +289,11 @@ def test_secrets_and_reasons_of_a_server_that_lets_nobody_in(engine, load_staged
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(definition))
     uri = write_staged(folder, {"first": NEW})
     started = time.monotonic()
-    with pytest.raises(D1Error, match="warehouse") as failure:
+    # a wrong password is an error of its own in MySQL; the others' drivers don't tell it from a server that is away
+    with pytest.raises(AirflowFailException if engine.name == "mysql" else D1Error, match="warehouse") as failure:
         load_staged(uri)
     assert time.monotonic() - started < 60
-    assert failure.value.retryable
+    assert engine.name == "mysql" or failure.value.retryable
     for text in (caplog.text, str(failure.value), repr(failure.value.__cause__)):
         assert ODD not in text
 

@@ -52,7 +52,7 @@ def held(engine, schema, name="users") -> list[tuple[Any, ...]]:
 def test_what_a_load_returns(engine, schema, load_staged, stage) -> None:
     uri = stage({"users": USERS, "nobody": USERS.slice(0, 0)})
     result = load_staged({"manifest": uri, "rows": 2, "tables": {}})
-    kind = {"postgres": "COPY", "duckdb": "CREATE TABLE AS", "clickhouse": "INSERT"}[engine.name]
+    kind = {"postgres": "COPY", "mysql": "INSERT", "duckdb": "CREATE TABLE AS", "clickhouse": "INSERT"}[engine.name]
     assert result == {
         "manifest": uri,
         "database_id": "11111111-2222-3333-4444-555555555555",
@@ -181,6 +181,8 @@ def test_append_adds_columns_and_keeps_those_that_were_dropped(engine, schema, l
     ],
 )
 def test_append_widens(engine, schema, load_staged, stage, old, new, wide, values) -> None:
+    if not engine.holds_infinity:
+        old, values = ([v for v in held if v not in (float("-inf"), "-Inf")] for held in (old, values))
     narrow = stage({"t": table(v=old)})
     wider = stage({"t": table(v=new)})
     load_staged(narrow, mode="append")
@@ -227,12 +229,17 @@ def test_widening_never_rounds(engine, schema, load_staged, stage) -> None:
 def test_a_type_of_somebody_elses_making_is_refused_with_the_statement(engine, schema, load_staged, stage) -> None:
     load_staged(stage({"users": USERS}))
     path, name = engine.quoted(schema, "users"), engine.quoted("id")
-    narrow = {"postgres": "TYPE integer", "duckdb": "TYPE INTEGER", "clickhouse": "Nullable(Int32)"}[engine.name]
-    verb = "MODIFY COLUMN" if engine.name == "clickhouse" else "ALTER COLUMN"
-    engine.execute(f"ALTER TABLE {path} {verb} {name} {narrow}")
+    narrow = {
+        "postgres": "TYPE integer",
+        "mysql": "`id` int",
+        "duckdb": "TYPE INTEGER",
+        "clickhouse": "Nullable(Int32)",
+    }[engine.name]
+    verb = "MODIFY COLUMN" if engine.name in ("clickhouse", "mysql") else "ALTER COLUMN"
+    engine.execute(f"ALTER TABLE {path} {verb} {'' if engine.name == 'mysql' else name} {narrow}")
     with pytest.raises(AirflowFailException, match=rf"'id' is .*: ALTER TABLE .*{verb}") as failure:
         load_staged(stage({"users": MORE}), mode="append")
-    assert engine.types["int64"] in str(failure.value)
+    assert engine.types["int64"].partition("(20)")[0] in str(failure.value)
     assert held(engine, schema) == rows((1, "Ada"), (2, None))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
+    from harness.mariadb import MariaDBServer
     from harness.postgres import PostgresServer
 
 CONN_ID = "warehouse"
@@ -21,6 +22,7 @@ class Engine(ABC):
     #: whether the engine gives rows back in the order in which they came
     ordered: ClassVar[bool] = True
     holds_nul: ClassVar[bool] = True
+    holds_infinity: ClassVar[bool] = True
     all_or_nothing: ClassVar[bool] = True
 
     @abstractmethod
@@ -198,6 +200,51 @@ class ClickHouse(Engine):
                     "SELECT name FROM system.tables WHERE database = {d:String}", parameters={"d": schema}
                 ).result_rows
             }
+
+
+class MySQL(Engine):
+    name = "mysql"
+    types: ClassVar = {
+        "int64": "bigint(20)",
+        "float64": "double",
+        "string": "longtext",
+        "binary": "longblob",
+        "timestamp[us]": "datetime(6)",
+        "date32": "date",
+    }
+    holds_infinity = False
+    all_or_nothing = False
+
+    def __init__(self, server: MariaDBServer) -> None:
+        self.server = server
+
+    def airflow_connection(self) -> str:
+        return self.server.airflow_connection()
+
+    def execute(self, sql: str) -> list[tuple[Any, ...]]:
+        with closing(self.server.connect()) as connection, connection.cursor() as cursor:
+            cursor.execute(sql)
+            return list(cursor.fetchall()) if cursor.description else []
+
+    def quoted(self, *names: str) -> str:
+        return ".".join("`" + name.replace("`", "``") + "`" for name in names)
+
+    def _catalogue(self, query: str, *names: str) -> list[tuple[Any, ...]]:
+        with closing(self.server.connect()) as connection, connection.cursor() as cursor:
+            cursor.execute(query, names)
+            return list(cursor.fetchall())
+
+    def columns(self, schema: str, table: str) -> list[tuple[str, str]]:
+        return self._catalogue(
+            "SELECT column_name, column_type FROM information_schema.columns "
+            "WHERE BINARY table_schema = %s AND BINARY table_name = %s ORDER BY ordinal_position",
+            schema,
+            table,
+        )
+
+    def tables(self, schema: str) -> set[str]:
+        query = "SELECT table_name FROM information_schema.tables WHERE BINARY table_schema = %s"
+        return {name for (name,) in self._catalogue(query, schema)}
 
 
 class Snowflake(Engine):

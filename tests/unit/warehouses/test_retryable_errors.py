@@ -43,6 +43,10 @@ def pg(name: str) -> Exception:
     return of("psycopg.errors", name)(name)
 
 
+def my(number: int, text: str, name: str = "OperationalError") -> Exception:
+    return of("pymysql.err", name)(number, text)
+
+
 def ch(code: int, text: str) -> Exception:
     return of(CH, "DatabaseError")(f"Code: {code}. DB::Exception: {text}. (X) (for url http://127.0.0.1:8123)")
 
@@ -125,6 +129,14 @@ TRANSIENT: list[tuple[str, Callable[[], Exception]]] = [
     ("postgres", lambda: pg("TooManyConnections")),
     ("postgres", lambda: pg("ReadOnlySqlTransaction")),
     ("postgres", lambda: of("psycopg", "OperationalError")("server closed the connection unexpectedly")),
+    ("mysql", lambda: my(1205, "Lock wait timeout exceeded; try restarting transaction")),
+    ("mysql", lambda: my(1213, "Deadlock found when trying to get lock; try restarting transaction")),
+    ("mysql", lambda: my(1040, "Too many connections")),
+    ("mysql", lambda: my(1290, "The MySQL server is running with the --read-only option")),
+    ("mysql", lambda: my(2006, "MySQL server has gone away")),
+    ("mysql", lambda: my(2013, "Lost connection to MySQL server during query")),
+    ("mysql", lambda: my(1146, "Table 'd1._d1_new_20261127t091811_463d6522_7dfb4cf67742cb06' doesn't exist")),
+    ("mysql", lambda: of("pymysql.err", "InterfaceError")(0, "")),
     ("duckdb", lambda: of("duckdb", "IOException")("IO Error: Could not set lock on file: Conflicting lock is held")),
     ("duckdb", lambda: of("duckdb", "TransactionException")("TransactionContext Error: Conflict on update!")),
     ("duckdb", lambda: of("duckdb", "OutOfMemoryException")("Out of Memory Error")),
@@ -184,6 +196,12 @@ PERMANENT: list[tuple[str, Callable[[], Exception]]] = [
     ("duckdb", lambda: of("duckdb", "DependencyException")("Dependency Error: Cannot drop entry")),
     ("duckdb", lambda: of("duckdb", "InvalidInputException")("Invalid Input Error: No magic bytes found")),
     ("duckdb", lambda: of("duckdb", "PermissionException")("Permission Error")),
+    ("mysql", lambda: my(1045, "Access denied for user 'd1'@'%' (using password: YES)")),
+    ("mysql", lambda: my(1064, "You have an error in your SQL syntax", "ProgrammingError")),
+    ("mysql", lambda: my(1142, "INSERT command denied to user", "OperationalError")),
+    ("mysql", lambda: my(1146, "Table 'd1.users' doesn't exist", "ProgrammingError")),
+    ("mysql", lambda: my(1366, "Incorrect string value", "DataError")),
+    ("mysql", lambda: my(1451, "Cannot delete or update a parent row", "IntegrityError")),
 ]
 
 
