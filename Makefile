@@ -4,7 +4,7 @@ VENV := .venv
 WAREHOUSE ?= duckdb
 
 .DEFAULT_GOAL := help
-.PHONY: mariadb help demo test lint lint-workflows types unit integration test-system test-airflow2 test-newest mutation bench audit \
+.PHONY: help demo test lint lint-workflows types unit integration test-system test-airflow2 test-newest mutation bench audit mariadb \
   pins changelog dist clean
 
 help: ## list the targets
@@ -29,7 +29,11 @@ types: $(VENV)/.ready ## mypy, strict
 unit: $(VENV)/.ready ## tests that need no server and no Airflow database
 	$(VENV)/bin/python -m pytest tests/unit
 
-integration: $(VENV)/.ready ## tests with a real Airflow, S3 server and warehouses
+# the one server for the tests that no package on PyPI brings; where it can't be installed its tests are skipped
+mariadb: ## install the MariaDB server for the tests, where apt-get may
+	.ci/install_mariadb
+
+integration: $(VENV)/.ready mariadb ## tests with a real Airflow, S3 server and warehouses
 	$(VENV)/bin/python -m pytest tests/integration
 
 test-system: $(VENV)/.ready ## failure scenarios against running Airflow components; takes minutes
