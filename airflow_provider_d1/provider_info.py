@@ -6,8 +6,17 @@ from typing import Any
 
 INTEGRATION = "Cloudflare D1"
 S3 = "Amazon Simple Storage Service (S3)"
-#: what staged files are loaded into, by the names under which Airflow's own providers list them; MySQL's is not needed
-WAREHOUSES = ("PostgreSQL", "Amazon Redshift", "Snowflake", "Google BigQuery", "Databricks", "DuckDB", "ClickHouse")
+#: what staged files are loaded into, by the names under which Airflow's own providers list them
+WAREHOUSES = (
+    "PostgreSQL",
+    "Amazon Redshift",
+    "Snowflake",
+    "Google BigQuery",
+    "Databricks",
+    "MySQL",
+    "DuckDB",
+    "ClickHouse",
+)
 
 
 def get_provider_info() -> dict[str, Any]:

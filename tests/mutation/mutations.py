@@ -804,6 +804,8 @@ MUTATIONS = (
         "any(stats.exact_newlines for columns in tables for stats in columns)",
         "False",
         ("tests/unit/staging/test_newline_counts.py",),
+    ),
+    Mutation(
         "MySQL: a foreign key's action meets only rows that are gone",
         "warehouses/mysql",
         "MySQL._referenced_key",
