@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from airflow_provider_d1.cloudflare.exact_results import exact_returning, exact_select
+from airflow_provider_d1.cloudflare.sql_parameters import bind
 from airflow_provider_d1.emulator import dump_writer
 from airflow_provider_d1.emulator.databases import LocalDatabase, QueryError
 from tests.integration import real_engine
@@ -44,7 +47,28 @@ STORED = (
     "INSERT INTO bound VALUES (?1,?1,?1,?1,?1,?1)"
     " RETURNING quote(?1), quote(i), quote(r), quote(t), quote(n), quote(b), quote(x)"
 )
+
+
+def rewritten(sql: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
+    """The statements that the SQL client sends for a SELECT: one for its columns' names, one for its rows."""
+    (statement,) = bind(sql, parameters)
+    select = exact_select(statement.sql)
+    assert select is not None
+    return [(text, *statement.params) for text in (select.names, select.rows(select.width or 1))]
+
+
+VALUES = [1, 2**53 + 1, -(2**63), True, 1.0, 0.1, 1e21, -1e-7, math.inf, -math.inf, None]
+TEXTS = ["it's", "", "a\0b", "a\r\n", "a\ufffdb", "🙂", "i1", b"", b"\0\xff"]
+MANY = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < ?) SELECT i FROM n"
 BOUND = [
+    *(each for value in VALUES + TEXTS for each in rewritten("SELECT ?1, typeof(?1), quote(?1)", [value])),
+    *rewritten("SELECT CAST(x'61ff' AS TEXT), CAST(x'efbfbdff' AS TEXT)"),
+    *rewritten(f"{MANY} ORDER BY (i * 37) % 211", [200]),
+    *rewritten(f"{MANY} ORDER BY -i LIMIT ? OFFSET ?", [200, 5, 7]),
+    *rewritten(f"{MANY} LIMIT ?, ?", [200, 5, 7]),
+    *rewritten("VALUES (?), (2.5)", [1]),
+    *rewritten("SELECT 1 AS a UNION SELECT 2.0 ORDER BY a DESC"),
+    (exact_returning("INSERT INTO bound (i, x) VALUES (2, 9e999) RETURNING i, x AS y, i + 1.0"),),
     *((STORED, value) for value in (1, 0, -7, 1.5, 1e300, 2**53, True, False, "1", "1.50", "é", "", None)),
     ("SELECT quote((+CAST(?1 AS INTEGER))), typeof((+CAST(?1 AS REAL)))", "9223372036854775807"),
     ("SELECT quote((unhex(?1))), quote(unhex(''))", "00ff10"),
