@@ -116,11 +116,14 @@ def _significant(column: Sequence[Token]) -> list[Token]:
 
 def _without_alias(column: Sequence[Token]) -> str:
     words = _significant(column)
-    if len(words) > 2 and words[-2].keyword == "AS":
-        words = words[:-2]
-    elif len(words) == 2 and all(token.kind in ("word", "quoted") for token in words):
-        words = words[:-1]
-    return f"({' '.join(token.text for token in words)})" if len(words) > 1 else words[0].text if words else ""
+    named = len(words) > 2 and words[-2].keyword == "AS"
+    # two tokens without a space are one text with a quote in it
+    apart = len(words) == 2 and words[0].start + len(words[0].text) < words[1].start
+    if apart and all(token.kind in ("word", "quoted") for token in words):
+        return words[0].text
+    end = column.index(words[-2]) if named else len(column)
+    text = "".join(" " if token.kind == "space" else token.text for token in column[:end] if token.kind != "semicolon")
+    return f"({text.strip()})"
 
 
 def _without_rows(statement: Sequence[Token], top: Sequence[tuple[int, Token]], body: str) -> str:

@@ -344,7 +344,7 @@ STATEMENTS: dict[str, tuple[str, Any]] = {
     "window": ("SELECT row_number() OVER (ORDER BY a DESC), a FROM (SELECT 1 AS a UNION SELECT 2.5)", None),
     "no rows": ("SELECT 1 AS a WHERE 0", None),
     "returning": (
-        "INSERT INTO v (i, r, x) VALUES (?, ?, ?) RETURNING i, r AS real, x, r + 0, i",
+        "INSERT INTO v (i, r, x) VALUES (?, ?, ?) RETURNING i, r AS real, x, r + 0.5 /* , */, i, 'it''s', x \"x y\"",
         [2**60, math.inf, 1.0],
     ),
     "update returning": ("UPDATE v SET x = ? WHERE id = (SELECT min(id) FROM v) RETURNING x", [b"\0"]),
