@@ -27,7 +27,7 @@ class Statement:
     """One SQL statement, and the values of the parameters ``?1``, ``?2`` … in it.
 
     ``markers`` are pairs of an expression in it and the marker that stood in its place, so that the name of a column
-    such as ``SELECT ?`` can be told as the caller wrote it.
+    such as ``SELECT ?`` is returned as the caller wrote it.
     """
 
     sql: str
@@ -92,7 +92,7 @@ def marker_names(sql: str) -> set[str]:
 def sequence(parameters: Iterable[Any]) -> list[Any]:
     """Values by position.
 
-    :raises ProgrammingError: for what has no order, or would be taken apart: a text, bytes, a set, a mapping.
+    :raises ProgrammingError: for what has no order, or is a single value: a set, a mapping, a text, bytes.
     """
     if isinstance(parameters, str | bytes | bytearray | memoryview | Set | Mapping) or not isinstance(
         parameters, Iterable

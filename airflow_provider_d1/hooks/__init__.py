@@ -1,1 +1,1 @@
-"""An Airflow connection becomes clients of the D1 API."""
+"""The Airflow hook for D1, and how it reads a connection."""

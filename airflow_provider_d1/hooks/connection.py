@@ -1,4 +1,4 @@
-"""What an Airflow connection of type ``d1`` says, checked field by field."""
+"""Read and check an Airflow connection of type ``d1``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hook: an Airflow connection becomes clients of the D1 API."""
+"""The Airflow hook for D1: queries, exports and API clients from a connection of type ``d1``."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from airflow_provider_d1.cloudflare.sql_parameters import Parameters, bind, chec
 from airflow_provider_d1.cloudflare.sql_tokens import statements as split_statements_of
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error
 from airflow_provider_d1.hooks.connection import Settings, fetch_settings, no_connection, read_settings
+from airflow_provider_d1.hooks.event_loop import run_coroutine
 from airflow_provider_d1.hooks.frames import read_polars
 from airflow_provider_d1.hooks.lineage import openlineage_database, report_sql
 from airflow_provider_d1.hooks.masking import mask, mask_signed_url
 from airflow_provider_d1.hooks.sql_dialect import D1Dialect
-from airflow_provider_d1.hooks.threads import run_coroutine
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.sqlparser import DatabaseInfo
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 class D1Hook(DbApiHook):
     """Talk to Cloudflare D1 through an Airflow connection of type ``d1``.
 
-    It is a ``DbApiHook``: ``SQLExecuteQueryOperator`` and the SQL check operators work with a ``d1`` connection. D1
-    commits each statement by itself; there is no transaction over several.
+    It is a ``DbApiHook``, so common-sql's operators and sensors work with a ``d1`` connection. Each call is one
+    transaction: a statement, a script, or a batch of rows. There is no transaction over several calls.
 
     :param d1_conn_id: the connection.
     :param database: name or UUID; None for the connection's default.
@@ -101,8 +101,8 @@ class D1Hook(DbApiHook):
     def test_connection(self) -> tuple[bool, str]:  # type: ignore[override]
         """Ask the API what the connection may do.
 
-        :return: whether it works, and what is wrong in words: the token, the account, the default database, the
-            permissions. The connection is not named: Airflow's form tests it under a transient ID.
+        :return: whether it works, and a message that names the problem: the token, the account, the default database,
+            or the permissions. The connection is not named: Airflow's form tests it under a transient ID.
         """
         try:
             with self.get_client() as client:
@@ -216,7 +216,7 @@ class D1Hook(DbApiHook):
             raise
 
     def get_autocommit(self, conn: Connection) -> bool:  # noqa: ARG002 - DbApiHook's signature
-        """D1 commits each statement by itself."""
+        """True: D1 commits each call."""
         return True
 
     def set_autocommit(self, conn: Connection, autocommit: bool) -> None:

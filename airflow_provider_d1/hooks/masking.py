@@ -1,4 +1,4 @@
-"""Have Airflow hide a secret in its logs, without telling the logs about it first."""
+"""Register secrets with Airflow's log masker, without logging them on the way."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ def mask(secret: str) -> None:
 
 
 def mask_signed_url(url: str) -> None:
-    """Register a signed URL: whole, and its signature, which may be printed without the rest."""
+    """Register a signed URL and, as it may be printed alone, its signature."""
     mask(url)
     for name, value in parse_qsl(urlsplit(url).query):
         if name.lower().endswith("signature"):
             mask(value)
 
 
-class _Silence:
+class _NullLogger:
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_, **__: None
 
 
 @contextmanager
 def _unlogged() -> Iterator[None]:
-    """Silence the line to Airflow's supervisor: in ``dag.test()`` it logs at DEBUG each message, this one in clear."""
+    """Silence the log of the messages to Airflow's supervisor, which ``dag.test()`` writes at DEBUG."""
     try:
         from airflow.sdk.execution_time import task_runner
     except ImportError:  # Airflow 2
         yield
         return
-    line: Any = getattr(task_runner, "SUPERVISOR_COMMS", None)
-    if not hasattr(line, "log"):
+    comms: Any = getattr(task_runner, "SUPERVISOR_COMMS", None)
+    if not hasattr(comms, "log"):
         yield
         return
-    log, line.log = line.log, _Silence()
+    log, comms.log = comms.log, _NullLogger()
     try:
         yield
     finally:
-        line.log = log
+        comms.log = log

@@ -49,7 +49,7 @@ class D1Dialect(Dialect):
         return names or None
 
     def get_target_fields(self, table: str, schema: str | None = None) -> list[str] | None:
-        """The columns to insert, without those that SQLite fills by itself."""
+        """The columns to insert, without an ``INTEGER PRIMARY KEY``, which SQLite numbers."""
         return self.get_column_names(table, schema, lambda column: not column["autoincrement"])
 
     def get_primary_keys(self, table: str, schema: str | None = None) -> list[str] | None:  # noqa: ARG002 - as above

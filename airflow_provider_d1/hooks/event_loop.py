@@ -1,4 +1,4 @@
-"""Run a coroutine to its end from code that is not async, whatever the calling thread is doing."""
+"""Run a coroutine from synchronous code, whether or not the thread has a running event loop."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ T = TypeVar("T")
 def run_coroutine(start: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run ``start()`` and return its result.
 
-    In a thread whose event loop is running it runs in a thread of its own, as a running loop cannot be entered twice;
-    the caller's loop stands still meanwhile. When the wait is broken off (a task's end signal raises in the main
-    thread), the coroutine is cancelled and waited for.
+    A running event loop cannot run a second coroutine to its end, so in a thread that has one the coroutine runs in
+    another thread, and the caller's loop is blocked until it ends. When the wait is interrupted, as by the signal that
+    ends an Airflow task, the coroutine is cancelled and awaited.
 
-    :param start: makes the coroutine.
+    :param start: returns the coroutine.
     """
     try:
         asyncio.get_running_loop()
@@ -33,7 +33,7 @@ def run_coroutine(start: Callable[[], Coroutine[Any, Any, T]]) -> T:
         running.set_result((asyncio.get_running_loop(), task))
         try:
             result.set_result(await task)
-        except BaseException as error:  # noqa: BLE001 - everything belongs to the thread that waits
+        except BaseException as error:  # noqa: BLE001 - re-raised in the thread that waits
             result.set_exception(error)
 
     thread = threading.Thread(target=lambda: asyncio.run(main()), name="d1-coroutine", daemon=True)
