@@ -18,11 +18,12 @@ from harness.process import free_ports, running
 
 @dataclass(frozen=True)
 class S3Server:
-    """Where the server listens and who may use it."""
+    """Where the server listens and who may use it; ``restricted`` may do only what bucket policies allow."""
 
     endpoint_url: str
     access_key: str
     secret_key: str = field(repr=False)
+    restricted: S3Server | None = None
 
     def airflow_connection(self) -> str:
         """The JSON for an ``AIRFLOW_CONN_AWS_…`` environment variable."""
@@ -61,13 +62,21 @@ def s3_server(folder: Path, *, volumes: int = 20) -> Iterator[S3Server]:
     data.mkdir(exist_ok=True)
     s3, master, volume, filer, *grpc = free_ports(8)
     access_key, secret_key = "harness", secrets.token_hex(16)
-    identity = {
-        "name": "harness",
-        "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
+    restricted_key, restricted_secret = "restricted", secrets.token_hex(16)
+    identities = [
+        {
+            "name": "harness",
+            "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
+            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        },
+        {
+            "name": "restricted",
+            "credentials": [{"accessKey": restricted_key, "secretKey": restricted_secret}],
+            "actions": [],
+        },
+    ]
     config = folder / "s3.json"
-    config.write_text(json.dumps({"identities": [identity]}))
+    config.write_text(json.dumps({"identities": identities}))
     command = [
         weed(),
         "server",
@@ -91,7 +100,8 @@ def s3_server(folder: Path, *, volumes: int = 20) -> Iterator[S3Server]:
         "-master.volumeSizeLimitMB=256",
         "-master.telemetry=false",
     ]
-    server = S3Server(f"http://127.0.0.1:{s3}", access_key, secret_key)
+    url = f"http://127.0.0.1:{s3}"
+    server = S3Server(url, access_key, secret_key, S3Server(url, restricted_key, restricted_secret))
     # its own graceful end takes ten seconds and saves nothing that anybody wants to keep
     with running(command, log=folder / "weed.log", ready=lambda: _answers(server), timeout=90, patience=1):
         yield server
