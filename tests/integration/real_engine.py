@@ -41,12 +41,14 @@ class DumpRequest:
 class Job:
     """What the engine shall do with one database: run statements, passing over those that fail, query, and dump.
 
-    A query is a statement, or a tuple of a statement and its parameters.
+    A query is a statement, or a tuple of a statement and its parameters. Statements to be measured are run after the
+    queries, for their ``meta``.
     """
 
     statements: Sequence[str]
     dumps: Sequence[DumpRequest] = ()
     queries: Sequence[str | tuple[object, ...]] = ()
+    measured: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,13 @@ class Outcome:
     """What became of one database.
 
     ``refused`` has the messages of the statements that failed, by index; ``dumps`` for each request its dump or its
-    error; ``results`` for each query its columns and then its rows.
+    error; ``results`` for each query its columns and then its rows; ``metas`` the ``meta`` of each measured statement.
     """
 
     refused: dict[int, str]
     dumps: dict[DumpRequest, bytes | str]
     results: list[list[list[Any]]]
+    metas: list[dict[str, Any]]
 
 
 def _node() -> tuple[list[str], list[str]]:
@@ -157,6 +160,7 @@ def run(jobs: Mapping[str, Job], scratch: Path) -> dict[str, Outcome]:
             name: {
                 "statements": job.statements,
                 "queries": job.queries,
+                "measured": job.measured,
                 "dumps": [{"file": file, **asdict(request)} for request, file in files[name].items()],
             }
             for name, job in jobs.items()
@@ -171,6 +175,7 @@ def run(jobs: Mapping[str, Job], scratch: Path) -> dict[str, Outcome]:
             {int(index): message.removeprefix("D1_ERROR: ") for index, message in answer["refused"].items()},
             {request: answer["errors"].get(file) or Path(file).read_bytes() for request, file in files[name].items()},
             answer["results"],
+            answer["metas"],
         )
         for name, answer in json.loads(done.stdout).items()
     }

@@ -74,6 +74,22 @@ BOUND = [
     ("SELECT quote((unhex(?1))), quote(unhex(''))", "00ff10"),
     ("SELECT ?, ?2, ?1", "a", "b"),
 ]
+#: what ``meta`` says of one statement after the other
+MEASURED = (
+    "SELECT * FROM counted",
+    "INSERT INTO counted(a) VALUES ('x'), ('y')",
+    "SELECT a FROM counted",
+    "INSERT INTO counted VALUES (77, 'z')",
+    "UPDATE counted SET a = a WHERE id < 3",
+    "UPDATE counted SET a = 1 WHERE id = 99",
+    "INSERT OR IGNORE INTO counted VALUES (77, 'again')",
+    "INSERT INTO counted VALUES (1, 'b') ON CONFLICT DO UPDATE SET a = excluded.a",
+    "CREATE TABLE made(a)",
+    "INSERT INTO made SELECT a FROM counted",
+    "DELETE FROM counted WHERE id = 77",
+    "DELETE FROM counted",
+    "DROP TABLE made",
+)
 #: texts with a newline beside what the exporter might write for it
 NEWLINES = (
     "'a\\n' || char(10)",
@@ -144,6 +160,7 @@ JOBS = {
         ["CREATE TABLE t(a)", *(f"INSERT INTO t VALUES({text})" for text in NEWLINES)],
         [FULL],
     ),
+    "meta": Job(["CREATE TABLE counted(id INTEGER PRIMARY KEY, a)"], (), (), MEASURED),
     "empty": Job([], [FULL, NO_SCHEMA]),
     "refusals": Job(STATEMENTS),
     **{f"random{seed}": Job(Generator(seed).statements(), [FULL, NO_DATA, NO_SCHEMA]) for seed in SEEDS},
@@ -225,6 +242,16 @@ def test_parameters_are_bound_alike(
     sql, *parameters = BOUND[number]
     (ours,) = databases["bound"].query([(sql, parameters)])
     assert [ours.columns, *ours.rows] == engine["bound"].results[number]
+
+
+def test_same_meta(engine: dict[str, Outcome], databases: dict[str, LocalDatabase]) -> None:
+    """``rows_read`` and ``rows_written`` count index entries too in D1; the emulator counts the rows themselves."""
+    ours, theirs = {}, {}
+    for sql, meta in zip(MEASURED, engine["meta"].metas, strict=True):
+        assert {"duration", "rows_read", "rows_written", "size_after", "changed_db"} <= meta.keys()
+        (result,) = databases["meta"].query([(sql, ())])
+        ours[sql], theirs[sql] = (result.changes, result.last_row_id), (meta["changes"], meta["last_row_id"])
+    assert ours == theirs
 
 
 def test_same_refusals(engine: dict[str, Outcome], databases: dict[str, LocalDatabase]) -> None:

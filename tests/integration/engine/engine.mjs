@@ -1,7 +1,8 @@
 // Loads statements into the real D1 engine and writes its dumps: `node engine.mjs JOB.json`, answer as JSON on stdout.
 // JOB: {"persist": folder, "databases": {name: {"statements": [sql], "queries": [sql or [sql, parameter, …]],
-//       "dumps": [{"file", "no_schema", "no_data", "tables"}]}}}
-// Answer: {name: {"refused": {statement index: message}, "results": [[columns, row, …]], "errors": {dump file: message}}}
+//       "measured": [sql], "dumps": [{"file", "no_schema", "no_data", "tables"}]}}}
+// Answer: {name: {"refused": {statement index: message}, "results": [[columns, row, …]], "metas": [meta],
+//         "errors": {dump file: message}}}
 import { readFileSync, writeFileSync } from "node:fs";
 import { convertV4MiniflareOptions, Miniflare } from "miniflare";
 
@@ -18,11 +19,12 @@ const miniflare = new Miniflare(
 const answer = {};
 try {
   for (const name of names) {
-    const { statements, queries, dumps } = job.databases[name];
+    const { statements, queries, measured, dumps } = job.databases[name];
     const database = await miniflare.getD1Database(name);
     const refused = {};
     const errors = {};
     const results = [];
+    const metas = [];
     try {
       if (statements.length) await database.batch(statements.map((statement) => database.prepare(statement)));
     } catch {
@@ -35,6 +37,7 @@ try {
       const [sql, ...parameters] = [query].flat();
       results.push(await database.prepare(sql).bind(...parameters).raw({ columnNames: true }));
     }
+    for (const sql of measured) metas.push((await database.prepare(sql).run()).meta);
     for (const { file, no_schema, no_data, tables } of dumps) {
       try {
         const [dump] = await database
@@ -46,7 +49,7 @@ try {
         errors[file] = error.message;
       }
     }
-    answer[name] = { refused, results, errors };
+    answer[name] = { refused, results, metas, errors };
   }
 } finally {
   await miniflare.dispose();
