@@ -4,8 +4,8 @@ VENV := .venv
 WAREHOUSE ?= duckdb
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lint-workflows types unit integration test-system test-airflow2 test-newest mutation bench audit mariadb \
-  pins changelog dist clean
+.PHONY: help demo test lint lint-workflows types unit integration test-system test-airflow2 test-newest mutation bench audit \
+  mariadb pins changelog docs dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.* ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.* ## /\1\t/' | expand -t 18
@@ -62,6 +62,8 @@ audit: $(VENV)/.ready ## check the pinned dependencies for known vulnerabilities
 pins: $(VENV)/.ready ## rewrite requirements/*.txt from pyproject.toml
 	for extra in demo dev; do $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --extra $$extra \
 	  --no-header --no-annotate --no-emit-package airflow-provider-d1 -o requirements/$$extra.txt pyproject.toml; done
+	printf '%s\n' mkdocs-material 'mkdocstrings[python]' | $(VENV)/bin/uv pip compile --quiet --universal \
+	  --python-version 3.11 --no-header --no-annotate -o requirements/docs.txt -
 	$(VENV)/bin/uv pip compile --quiet --python-version 3.11 --extra emulator --no-header --no-annotate \
 	  --no-emit-package airflow-provider-d1 -o requirements/airflow2.txt pyproject.toml requirements/airflow2.in
 
@@ -72,12 +74,15 @@ else
 	$(VENV)/bin/towncrier build --draft
 endif
 
+docs: .venv-docs/.ready ## build the documentation into site/; every warning is an error
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+
 dist: $(VENV)/.ready ## build the wheel and the sdist into dist/
 	rm -rf dist
 	$(VENV)/bin/python -m hatchling build
 
 clean: ## remove the virtual environments and caches
-	rm -rf $(VENV) .venv-demo .venv-airflow2 .venv-newest .cache dist
+	rm -rf $(VENV) .venv-demo .venv-airflow2 .venv-newest .venv-docs .cache dist site
 
 $(VENV)/.ready: requirements/dev.txt requirements/bootstrap.txt pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -91,6 +96,12 @@ $(VENV)/.ready: requirements/dev.txt requirements/bootstrap.txt pyproject.toml
 	.venv-demo/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/bootstrap.txt
 	.venv-demo/bin/uv pip install --quiet --python .venv-demo/bin/python -r requirements/demo.txt
 	.venv-demo/bin/uv pip install --quiet --python .venv-demo/bin/python --no-deps -e .
+	touch $@
+
+.venv-docs/.ready: requirements/docs.txt requirements/bootstrap.txt
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/bootstrap.txt
+	.venv-docs/bin/uv pip install --quiet --python .venv-docs/bin/python -r requirements/docs.txt
 	touch $@
 
 .venv-airflow2/.ready: requirements/airflow2.txt requirements/bootstrap.txt pyproject.toml
