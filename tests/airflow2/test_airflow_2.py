@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import pkgutil
 import runpy
 import secrets
@@ -15,7 +16,9 @@ import airflow
 import pytest
 
 import airflow_provider_d1
+from airflow_provider_d1.cloudflare.sql_errors import ProgrammingError
 from airflow_provider_d1.emulator.server import Emulator
+from airflow_provider_d1.hooks.d1 import D1Hook
 
 SEED = "CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT); INSERT INTO users VALUES (1, 'Ada'), (2, NULL);"
 DAG_FILE = """
@@ -51,7 +54,8 @@ def test_this_is_airflow_2() -> None:
 def test_every_module_imports() -> None:
     modules = [m.name for m in pkgutil.walk_packages(airflow_provider_d1.__path__, "airflow_provider_d1.")]
     for name in modules:
-        if not name.endswith("__main__"):
+        # SQLAlchemy 2, which the dialect needs, is not for Airflow 2.11
+        if not name.endswith(("__main__", "hooks.sqlalchemy_dialect")):
             importlib.import_module(name)
     assert "airflow_provider_d1.triggers.d1" in modules
 
@@ -94,3 +98,48 @@ def test_a_dag_exports_and_stages(emulator: Emulator, tmp_path: Path) -> None:
     assert {results[key]["rows"] for key in ("stage-1", "many0", "many1", "here-1")} == {2}
     for folder in ("staged", "shop", "blog", "here"):
         assert (tmp_path / folder / "_manifest.json").exists()
+
+
+def test_the_sql_operators_work(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.providers.common.compat.sdk import AirflowOptionalProviderFeatureException
+    from airflow.providers.common.sql.operators.generic_transfer import GenericTransfer
+    from airflow.providers.common.sql.operators.sql import (
+        SQLCheckOperator,
+        SQLColumnCheckOperator,
+        SQLExecuteQueryOperator,
+        SQLInsertRowsOperator,
+        SQLTableCheckOperator,
+        SQLThresholdCheckOperator,
+        SQLValueCheckOperator,
+    )
+    from airflow.providers.common.sql.sensors.sql import SqlSensor
+
+    definition = json.loads(os.environ["AIRFLOW_CONN_D1_DEFAULT"])
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(definition | {"schema": "shop"}))
+    monkeypatch.setenv("AIRFLOW_CONN_BLOG", json.dumps(definition | {"schema": "blog"}))
+    task: dict[str, Any] = {"task_id": "sql", "conn_id": "shop"}
+
+    def query(sql: str, **arguments: Any) -> Any:
+        return SQLExecuteQueryOperator(**task, sql=sql, **arguments).execute({})
+
+    assert query("SELECT name, 1.0 FROM users WHERE id = :id", parameters={"id": 1}) == [("Ada", 1.0)]
+    with pytest.raises(ProgrammingError):
+        query("DELETE FROM users WHERE name <> ?", parameters={"keep": "Ada"})
+    SQLInsertRowsOperator(**task, table_name="users", rows=[(3, "Grace")]).execute({})
+    SQLCheckOperator(**task, sql="SELECT count(*) FROM users").execute({})
+    SQLValueCheckOperator(**task, sql="SELECT count(*) FROM users", pass_value=3).execute({})
+    SQLThresholdCheckOperator(**task, sql="SELECT max(id) FROM users", min_threshold=1, max_threshold=3).execute({})
+    SQLTableCheckOperator(**task, table="users", checks={"three": {"check_statement": "count(*) = 3"}}).execute({})
+    SQLColumnCheckOperator(**task, table="users", column_mapping={"id": {"max": {"equal_to": 3}}}).execute({})
+    assert SqlSensor(**task, sql="SELECT count(*) FROM users").poke({})
+    GenericTransfer(
+        task_id="transfer",
+        sql="SELECT id, name FROM users",
+        source_conn_id="shop",
+        destination_conn_id="blog",
+        destination_table="users",
+        insert_args={"replace": True},
+    ).execute({})
+    with pytest.raises(AirflowOptionalProviderFeatureException, match=r"\[sqlalchemy\]"):
+        D1Hook("blog").get_sqlalchemy_engine()
+    assert D1Hook("blog").get_records("SELECT * FROM users ORDER BY id") == [(1, "Ada"), (2, None), (3, "Grace")]
