@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
-from airflow_provider_d1.cloudflare import access, lookup, sql_calls
+from airflow_provider_d1.cloudflare import access, lookup, sql_calls, time_travel
 from airflow_provider_d1.cloudflare.clock import SYSTEM_CLOCK, Clock
 from airflow_provider_d1.cloudflare.rate_limit import RateLimiter, limiter_for
 from airflow_provider_d1.cloudflare.retry import PATIENCE, async_retrying, retrying
@@ -20,11 +20,14 @@ from airflow_provider_d1.cloudflare.sql_parameters import bind
 from airflow_provider_d1.exceptions import D1Error, D1RateLimitError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from airflow_provider_d1.cloudflare.credentials import Credentials
     from airflow_provider_d1.cloudflare.messages import Answer, Request
     from airflow_provider_d1.cloudflare.models import Database
     from airflow_provider_d1.cloudflare.sql_calls import StatementResult
     from airflow_provider_d1.cloudflare.sql_parameters import Parameters, Statement
+    from airflow_provider_d1.cloudflare.time_travel import Restored
     from airflow_provider_d1.cloudflare.transport import AsyncTransport, SyncTransport
 
 T = TypeVar("T")
@@ -81,6 +84,20 @@ class AsyncD1Client:
         Exact are the values of the last one; see :func:`~airflow_provider_d1.cloudflare.sql_calls.run`.
         """
         return await self._carry_out(sql_calls.run(self.credentials.account_id, database_id, statements))
+
+    async def get_bookmark(self, database_id: str, timestamp: datetime | None = None) -> str:
+        """The Time Travel bookmark of a database, of now or of a moment with a time zone."""
+        request = time_travel.bookmark_request(self.credentials.account_id, database_id, timestamp)
+        return await self.call(request, time_travel.read_bookmark)
+
+    async def restore(
+        self, database_id: str, *, bookmark: str | None = None, timestamp: datetime | None = None
+    ) -> Restored:
+        """Bring a database back to a bookmark or a moment; what was written since is discarded."""
+        request = time_travel.restore_request(
+            self.credentials.account_id, database_id, bookmark=bookmark, timestamp=timestamp
+        )
+        return await self.call(request, time_travel.read_restored)
 
     async def verify_access(self, database: str | None = None) -> access.Access:
         """Check token, account, D1 right and database, telling them apart in the error; see :func:`access.verify`."""
@@ -195,6 +212,18 @@ class D1Client:
     def execute(self, database_id: str, statements: Sequence[Statement]) -> list[StatementResult]:
         """As :meth:`AsyncD1Client.execute`."""
         return self._carry_out(sql_calls.run(self.credentials.account_id, database_id, statements))
+
+    def get_bookmark(self, database_id: str, timestamp: datetime | None = None) -> str:
+        """As :meth:`AsyncD1Client.get_bookmark`."""
+        request = time_travel.bookmark_request(self.credentials.account_id, database_id, timestamp)
+        return self.call(request, time_travel.read_bookmark)
+
+    def restore(self, database_id: str, *, bookmark: str | None = None, timestamp: datetime | None = None) -> Restored:
+        """As :meth:`AsyncD1Client.restore`."""
+        request = time_travel.restore_request(
+            self.credentials.account_id, database_id, bookmark=bookmark, timestamp=timestamp
+        )
+        return self.call(request, time_travel.read_restored)
 
     def verify_access(self, database: str | None = None) -> access.Access:
         """As :meth:`AsyncD1Client.verify_access`."""

@@ -25,11 +25,14 @@ from airflow_provider_d1.hooks.masking import mask, mask_signed_url
 from airflow_provider_d1.hooks.sql_dialect import D1Dialect
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from airflow.providers.openlineage.sqlparser import DatabaseInfo
     from sqlalchemy.engine import URL, Engine
 
     from airflow_provider_d1.cloudflare.client import AsyncD1Client, D1Client
     from airflow_provider_d1.cloudflare.download import Download
+    from airflow_provider_d1.cloudflare.time_travel import Restored
 
 
 class D1Hook(DbApiHook):
@@ -146,6 +149,28 @@ class D1Hook(DbApiHook):
             rows = client.execute(self._resolve(client), bound)[-1].as_dicts()
         report_sql(self, sql, parameters if isinstance(parameters, Mapping | list | tuple) else None, rows=len(rows))
         return rows
+
+    # Time Travel
+
+    def get_bookmark(self, timestamp: datetime | None = None) -> str:
+        """Return the database's Time Travel bookmark.
+
+        :param timestamp: a moment in the past, with a time zone; None for now.
+        """
+        with self.get_client() as client:
+            return client.get_bookmark(self._resolve(client), timestamp)
+
+    def restore(self, bookmark: str | None = None, *, timestamp: datetime | None = None) -> Restored:
+        """Bring the database back to an earlier state. Everything that was written since is discarded.
+
+        :param bookmark: from :meth:`get_bookmark`, or a staged manifest's ``source.bookmark``.
+        :param timestamp: in place of a bookmark: a moment with a time zone, within D1's retention (30 days, on the Free
+            plan 7).
+        :return: the bookmark after the restore, and ``previous_bookmark``, which undoes it.
+        :raises D1ConfigurationError: unless exactly one of the two is given.
+        """
+        with self.get_client() as client:
+            return client.restore(self._resolve(client), bookmark=bookmark, timestamp=timestamp)
 
     # exports
 

@@ -590,6 +590,14 @@ MUTATIONS = (
         ("tests/unit/cloudflare/test_dbapi.py",),
     ),
     Mutation(
+        "a restore is not sent twice",
+        "cloudflare",
+        "restore_request",
+        'Request("POST", path, query=query, repeatable=False)',
+        'Request("POST", path, query=query)',
+        ("tests/unit/cloudflare/test_time_travel.py",),
+    ),
+    Mutation(
         "secrets are masked",
         "hooks",
         "mask",

@@ -9,6 +9,7 @@ import json
 import secrets
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,6 +29,7 @@ from airflow.providers.common.sql.sensors.sql import SqlSensor
 from airflow_provider_d1.cloudflare.sql_errors import ProgrammingError
 from airflow_provider_d1.emulator.server import Emulator
 from airflow_provider_d1.exceptions import (
+    D1ApiError,
     D1AuthenticationError,
     D1ConfigurationError,
     D1DatabaseNotFoundError,
@@ -98,6 +100,39 @@ def test_query(emulator: Emulator) -> None:
     hook.query("SELECT 1 AS one")
     # the name is looked up once for each hook
     assert len([call for call in emulator.calls if call.kind == "list"]) == 1
+
+
+def test_time_travel(emulator: Emulator) -> None:
+    hook = D1Hook()
+    hook.run("CREATE TABLE past (n); INSERT INTO past VALUES (1)")
+    before = hook.get_bookmark()
+    assert hook.get_bookmark() == before
+    hook.run("DELETE FROM past")
+    assert hook.get_bookmark() != before
+    restored = hook.restore(before)
+    assert hook.query("SELECT n FROM past") == [{"n": 1}]
+    hook.restore(restored.previous_bookmark)
+    assert hook.query("SELECT n FROM past") == []
+    now = datetime.now(UTC)
+    assert hook.get_bookmark(now) == hook.get_bookmark()
+    hook.run("INSERT INTO past VALUES (2)")
+    hook.restore(timestamp=now)
+    assert hook.query("SELECT n FROM past") == []
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [{}, {"bookmark": ""}, {"bookmark": "x", "timestamp": datetime.now(UTC)}, {"timestamp": datetime(2026, 1, 1)}],  # noqa: DTZ001
+)
+def test_a_restore_to_no_clear_moment_is_refused(emulator: Emulator, moment: dict[str, Any]) -> None:
+    with pytest.raises(D1ConfigurationError, match="expected"):
+        D1Hook().restore(**moment)
+    assert not emulator.calls.of("restore")
+
+
+def test_an_unknown_bookmark_is_refused(emulator: Emulator) -> None:
+    with pytest.raises(D1ApiError, match="Invalid bookmark"):
+        D1Hook().restore("nothing")
 
 
 def test_export_and_download(emulator: Emulator) -> None:
