@@ -33,7 +33,7 @@ unit: $(VENV)/.ready ## tests that need no server and no Airflow database
 mariadb: ## install the MariaDB server for the tests, where apt-get may
 	.ci/install_mariadb
 
-integration: $(VENV)/.ready mariadb ## tests with a real Airflow, S3 server and warehouses
+integration: $(VENV)/.ready .venv-bqemulator/.ready mariadb ## tests with a real Airflow, S3 server and warehouses
 	$(VENV)/bin/python -m pytest tests/integration
 
 test-system: $(VENV)/.ready ## failure scenarios against running Airflow components; takes minutes
@@ -66,6 +66,8 @@ pins: $(VENV)/.ready ## rewrite requirements/*.txt from pyproject.toml
 	  --python-version 3.11 --no-header --no-annotate -o requirements/docs.txt -
 	$(VENV)/bin/uv pip compile --quiet --python-version 3.11 --extra emulator --no-header --no-annotate \
 	  --no-emit-package airflow-provider-d1 -o requirements/airflow2.txt pyproject.toml requirements/airflow2.in
+	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
+	  -o requirements/bqemulator.txt requirements/bqemulator.in
 
 changelog: $(VENV)/.ready ## show the unreleased changes; VERSION=1.2.3 moves them into CHANGELOG.md
 ifdef VERSION
@@ -82,7 +84,7 @@ dist: $(VENV)/.ready ## build the wheel and the sdist into dist/
 	$(VENV)/bin/python -m hatchling build
 
 clean: ## remove the virtual environments and caches
-	rm -rf $(VENV) .venv-demo .venv-airflow2 .venv-newest .venv-docs .cache dist site
+	rm -rf $(VENV) .venv-demo .venv-airflow2 .venv-bqemulator .venv-newest .venv-docs .cache dist site
 
 $(VENV)/.ready: requirements/dev.txt requirements/bootstrap.txt pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -102,6 +104,12 @@ $(VENV)/.ready: requirements/dev.txt requirements/bootstrap.txt pyproject.toml
 	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
 	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/bootstrap.txt
 	.venv-docs/bin/uv pip install --quiet --python .venv-docs/bin/python -r requirements/docs.txt
+	touch $@
+
+.venv-bqemulator/.ready: requirements/bqemulator.txt requirements/bootstrap.txt
+	test -x .venv-bqemulator/bin/python || $(PYTHON) -m venv .venv-bqemulator
+	.venv-bqemulator/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/bootstrap.txt
+	.venv-bqemulator/bin/uv pip install --quiet --python .venv-bqemulator/bin/python -r requirements/bqemulator.txt
 	touch $@
 
 .venv-airflow2/.ready: requirements/airflow2.txt requirements/bootstrap.txt pyproject.toml

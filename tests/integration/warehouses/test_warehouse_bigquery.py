@@ -1,0 +1,144 @@
+"""BigQuery, by ``bqemulator``: sessions, transactions, load jobs, INFORMATION_SCHEMA, replace, append, widening.
+
+Three shims, each where the emulator is wrong: see :func:`emulator_without_gaps`. What only the service does (locations,
+quotas, permissions, policies, partitioned targets) is not shown.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from airflow_provider_d1.warehouses import load_history
+from harness.bigquery import BigQueryEmulator, bigquery_emulator, bigquery_missing
+from tests.integration.warehouses.staged import write_staged
+from tests.integration.warehouses.warehouse_engines import CONN_ID
+
+USERS = pa.table({"id": [1, 2], "a b": ["Ada", None], "é": [1.5, None], "1a": pa.array([b"\0\xff", b""], pa.binary())})
+MORE = pa.table(
+    {"id": [3, 2**63 - 1], "a b": ["it's", ""], "é": [-0.25, 1e300], "1a": pa.array([None, b"x"], pa.binary())}
+)
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BigQueryEmulator]:
+    if (missing := bigquery_missing()) is not None:
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    with bigquery_emulator(tmp_path_factory.mktemp("bigquery")) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def emulator_without_gaps(emulator: BigQueryEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client, pointed at the emulator, and three things that the service has and the emulator has not."""
+    from google.cloud.bigquery import Client, LoadJob, client
+
+    monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", emulator.url)
+    monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", emulator.airflow_connection())
+    # an upload's parts are of the type */* with the client, which the emulator does not read
+    monkeypatch.setattr(client, "_GENERIC_CONTENT_TYPE", "application/octet-stream")
+    # it has no CREATE TABLE … COPY
+    whole = Client.query
+
+    def query(self: Client, statement: str, *arguments: Any, **options: Any) -> Any:
+        copied = re.sub(r"^(CREATE OR REPLACE TABLE \S+) COPY (\S+)$", r"\1 AS SELECT * FROM \2", statement)
+        return whole(self, copied, *arguments, **options)
+
+    monkeypatch.setattr(Client, "query", query)
+    # a load job counts the rows that were in the table before, too
+    upload, output_rows = Client.load_table_from_file, LoadJob.output_rows
+    before: dict[str, int] = {}
+
+    def counted(self: Client, file: Any, destination: str, *arguments: Any, **options: Any) -> Any:
+        ((rows,),) = self.query(f"SELECT COUNT(*) FROM `{destination.split('.', 1)[1].replace('.', '`.`')}`").result()
+        job = upload(self, file, destination, *arguments, **options)
+        before[job.job_id] = rows
+        return job
+
+    monkeypatch.setattr(Client, "load_table_from_file", counted)
+    monkeypatch.setattr(LoadJob, "output_rows", property(lambda job: output_rows.fget(job) - before[job.job_id]))
+
+
+@pytest.fixture
+def schema() -> str:
+    return f"d1_{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def stage(tmp_path: Path):
+    count = 0
+
+    def write(tables: dict[str, pa.Table], **options: Any) -> str:
+        nonlocal count
+        count += 1
+        folder = tmp_path / f"export {count}"
+        folder.mkdir()
+        return write_staged(folder, tables, bookmark=f"bookmark-{count}", **options)
+
+    return write
+
+
+def rows(emulator: BigQueryEmulator, schema: str, table: str = "users") -> list[tuple[Any, ...]]:
+    found = emulator.client().query(f"SELECT * FROM `{schema}`.`{table}`").result()
+    return sorted((tuple(row.values()) for row in found), key=repr)
+
+
+def tables(emulator: BigQueryEmulator, schema: str) -> set[str]:
+    return {table.table_id for table in emulator.client().list_tables(schema)}
+
+
+def values(*contents: pa.Table) -> list[tuple[Any, ...]]:
+    return sorted((tuple(row.values()) for content in contents for row in content.to_pylist()), key=repr)
+
+
+def test_replace_and_append(emulator, schema, load_staged, stage) -> None:
+    first, second = stage({"users": USERS, "empty": USERS.slice(0, 0)}), stage({"users": MORE}, rows_in_part=1)
+    assert load_staged(first)["rows"] == 2
+    assert rows(emulator, schema) == values(USERS)
+    assert rows(emulator, schema, "empty") == []
+    for _ in range(2):
+        assert load_staged(second)["rows"] == 2
+        assert rows(emulator, schema) == values(MORE)
+    assert load_staged(first, mode="append")["rows"] == 2
+    assert load_staged(first, mode="append")["skipped"] is True
+    assert rows(emulator, schema) == values(USERS, MORE)
+    assert tables(emulator, schema) == {"users", "empty", "_d1_loads"}
+
+
+def test_replace_takes_the_new_shape(emulator, schema, load_staged, stage) -> None:
+    load_staged(stage({"users": USERS}))
+    other = pa.table({"name": ["Ada"], "email": [None]}, pa.schema([("name", pa.string()), ("email", pa.string())]))
+    load_staged(stage({"users": other}))
+    assert rows(emulator, schema) == [("Ada", None)]
+
+
+def test_append_adds_and_widens_columns(emulator, schema, load_staged, stage) -> None:
+    load_staged(stage({"users": pa.table({"id": [1], "name": ["Ada"]})}), mode="append")
+    load_staged(stage({"users": pa.table({"id": [2.5], "email": ["a@example.com"]})}), mode="append")
+    assert rows(emulator, schema) == sorted([(1.0, "Ada", None), (2.5, None, "a@example.com")], key=repr)
+    with pytest.raises(AirflowFailException, match=r"'users'.*'id'.*CREATE OR REPLACE TABLE"):
+        load_staged(stage({"users": pa.table({"id": ["x"]})}), mode="append")
+
+
+@pytest.mark.parametrize("mode", ["replace", "append"])
+def test_an_error_at_the_record_changes_no_row(emulator, schema, load_staged, stage, mode, monkeypatch) -> None:
+    """Rows and their record in ``_d1_loads`` are one transaction of one session."""
+    load_staged(stage({"users": USERS}))
+    uri, whole = stage({"users": MORE}), load_history.insert_statement
+    with monkeypatch.context() as patch:
+        patch.setattr(load_history, "insert_statement", lambda *arguments: f"{whole(*arguments)} no such word")
+        with pytest.raises(AirflowFailException, match="BigQuery rejected"):
+            load_staged(uri, mode=mode)
+    assert rows(emulator, schema) == values(USERS)
+    assert tables(emulator, schema) == {"users", "_d1_loads"}
+    assert load_staged(uri, mode=mode)["rows"] == 2
