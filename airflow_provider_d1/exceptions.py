@@ -1,7 +1,7 @@
-"""Everything that can go wrong, in one tree under :class:`D1Error`.
+"""The errors of this package, in one tree under :class:`D1Error`.
 
-Each class says by ``retryable`` whether trying again can help; the operators turn what cannot be mended into
-``AirflowFailException`` so that no retry is wasted. No message ever holds an API token or a usable signed URL.
+``retryable`` says whether the same call can succeed later. The operators turn an error that is not retryable into
+``AirflowFailException``, which ends the task without further retries. No message contains an API token or a signed URL.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import ClassVar
 class D1Error(Exception):
     """Base of all errors of this package.
 
-    ``retryable`` is True when the same call may succeed later without anybody changing anything.
+    ``retryable`` is True when the same call may succeed later without any change.
 
     :param message: what happened, with the remedy where there is one; the error's text.
     :param retryable: None keeps the class's default.

@@ -1,4 +1,4 @@
-"""A retry goes on with the export that an earlier try has finished, instead of blocking the database again."""
+"""Reuse the export of an earlier attempt in a retry, instead of making the database unavailable again."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KEY = "d1_export"
-#: a URL with less time left than this is not worth beginning a download
+#: time that must be left on a URL to begin a download
 MARGIN = timedelta(minutes=5)
 
 
 class FinishedExport:
-    """The export that tries of one task share, in Airflow's ``task_state_store`` (3.3 and newer; absent otherwise).
+    """The export that the attempts of one task share, in Airflow's ``task_state_store`` (3.3 and later).
 
-    It holds what XCom would hold, the URL sealed. It is only ever a saving: it counts for the same request, for the
-    same run of the task (clearing a task moves its ``max_tries``, a retry does not) and while the URL lives; a store
-    that fails is passed over.
+    It has the same content as the XCom, with the URL sealed. It is only an optimisation: it is used for the same
+    request, for the same run of the task (clearing a task changes its ``max_tries``, a retry does not) and until the
+    URL expires; a store that fails is ignored.
 
     :param context: the task's context.
     :param request: what was asked for, as plain JSON.
@@ -34,14 +34,14 @@ class FinishedExport:
         self._signature = {"request": dict(request), "max_tries": getattr(ti, "max_tries", None)}
 
     def get(self) -> D1Export | None:
-        """Return the export of an earlier try, None when there is none that still serves."""
+        """Return the export of an earlier attempt, None when there is none that can still be downloaded."""
         from airflow_provider_d1.cloudflare.models import D1Export
 
         if self._store is None:
             return None
         try:
             state = self._store.get(KEY)
-        except Exception as error:  # noqa: BLE001 - whatever the store's trouble, a new export does as well
+        except Exception as error:  # noqa: BLE001 - whatever failed in the store, a new export replaces it
             log.warning("Could not read the task's state: %s", type(error).__name__)
             return None
         if not isinstance(state, Mapping) or state.get("signature") != self._signature:
@@ -53,7 +53,7 @@ class FinishedExport:
         return export if export.expires_at - MARGIN > datetime.now(UTC) else None
 
     def put(self, export: D1Export) -> None:
-        """Keep an export for the next try, as long as its URL lives."""
+        """Keep an export for the next attempt until its URL expires."""
         left = export.expires_at - MARGIN - datetime.now(UTC)
         if self._store is None or left <= timedelta(0):
             return
@@ -64,10 +64,10 @@ class FinishedExport:
             log.warning("Could not keep the export for a retry: %s", type(error).__name__)
 
     def forget(self) -> None:
-        """Delete it: it is staged, or no longer of use."""
+        """Delete it: it is staged, or cannot be used any more."""
         if self._store is None:
             return
         try:
             self._store.delete(KEY)
-        except Exception as error:  # noqa: BLE001 - it expires by itself
+        except Exception as error:  # noqa: BLE001 - it expires anyway
             log.warning("Could not delete the task's state: %s", type(error).__name__)

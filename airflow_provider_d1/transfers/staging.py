@@ -1,4 +1,4 @@
-"""What all transfers of a D1 database into staged files share: get an export, stage it, say what is there."""
+"""The base of the transfers into staged files: get an export, stage it, return a summary."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class D1ToStagingOperator(D1ExportOperator):
             self._options()
             self._refuse_without_schema(self.no_schema)
         if export is not None and self.database is not None:
-            raise D1ConfigurationError("Pass export, what to stage, or database, what to export first; not both.")
+            raise D1ConfigurationError("Pass either export (stage it) or database (export it first), not both.")
 
     @abstractmethod
     def _storage(self) -> Storage:
@@ -135,7 +135,7 @@ class D1ToStagingOperator(D1ExportOperator):
                 return self._stage_given(context)
             earlier = self._finished_export(context).get()
             if earlier is not None:
-                self.log.info("An earlier try has exported the database: no new export.")
+                self.log.info("Reusing the export of an earlier attempt.")
                 return self._finish(context, earlier)
             self._check_prefix()
         return super().execute(context)
@@ -182,7 +182,7 @@ class D1ToStagingOperator(D1ExportOperator):
         try:
             return self._stage(context, export)
         except D1SignedUrlExpiredError as error:
-            # this task cannot get another URL, so its retries would all meet the same
+            # this task cannot get another URL, so a retry would fail in the same way
             raise D1SignedUrlExpiredError(str(error), retryable=False) from error
 
     def _stage(self, context: Context, export: D1Export) -> dict[str, Any]:
@@ -247,7 +247,7 @@ class D1ToStagingOperator(D1ExportOperator):
     def _refuse_without_schema(self, no_schema: bool) -> None:
         if no_schema and self.file_format != "sql":
             raise D1ConfigurationError(
-                f"no_schema leaves out what file_format={self.file_format!r} takes the columns from; use 'sql'."
+                "no_schema=True needs file_format='sql': the other formats take the columns from the CREATE statements."
             )
 
     def _finished_export(self, context: Context) -> FinishedExport:

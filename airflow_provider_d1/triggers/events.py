@@ -1,7 +1,7 @@
-"""The one event of an export's trigger: built in the triggerer, read in the worker.
+"""The event of an export's trigger: built in the triggerer, read in the worker.
 
-Airflow stores an event unencrypted and logs it whole, so it holds a sealed URL at most, and of an exception only what
-this package wrote itself.
+Airflow stores an event unencrypted and logs all of it. So an event contains no URL that is not sealed, and no message
+of an exception from another package.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ def success(export: D1Export) -> dict[str, Any]:
 def failure(error: Exception) -> dict[str, Any]:
     """The event of an export that failed.
 
-    :param error: a :class:`D1Error` tells what happened and whether a retry can help. The text of any other exception
-        stays behind (it may quote a URL); it is a defect or a broken surrounding, which a retry may meet repaired.
+    :param error: a :class:`D1Error` is sent with its message and ``retryable``. The message of any other exception is
+        not sent, as it may quote a URL; such an error is retryable.
     """
     if isinstance(error, D1ExportTimeoutError):
         return {"status": "timeout", "message": str(error)}
     name = type(error).__name__
     if isinstance(error, D1Error):
         return {"status": "error", "error": name, "message": str(error), "retryable": error.retryable}
-    message = f"The trigger failed with an unexpected {name}; its log tells where."
+    message = f"The trigger failed with an unexpected {name}. The triggerer's log has the traceback."
     return {"status": "error", "error": name, "message": message, "retryable": True}
 
 
@@ -37,8 +37,8 @@ def exported(event: object) -> D1Export:
     """Read an event.
 
     :return: the finished export.
-    :raises D1Error: the error that the event reports, of its own class; :class:`D1ExportError` for an event that is not
-        as :func:`success` and :func:`failure` write it.
+    :raises D1Error: the error that the event reports, of its own class; :class:`D1ExportError` for an event that
+        neither :func:`success` nor :func:`failure` has written.
     """
     if not isinstance(event, Mapping):
         raise D1ExportError(f"The trigger's event should be a mapping, not {type(event).__name__}.")

@@ -609,7 +609,7 @@ MUTATIONS = (
         "the text of a foreign exception stays out of the event",
         "triggers",
         "failure",
-        'message = f"The trigger failed with an unexpected {name}; its log tells where."',
+        'message = f"The trigger failed with an unexpected {name}. The triggerer\'s log has the traceback."',
         "message = str(error)",
         ("tests/unit/triggers",),
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.airflow import wait_until
-from tests.system.environment import EXPORT_SECONDS
+from tests.system.environment import EXPORT_SECONDS, TIMEOUT
 
 if TYPE_CHECKING:
     from tests.system.environment import Environment
@@ -66,6 +66,8 @@ def test_a_short_export_ends_before_the_process_that_deferred_it(environment: En
     with environment.scenario("worker_lingers") as scenario:
         scenario.emulator.faults.export_seconds = 0.2
         run = scenario.run()
+        wait_until(lambda: scenario.calls("export_start"), "the export has begun", TIMEOUT, every=0.1)
+        (environment.airflow.folder / "tmp" / "export_begun").touch()
         state = scenario.ended(run)
         scheduler = (environment.airflow.folder / "scheduler.log").read_text(errors="replace")
         assert [line for line in scheduler.splitlines() if "finished with state success, but" in line] == []

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import resource
+import tempfile
 import time
 from datetime import timedelta
+from pathlib import Path
 
 from airflow.sdk import DAG
 
@@ -24,15 +26,24 @@ class StageWithoutRoom(D1ToS3Operator):
         return super()._finish(context, export)
 
 
+def linger() -> None:
+    """Go on until the export has begun, and a little longer: long after an export of no length has ended."""
+    begun = Path(tempfile.gettempdir()) / "export_begun"
+    latest = time.monotonic() + 120
+    while not begun.exists() and time.monotonic() < latest:
+        time.sleep(0.1)
+    time.sleep(4)
+
+
 class ExportAndLinger(D1ExportOperator):
-    """The process that defers the task ends some seconds later, like one that flushes logs or traces."""
+    """The process that defers the task ends late, as one that flushes logs or traces does."""
 
     def execute(self, context):
-        atexit.register(time.sleep, 4)
+        atexit.register(linger)
         return super().execute(context)
 
     def execute_complete(self, context, event=None):
-        time.sleep(6)  # the task is under way when a late report of the first process's end would come
+        time.sleep(8)  # the task is under way when a late report of the first process's end would come
         return super().execute_complete(context, event)
 
 
