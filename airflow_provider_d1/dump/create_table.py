@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from airflow_provider_d1.dump.affinity import affinity_of
-from airflow_provider_d1.dump.schema import Column, TableSchema
+from airflow_provider_d1.dump.schema import DeclaredColumn, TableSchema
 from airflow_provider_d1.dump.sqlite_names import fold_case, unquote
 from airflow_provider_d1.dump.statements import SqlToken, tokens
 from airflow_provider_d1.exceptions import D1DumpError
@@ -330,7 +330,7 @@ def _finish(
     stored = []
     for draft in drafts:
         position = key.index(fold_case(draft.name)) + 1 if fold_case(draft.name) in key else 0
-        column = Column(
+        column = DeclaredColumn(
             name=draft.name,
             declared_type=draft.declared_type,
             affinity=affinity_of(draft.declared_type, strict=strict),

@@ -16,7 +16,7 @@ from airflow_provider_d1.dump.statements import NAME, SPACE, check_statement_tex
 from airflow_provider_d1.exceptions import D1DumpError
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.dump.schema import Column, TableSchema
+    from airflow_provider_d1.dump.schema import DeclaredColumn, TableSchema
 
 #: everything up to the opening parenthesis of the first row
 INSERT_HEADER = re.compile(
@@ -117,7 +117,7 @@ def _layout(
     return tuple(layout), defaults
 
 
-def _default(column: Column, schema: TableSchema, offset: int) -> Literal:
+def _default(column: DeclaredColumn, schema: TableSchema, offset: int) -> Literal:
     """Evaluate the DEFAULT of a column that an INSERT leaves out."""
     if column.rowid_alias:
         problem = f"INSERT omits the INTEGER PRIMARY KEY {column.name!r}, which SQLite would number itself"

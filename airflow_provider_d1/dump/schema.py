@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class DeclaredColumn:
     """A column that the dump has values for.
 
     :param name: as declared, without quotes.
@@ -45,7 +45,7 @@ class TableSchema:
 
     name: str
     ddl: str
-    columns: tuple[Column, ...]
+    columns: tuple[DeclaredColumn, ...]
     generated: tuple[str, ...] = ()
     strict: bool = False
     without_rowid: bool = False

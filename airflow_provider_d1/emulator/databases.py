@@ -18,8 +18,8 @@ import apsw
 
 from airflow_provider_d1.emulator import dump_literals, seeds
 from airflow_provider_d1.emulator.authorizer import Authorizer, reserved
+from airflow_provider_d1.emulator.database_states import TimeTravel
 from airflow_provider_d1.emulator.imports import ImportStatistics
-from airflow_provider_d1.emulator.time_travel import TimeTravel
 
 JsonValue = int | float | str | list[int] | None
 #: D1's limit, also for each statement of an import

@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from airflow_provider_d1.emulator import bodies, envelopes, exports
 from airflow_provider_d1.emulator.authentication import Authenticator, no_route
+from airflow_provider_d1.emulator.database_states import RestoreError
 from airflow_provider_d1.emulator.databases import Databases, LocalDatabase, QueryError, QueryResult
 from airflow_provider_d1.emulator.envelopes import D1_ERROR, NO_ROUTE, NOT_FOUND, ApiError, Json
 from airflow_provider_d1.emulator.exports import BUSY, ExportActive, ExportComplete, ExportSession
@@ -20,7 +21,6 @@ from airflow_provider_d1.emulator.imports import IMPORT_BUSY, ImportActive, Impo
 from airflow_provider_d1.emulator.jobs import DumpThread, ImportThread
 from airflow_provider_d1.emulator.signed_downloads import object_path
 from airflow_provider_d1.emulator.signed_uploads import upload_path
-from airflow_provider_d1.emulator.time_travel import RestoreError
 
 if TYPE_CHECKING:
     from airflow_provider_d1.emulator.bucket import Bucket

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from airflow_provider_d1.dump.column_types import ColumnStats, has_type_conflict
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.dump.schema import Column, TableSchema
+    from airflow_provider_d1.dump.schema import DeclaredColumn, TableSchema
 
 #: kind → noun, and what D1's export may have done to such values
 _SUSPICIONS = {
@@ -61,7 +61,7 @@ def conflict_lines(table: TableSchema, stats: Iterable[ColumnStats], types: Iter
     ]
 
 
-def _declared(column: Column) -> str:
+def _declared(column: DeclaredColumn) -> str:
     return f"declared {column.declared_type}" if column.declared_type else "without a declared type"
 
 

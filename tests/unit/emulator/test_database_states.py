@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_d1.emulator import time_travel
+from airflow_provider_d1.emulator import database_states
+from airflow_provider_d1.emulator.database_states import RestoreError
 from airflow_provider_d1.emulator.databases import LocalDatabase, QueryError
-from airflow_provider_d1.emulator.time_travel import RestoreError
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_moments_of_the_past(database: LocalDatabase) -> None:
 
 
 def test_only_so_many_states_are_kept(database: LocalDatabase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(time_travel, "MAX_COPIES", 3)
+    monkeypatch.setattr(database_states, "MAX_COPIES", 3)
     first = database.bookmark()
     for number in range(10, 20):
         run(database, f"INSERT INTO t VALUES ({number})")
