@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
 from airflow_provider_d1 import __version__
+from airflow_provider_d1.cloudflare.secret import Secret
 from airflow_provider_d1.exceptions import D1ConfigurationError
 
 CLOUDFLARE_API = "https://api.cloudflare.com/client/v4"
@@ -25,6 +26,7 @@ class Credentials:
     :param timeout: seconds to wait for a connection or for the next bytes of an answer.
     :param requests_per_5_minutes: how many calls this process may make with the token; Cloudflare's limit is 1,200
         for all users of the token together.
+    :param allowed_download_hosts: hosts of dumps besides public ones, whatever they resolve to.
     :raises D1ConfigurationError: when a field cannot work; the message names it, and never shows the token.
     """
 
@@ -34,17 +36,30 @@ class Credentials:
     base_url: str = CLOUDFLARE_API
     timeout: float = 30.0
     requests_per_5_minutes: int = 1000
+    allowed_download_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # A newline after the token is what a secret read from a file usually ends in.
-        object.__setattr__(self, "token", _header_value("password (the API token)", self.token))
+        object.__setattr__(self, "token", Secret(_header_value("password (the API token)", Secret(self.token))))
         object.__setattr__(self, "account_id", _header_value("account_id", self.account_id))
         object.__setattr__(self, "email", _header_value("login", self.email) if self.email else None)
         object.__setattr__(self, "base_url", _base_url(self.base_url))
+        hosts = tuple(host.strip().lower() for host in self.allowed_download_hosts)
+        object.__setattr__(self, "allowed_download_hosts", hosts)
         if not self.timeout > 0:
             raise D1ConfigurationError("timeout must be a number of seconds above 0")
         if self.requests_per_5_minutes < 1:
             raise D1ConfigurationError("requests_per_5_minutes must be at least 1")
+
+    @property
+    def secret(self) -> Secret:
+        """The token, as what it is."""
+        return Secret(self.token)
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether the API is on this machine, as the emulator is."""
+        return is_loopback(urlsplit(self.base_url).hostname or "")
 
     def headers(self) -> dict[str, str]:
         """The headers that authenticate a request; they go to ``base_url`` and nowhere else."""
@@ -71,7 +86,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _header_value(what: str, value: str) -> str:
-    value = value.strip()
+    value = Secret(value.strip())
     if not value:
         raise D1ConfigurationError(f"{what} is empty")
     if not value.isascii() or not value.isprintable() or " " in value:

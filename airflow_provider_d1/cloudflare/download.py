@@ -21,8 +21,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from airflow_provider_d1.cloudflare.clock import SYSTEM_CLOCK, Clock
+from airflow_provider_d1.cloudflare.download_targets import PUBLIC, AllowedTargets
 from airflow_provider_d1.cloudflare.failures import retry_after
 from airflow_provider_d1.cloudflare.messages import MIB, Answer
+from airflow_provider_d1.cloudflare.secret import Secret
 from airflow_provider_d1.cloudflare.signed_url import check_url, explain, open_url, redirected
 from airflow_provider_d1.exceptions import D1DownloadError, D1SignedUrlExpiredError
 
@@ -36,6 +38,11 @@ MAX_PAUSE = 15.0
 #: a longer wait than this that the server asks for, in seconds, is not worth a worker
 LONGEST_WAIT = 600.0
 MAX_REDIRECTS = 5
+#: a transfer may wait so many seconds, and a second more for each SLOWEST bytes that it has brought
+GRACE = 600.0
+SLOWEST = 256 * 1024
+#: longest dump whose length the server did not announce: the size of the largest D1 database
+MAX_UNANNOUNCED_BYTES = 10 * 1024**3
 #: bytes that are asked for a second time where no ETag tells one dump from another
 OVERLAP = 4096
 #: an error's body is read only so far
@@ -54,16 +61,27 @@ class Download(io.RawIOBase):
     is the dump's size as the server announced it, None when it did not.
 
     :param url: the signed URL; https, or http on loopback.
+    :param targets: what it may lead to besides public addresses.
     :param timeout: seconds to wait for a connection or for the next bytes.
     :param clock: the time that pauses between attempts go by.
     :raises D1SignedUrlExpiredError: when the URL is past its hour.
     :raises D1DownloadError: when the dump cannot be had whole; reading raises it too.
     """
 
-    def __init__(self, url: str, *, timeout: float = 60.0, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        targets: AllowedTargets = PUBLIC,
+        timeout: float = 60.0,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         super().__init__()
-        check_url(url)
+        url = Secret(url)
         self._url = url
+        self._targets = targets
+        self._waited = 0.0  # seconds for bytes, pauses included
+        self._received = 0
         self._timeout = timeout
         self._clock = clock
         self.content_length: int | None = None
@@ -75,6 +93,7 @@ class Download(io.RawIOBase):
         self._response: HTTPResponse | None = None
         self._failures = 0
         self._ended = False
+        check_url(url, targets)
         self._connect()
 
     def __repr__(self) -> str:
@@ -135,19 +154,38 @@ class Download(io.RawIOBase):
         """Up to ``size`` of the next bytes; b"" at the body's end, with a word on it where it came too early."""
         if self._response is None:
             return b"", ""
+        begin = self._clock.monotonic()
         try:
-            return self._response.read(size), ""
+            # read1: one read from the connection. read(size) would wait until all of size is there, however slowly.
+            piece, problem = self._response.read1(min(size, MIB)), ""
         except (HTTPException, OSError, ValueError) as error:
-            return b"", explain(error)
+            piece, problem = b"", explain(error)
+        self._check_bounds(begin, len(piece))
+        return piece, problem
 
     def _receive_into(self, view: memoryview) -> tuple[int, str]:
         """As :meth:`_receive`, into a buffer."""
         if self._response is None:
             return 0, ""
-        try:
-            return self._response.readinto(view), ""
-        except (HTTPException, OSError, ValueError) as error:
-            return 0, explain(error)
+        piece, problem = self._receive(len(view))
+        view[: len(piece)] = piece
+        return len(piece), problem
+
+    def _check_bounds(self, begin: float, count: int) -> None:
+        """End a transfer that brings next to nothing for ever, or more than a database can hold."""
+        self._waited += self._clock.monotonic() - begin
+        self._received += count
+        if self._waited > GRACE + self._received / SLOWEST:
+            raise D1DownloadError(
+                f"the download is too slow: {self._received} bytes in {self._waited:.0f} s, at least"
+                f" {SLOWEST // 1024} KiB/s are expected"
+            )
+        if self.content_length is None and self._position + count > MAX_UNANNOUNCED_BYTES:
+            raise D1DownloadError(
+                f"the dump has no announced length and is longer than {MAX_UNANNOUNCED_BYTES >> 30} GiB, which is more"
+                " than a D1 database can hold",
+                retryable=False,
+            )
 
     def _delivered(self, piece: bytes | memoryview) -> None:
         self._hash.update(piece)
@@ -201,10 +239,10 @@ class Download(io.RawIOBase):
         url = self._url
         for _ in range(MAX_REDIRECTS + 1):
             self._drop()
-            self._response, problem = open_url(url, headers, self._timeout)
+            self._response, problem = open_url(url, headers, self._timeout, self._targets)
             if self._response is None or self._response.status not in _REDIRECTS:
                 return self._response, problem
-            url = redirected(url, self._response.headers.get("location", ""))
+            url = redirected(url, self._response.headers.get("location", ""), self._targets)
         raise D1DownloadError("the signed URL redirects too often")
 
     def _continues(self, response: HTTPResponse, begin: int) -> bool:
@@ -218,7 +256,12 @@ class Download(io.RawIOBase):
             return known and response.headers.get("etag") == self._etag
         if found[2] != str(self.content_length):
             return False
-        again, _ = self._receive(self._position - begin)
+        again = b""
+        while len(again) < len(self._last):
+            piece, _ = self._receive(len(self._last) - len(again))
+            if not piece:
+                break
+            again += piece
         return again == self._last
 
     def _begins(self, response: HTTPResponse) -> bool:
@@ -247,19 +290,24 @@ class Download(io.RawIOBase):
     def _refused(self, response: HTTPResponse) -> None:
         """Pause after an answer that may get better, raise for one that will not."""
         status = response.status
-        body, _ = self._receive(_ERROR_BYTES)
-        if status in (404, 410) or (status in (400, 401, 403) and _EXPIRED.search(body)):
+        if status in (404, 410) or (status in (400, 401, 403) and self._says_expired()):
             raise D1SignedUrlExpiredError(
                 f"the signed URL of this export is not accepted any more (HTTP {status}): it works for an hour. Export"
                 " again to get a new one"
             )
         if status not in (408, 429) and status < 500:
             raise D1DownloadError(f"the dump's server refused the signed URL with HTTP {status}")
-        headers = {name.lower(): value for name, value in response.headers.items()}
+        headers = {name: response.headers.get(name, "") for name in ("retry-after", "date")}
         asked = retry_after(Answer(status, headers, b""), at_most=math.inf)
         if asked is not None and asked > LONGEST_WAIT:
             raise D1DownloadError(f"the dump's server answered HTTP {status} and asks to wait for {asked:.0f} s")
         self._pause(f"HTTP {status}", asked)
+
+    def _says_expired(self) -> bool:
+        body = b""
+        while len(body) < _ERROR_BYTES and (piece := self._receive(_ERROR_BYTES - len(body))[0]):
+            body += piece
+        return _EXPIRED.search(body) is not None
 
     def _pause(self, problem: str, seconds: float | None = None) -> None:
         self._drop()
@@ -269,7 +317,9 @@ class Download(io.RawIOBase):
                 f"the download broke off at byte {self._position} of {self.content_length or 'an unknown number'}, and"
                 f" {self._failures} attempts in a row brought nothing more: {problem}"
             )
-        self._clock.sleep(min(0.5 * 2 ** (self._failures - 1), MAX_PAUSE) if seconds is None else seconds)
+        pause = min(0.5 * 2 ** (self._failures - 1), MAX_PAUSE) if seconds is None else seconds
+        self._waited += pause
+        self._clock.sleep(pause)
 
     def _drop(self) -> None:
         response, self._response = getattr(self, "_response", None), None

@@ -102,7 +102,7 @@ def read_export(answer: Answer) -> ExportAnswer:
         said = envelope.message or _inner_error(result)
         return _from_message(said) or _from_error(failures.failure(answer, envelope.errors or ((None, said),)))
     # an explicit failure counts before any status, and a status of "error" before what else the answer holds
-    inner = _inner_error(result)
+    inner = answer.secret.redact(_inner_error(result))
     status = result.get("status")
     if result.get("success") is False or inner or status == "error":
         return _from_message(inner) or Failed(

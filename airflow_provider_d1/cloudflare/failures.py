@@ -51,7 +51,7 @@ def failure(answer: Answer, failures: Sequence[tuple[int | None, str]]) -> D1Api
     """
     status = answer.status
     code = failures[0][0] if failures else None
-    words = "; ".join(text for _, text in failures) or f"HTTP {status}"
+    words = answer.secret.redact("; ".join(text for _, text in failures) or f"HTTP {status}")
     said = f"{words} (HTTP {status}" + (f", code {code})" if code is not None else ")")
     codes = {code for code, _ in failures}
     if status == 429:

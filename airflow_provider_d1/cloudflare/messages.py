@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from airflow_provider_d1.cloudflare.secret import Secret
+
 MIB = 1024 * 1024
 #: more than any control answer needs; a longer one is cut off before it is parsed
 MAX_ANSWER_BYTES = 4 * MIB
@@ -36,6 +38,7 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
+    secret: Secret = field(default=Secret(), repr=False)  # the token that was sent, to be kept out of messages
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from airflow_provider_d1.cloudflare import failures
 from airflow_provider_d1.cloudflare.messages import Answer, Request
 from airflow_provider_d1.cloudflare.models import Database
 from airflow_provider_d1.exceptions import D1ApiError
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.cloudflare.secret import Secret
 
 DATABASES_PER_PAGE = 1000
 #: D1 lists no fewer databases on a page that is not the last
@@ -26,7 +29,7 @@ class Envelope:
     """A body taken out of Cloudflare's wrapper. ``errors`` are ``(code, message)`` pairs."""
 
     success: bool
-    result: Any
+    result: Any = field(repr=False)
     errors: tuple[tuple[int | None, str], ...]
     result_info: Mapping[str, Any]
 
@@ -96,8 +99,8 @@ def read_envelope(answer: Answer) -> Envelope:
     info = body.get("result_info")
     return Envelope(
         success=body.get("success") is True,
-        result=body.get("result"),
-        errors=_errors(body.get("errors")),
+        result=_redacted(body.get("result"), answer.secret),
+        errors=tuple((code, answer.secret.redact(text)) for code, text in _errors(body.get("errors"))),
         result_info=info if isinstance(info, dict) else {},
     )
 
@@ -146,6 +149,15 @@ def read_database(answer: Answer) -> Database:
     if not isinstance(result, dict) or not result.get("uuid"):
         raise unexpected("the database's uuid")
     return _database(result)
+
+
+def _redacted(result: Any, secret: Secret) -> Any:  # noqa: ANN401 - any JSON
+    """A result whose inner failures repeat neither the token nor a signed URL; data are left as they are."""
+    for item in result if isinstance(result, list) else [result]:
+        if isinstance(item, dict) and item.get("success") is False:
+            for name in item.keys() & {"error", "errors"}:
+                item[name] = secret.redact(failures.text_of(item[name]))
+    return result
 
 
 def _errors(errors: object) -> tuple[tuple[int | None, str], ...]:

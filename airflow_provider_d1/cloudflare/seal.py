@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from airflow_provider_d1.cloudflare.secret import Secret
 from airflow_provider_d1.exceptions import D1SealError, D1SignedUrlExpiredError
 
 _MAGIC = "d1seal1"
@@ -42,7 +43,7 @@ def seal(url: str, token: str, *, expires_at: datetime | None = None) -> str:
     return f"{head}.{base64.urlsafe_b64encode(salt + nonce + box).decode()}"
 
 
-def unseal(sealed: str, token: str, *, now: datetime | None = None) -> str:
+def unseal(sealed: str, token: str, *, now: datetime | None = None) -> Secret:
     """Open what :func:`seal` made.
 
     :param sealed: the sealed URL.
@@ -51,6 +52,7 @@ def unseal(sealed: str, token: str, *, now: datetime | None = None) -> str:
     :raises D1SignedUrlExpiredError: when the URL is past its expiry; only a new export gives a new one.
     :raises D1SealError: when it was sealed with another token, or is damaged.
     """
+    token = Secret(token)
     head, expiry, box = _open(sealed)
     salt, nonce, text = (
         box[:_SALT_BYTES],
@@ -58,7 +60,7 @@ def unseal(sealed: str, token: str, *, now: datetime | None = None) -> str:
         box[_SALT_BYTES + _NONCE_BYTES :],
     )
     try:
-        url = AESGCM(_key(token, salt)).decrypt(nonce, text, head.encode()).decode()
+        url = Secret(AESGCM(_key(token, salt)).decrypt(nonce, text, head.encode()).decode())
     except (InvalidTag, ValueError):
         url = None
     if url is None:

@@ -107,7 +107,10 @@ def run(account_id: str, database_id: str, statements: Sequence[Statement]) -> P
         else:
             results = yield from _change(account_id, database_id, others, last)
     except D1ApiError as error:
-        raise _sql_error(error) from error
+        translated = _sql_error(error)
+        if translated is error:  # raised "from" itself it would be its own cause, and a walk of the chain endless
+            raise
+        raise translated from error
     columns = [last.column_name(name) for name in results[-1].columns]
     return [*results[:-1], replace(results[-1], columns=columns)]
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import os
 import ssl
 import time
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,15 +21,30 @@ import httpx
 from airflow_provider_d1.cloudflare.credentials import USER_AGENT, Credentials
 from airflow_provider_d1.cloudflare.messages import MIB, Answer, Request
 from airflow_provider_d1.cloudflare.quiet import quiet
-from airflow_provider_d1.exceptions import D1ApiError, D1ConnectionError
+from airflow_provider_d1.exceptions import D1ApiError, D1ConfigurationError, D1ConnectionError
 
 #: seconds that a connection is kept for the next request
 _IDLE = 30.0
 
 
+#: environment variables that may name a file or folder of certificate authorities, instead of the usual ones
+CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
 @functools.cache
 def ssl_context() -> ssl.SSLContext:
-    """One verifying context for the process: building it reads every certificate authority, some 20 ms."""
+    """One verifying context for the process: building it reads every certificate authority, some 20 ms.
+
+    :raises D1ConfigurationError: when a variable of :data:`CA_VARIABLES` names no certificates.
+    """
+    for name in CA_VARIABLES:
+        if place := os.environ.get(name):
+            try:
+                if Path(place).is_dir():
+                    return ssl.create_default_context(capath=place)
+                return ssl.create_default_context(cafile=place)
+            except OSError as error:
+                raise D1ConfigurationError(f"{name}={place!r} holds no certificates: {error}") from None
     return httpx.create_ssl_context()
 
 
@@ -88,10 +105,8 @@ class _Shell:
             raise D1ApiError(f"the D1 API's answer is longer than {bound // MIB} MiB: cut off", retryable=False)
 
     def _answer(self, response: httpx.Response, body: bytearray) -> Answer:
-        # A server that echoes the token must not get it into an error text.
-        secret = self._credentials.token.encode()
-        clean = bytes(body).replace(secret, b"***") if secret in body else bytes(body)
-        return Answer(response.status_code, {k.lower(): v for k, v in response.headers.items()}, clean)
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(response.status_code, headers, bytes(body), self._credentials.secret)
 
     @staticmethod
     def _refuse_compression(response: httpx.Response) -> None:

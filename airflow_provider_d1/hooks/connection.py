@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow_provider_d1.cloudflare.credentials import CLOUDFLARE_API, Credentials
+from airflow_provider_d1.cloudflare.secret import Secret
 from airflow_provider_d1.exceptions import D1ConfigurationError
 
 if TYPE_CHECKING:
@@ -39,13 +40,16 @@ class Settings:
         return self.database
 
 
-def read_settings(connection: Connection, extra: Mapping[str, Any], database: str | None = None) -> Settings:
+def read_settings(  # noqa: C901 - one check for each field
+    connection: Connection, extra: Mapping[str, Any], database: str | None = None
+) -> Settings:
     """Turn a connection into settings; no I/O.
 
     :param connection: *login* is the account ID and *password* the API token, or, for a Global API Key, *login* the
         e-mail address; *schema* is the default database; *host* the API's base URL, empty for Cloudflare's.
     :param extra: the connection's extra as a dict: ``account_id`` (where *login* is not it), ``timeout``,
-        ``requests_per_5_minutes``. Values may be strings, as a connection given as a URI has them.
+        ``requests_per_5_minutes``, ``allowed_download_hosts``. Values may be strings, as a connection given as a URI
+        has them.
     :param database: takes precedence over the connection's.
     :raises D1ConfigurationError: names the field that is missing or wrong, and what it should hold.
     """
@@ -54,7 +58,7 @@ def read_settings(connection: Connection, extra: Mapping[str, Any], database: st
     def wrong(field: str, should: str) -> D1ConfigurationError:
         return D1ConfigurationError(f"Connection {conn_id!r}: {field} {should}.")
 
-    token = (connection.password or "").strip()
+    token = Secret((connection.password or "").strip())
     if not token:
         raise wrong("password", "is empty; it should hold a Cloudflare API token with the permission D1: Edit")
     account_id = str(extra.get("account_id") or "").strip()
@@ -78,6 +82,9 @@ def read_settings(connection: Connection, extra: Mapping[str, Any], database: st
         if not 1 <= requests < float("inf") or requests != int(requests):
             raise wrong("extra field 'requests_per_5_minutes'", "should be a whole number from 1")
         optional["requests_per_5_minutes"] = int(requests)
+    if (hosts := _host_names(extra.get("allowed_download_hosts"))) is None:
+        raise wrong("extra field 'allowed_download_hosts'", "should be a list of host names")
+    optional["allowed_download_hosts"] = hosts
     base_url = _base_url(connection)
     if urlsplit(base_url).hostname in _CLOUDFLARE_HOSTS and base_url.rstrip("/") != CLOUDFLARE_API:
         raise wrong("host", f"should be {CLOUDFLARE_API} or empty")
@@ -121,6 +128,14 @@ def _number(value: object) -> float | None:
         return float("nan") if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return float("nan")
+
+
+def _host_names(value: object) -> tuple[str, ...] | None:
+    """A list of names, or a string of them between commas; None for anything else."""
+    names = value.split(",") if isinstance(value, str) else value or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(name.strip() for name in names if name.strip())
 
 
 def _base_url(connection: Connection) -> str:

@@ -218,6 +218,7 @@ class D1Hook(DbApiHook):
         :raises D1SealError: when another token exported it.
         """
         from airflow_provider_d1.cloudflare.download import Download
+        from airflow_provider_d1.cloudflare.download_targets import AllowedTargets
         from airflow_provider_d1.cloudflare.seal import unseal
 
         if not isinstance(export, D1Export):
@@ -227,7 +228,7 @@ class D1Hook(DbApiHook):
                 raise D1ConfigurationError(f"export is {error}.") from None
         url = unseal(export.sealed_url, self.get_settings().credentials.token)
         mask_signed_url(url)
-        return Download(url)
+        return Download(url, targets=AllowedTargets.of(self.get_settings().credentials))
 
     # DB-API
 

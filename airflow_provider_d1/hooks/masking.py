@@ -13,7 +13,7 @@ from airflow.providers.common.compat.sdk import mask_secret
 def mask(secret: str) -> None:
     """Register a secret with Airflow's masker."""
     with _unlogged():
-        mask_secret(secret)
+        mask_secret(str(secret))
 
 
 def mask_signed_url(url: str) -> None:

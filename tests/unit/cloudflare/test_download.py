@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_d1.cloudflare.download import ATTEMPTS, OVERLAP, Download
+from airflow_provider_d1.cloudflare.download_targets import AllowedTargets
 from airflow_provider_d1.cloudflare.signed_url import check_url, redirected
 from airflow_provider_d1.exceptions import D1DownloadError, D1SignedUrlExpiredError
 from tests.unit.cloudflare.d1_fakes import FakeClock
@@ -26,6 +27,7 @@ from tests.unit.cloudflare.http_fakes import (
     whole,
 )
 
+LOOPBACK = AllowedTargets(loopback=True)
 EXPIRED = b"""<?xml version="1.0" encoding="UTF-8"?><Error><Code>ExpiredRequest</Code>
 <Message>Request has expired</Message></Error>"""
 TAG = '"33a64df5"'
@@ -35,7 +37,7 @@ PLACES = [0, 1, 8191, 65536, 500_000, len(DUMP) - 1]
 def fetch(server: Server, *, step: int = 100_000, clock: FakeClock | None = None) -> bytes:
     """Everything, by ``read(step)``, holding it to its promise of full reads."""
     pieces = []
-    with Download(server.url, clock=clock or FakeClock()) as download:
+    with Download(server.url, targets=LOOPBACK, clock=clock or FakeClock()) as download:
         while piece := download.read(step):
             pieces.append(piece)
         assert download.read(1) == b""
@@ -68,7 +70,7 @@ def test_read_gives_exactly_what_is_asked_for(step: int) -> None:
 
 
 def test_it_is_a_stream_like_any_other() -> None:
-    with Server([whole(etag=TAG)]) as server, Download(server.url) as download:
+    with Server([whole(etag=TAG)]) as server, Download(server.url, targets=LOOPBACK) as download:
         assert download.content_length == len(DUMP)
         assert download.readable()
         assert not download.writable()
@@ -84,7 +86,7 @@ def test_it_is_a_stream_like_any_other() -> None:
 def test_readinto_fills_buffers_of_any_kind() -> None:
     got = bytearray()
     with Server([whole(cut_at=123_456, etag=TAG, ranges=True), whole(etag=TAG, ranges=True)]) as server:
-        with Download(server.url, clock=FakeClock()) as download:
+        with Download(server.url, targets=LOOPBACK, clock=FakeClock()) as download:
             buffer = memoryview(bytearray(70_000)).cast("H")
             while count := download.readinto(buffer):
                 got += buffer.cast("B")[:count]
@@ -92,7 +94,7 @@ def test_readinto_fills_buffers_of_any_kind() -> None:
 
 
 def test_all_at_once() -> None:
-    with Server([whole()]) as server, Download(server.url) as download:
+    with Server([whole()]) as server, Download(server.url, targets=LOOPBACK) as download:
         assert download.read(10) + download.readall() == DUMP
         assert download.read() == b""
 
@@ -116,7 +118,7 @@ def test_memory_stays_small_whatever_the_size() -> None:
         for _ in range(200):
             request.send(block)
 
-    with Server([large]) as server, Download(server.url) as download:
+    with Server([large]) as server, Download(server.url, targets=LOOPBACK) as download:
         tracemalloc.start()
         total = 0
         while piece := download.read(1 << 16):
@@ -283,7 +285,10 @@ def test_a_change_behind_what_was_delivered_shows_in_the_length() -> None:
 def test_nothing_of_the_other_dump_is_delivered() -> None:
     changed = bytes(len(DUMP))
     got = b""
-    with Server([whole(cut_at=500_000), whole(changed)]) as server, Download(server.url, clock=FakeClock()) as download:
+    with (
+        Server([whole(cut_at=500_000), whole(changed)]) as server,
+        Download(server.url, targets=LOOPBACK, clock=FakeClock()) as download,
+    ):
         for _ in range(50):
             got += download.read(10_000)
         with pytest.raises(D1DownloadError):
@@ -341,7 +346,7 @@ def test_what_is_no_http_is_tried_again(head: bytes) -> None:
 )
 def test_an_expired_url(status: int, body: bytes) -> None:
     with Server([refusal(status, body)]) as server, pytest.raises(D1SignedUrlExpiredError, match="again"):
-        Download(server.url)
+        Download(server.url, targets=LOOPBACK)
     assert len(server.requests) == 1
 
 
@@ -356,7 +361,7 @@ def test_a_url_that_expires_in_the_middle() -> None:
 )
 def test_another_refusal_ends_at_once(status: int, body: bytes) -> None:
     with Server([refusal(status, body)]) as server, pytest.raises(D1DownloadError, match=str(status)) as caught:
-        Download(server.url)
+        Download(server.url, targets=LOOPBACK)
     assert not isinstance(caught.value, D1SignedUrlExpiredError)
     assert len(server.requests) == 1
 
@@ -391,14 +396,14 @@ def test_an_endless_error_page_is_read_only_a_little() -> None:
             request.send(b" " * 100_000)
 
     with Server([endless]) as server, pytest.raises(D1DownloadError, match="403"):
-        Download(server.url)
+        Download(server.url, targets=LOOPBACK)
 
 
 def test_a_server_that_is_gone() -> None:
     with Server([whole()]) as server:
         url = server.url
     with pytest.raises(D1DownloadError, match="refused") as caught:
-        Download(url, clock=FakeClock())
+        Download(url, targets=LOOPBACK, clock=FakeClock())
     assert caught.value.retryable
 
 
@@ -413,7 +418,7 @@ def test_a_server_that_falls_silent() -> None:
     with Server([stalls, whole(etag=TAG, ranges=True)]) as server:
         timer = threading.Timer(0.3, release.set)
         timer.start()
-        with Download(server.url, timeout=0.2, clock=FakeClock()) as download:
+        with Download(server.url, targets=LOOPBACK, timeout=0.2, clock=FakeClock()) as download:
             got = hashlib.sha256()
             while piece := download.read(50_000):
                 got.update(piece)
@@ -438,7 +443,7 @@ def test_a_relative_redirect() -> None:
 
 def test_redirects_end() -> None:
     with Server([redirect("/round")]) as server, pytest.raises(D1DownloadError, match="too often"):
-        Download(server.url)
+        Download(server.url, targets=LOOPBACK)
     assert len(server.requests) == 6
 
 
@@ -454,23 +459,23 @@ def test_redirects_end() -> None:
 )
 def test_a_redirect_to_where_nothing_may_go(target: str) -> None:
     with Server([redirect(target)]) as server, pytest.raises(D1DownloadError) as caught:
-        Download(server.url)
+        Download(server.url, targets=LOOPBACK)
     assert not caught.value.retryable
     assert target not in str(caught.value)
 
 
 def test_a_redirect_never_leaves_https() -> None:
-    assert redirected("https://a.example/x", "https://b.example/y") == "https://b.example/y"
-    assert redirected("http://127.0.0.1/", "http://127.0.0.1:1/") == "http://127.0.0.1:1/"
+    assert redirected("https://a.example/x", "https://b.example/y", LOOPBACK) == "https://b.example/y"
+    assert redirected("http://127.0.0.1/", "http://127.0.0.1:1/", LOOPBACK) == "http://127.0.0.1:1/"
     with pytest.raises(D1DownloadError):
-        redirected("https://a.example/", "http://127.0.0.1/")
+        redirected("https://a.example/", "http://127.0.0.1/", LOOPBACK)
 
 
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1:1/x", "http://localhost/x", "http://[::1]/x", "https://r2.example/x?y=z"]
 )
 def test_urls_that_may_be_opened(url: str) -> None:
-    check_url(url)
+    check_url(url, LOOPBACK)
 
 
 @pytest.mark.parametrize(
@@ -498,6 +503,29 @@ def test_urls_that_may_not(url: str) -> None:
 
 def test_an_untrusted_certificate_is_refused() -> None:
     with Server([whole()], context=self_signed()) as server, pytest.raises(D1DownloadError, match="trusted") as caught:
-        Download(server.url)
+        Download(server.url, targets=LOOPBACK)
     assert server.requests == []
     assert not caught.value.retryable
+
+
+class SlowClock(FakeClock):
+    """Each look at it is a minute later: a server that sends a byte a minute."""
+
+    def monotonic(self) -> float:
+        self.now += 60.0
+        return self.now
+
+
+def test_a_download_that_only_trickles_ends() -> None:
+    with Server([whole(DUMP[:1000])]) as server, pytest.raises(D1DownloadError, match="too slow") as caught:
+        fetch(server, step=1, clock=SlowClock())
+    assert caught.value.retryable
+
+
+def test_a_dump_without_a_length_is_no_longer_than_a_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airflow_provider_d1.cloudflare.download.MAX_UNANNOUNCED_BYTES", 500_000)
+    with Server([whole(length=None)]) as server, pytest.raises(D1DownloadError, match="longer than") as caught:
+        fetch(server)
+    assert not caught.value.retryable
+    with Server([whole()]) as server:
+        assert fetch(server) == DUMP

@@ -8,6 +8,8 @@ import json
 import logging
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,10 +18,15 @@ import pytest
 from airflow_provider_d1.cloudflare.client import AsyncD1Client, D1Client
 from airflow_provider_d1.cloudflare.credentials import Credentials
 from airflow_provider_d1.cloudflare.download import Download
+from airflow_provider_d1.cloudflare.download_targets import AllowedTargets
 from airflow_provider_d1.cloudflare.export import run_export
+from airflow_provider_d1.cloudflare.messages import Request
 from airflow_provider_d1.cloudflare.models import ExportRequest
 from airflow_provider_d1.cloudflare.quiet import LOGGERS, quiet
 from airflow_provider_d1.cloudflare.rate_limit import RateLimiter
+from airflow_provider_d1.cloudflare.seal import seal, unseal
+from airflow_provider_d1.cloudflare.secret import Secret
+from airflow_provider_d1.cloudflare.transport import SyncTransport
 from airflow_provider_d1.exceptions import D1ConnectionError, D1Error
 from tests.unit.cloudflare.d1_fakes import ACCOUNT, TOKEN, UUID, FakeClock, active, complete, error, inner, ok
 from tests.unit.cloudflare.http_fakes import (
@@ -34,6 +41,7 @@ from tests.unit.cloudflare.http_fakes import (
     whole,
 )
 
+LOOPBACK = AllowedTargets(loopback=True)
 SECRETS = (TOKEN, "5e3c7e7", "X-Amz-Signature", "top-secret-place")
 
 
@@ -121,7 +129,7 @@ def test_a_whole_export_and_download_log_nothing_of_it(log: Everything) -> None:
                 return result.sealed_url
 
             assert asyncio.run(main())
-        with Download(bucket.url, clock=FakeClock()) as download:
+        with Download(bucket.url, targets=LOOPBACK, clock=FakeClock()) as download:
             logging.getLogger("task").debug("%r", download)
             assert download.read() == DUMP
     assert "export started" in log.text()
@@ -207,10 +215,78 @@ FAILING_BUCKETS = {
 }
 
 
+def frames_of(error: BaseException | None) -> str:
+    """The local variables of every frame of every error in the chain, as an error reporter would send them."""
+    text = ""
+    while error is not None:
+        report = traceback.TracebackException.from_exception(error, capture_locals=True)
+        for frame in report.stack:
+            if not frame.filename.startswith(TESTS):
+                text += f"{frame.filename}:{frame.name} {frame.locals!r}\n"
+        error = error.__cause__ or error.__context__
+    return text
+
+
+TESTS = str(Path(__file__).parent)
+
+
+@pytest.mark.parametrize("failing", FAILING_APIS)
+@pytest.mark.parametrize("use", [export_from, query])
+def test_no_frame_of_a_failing_call_holds_a_secret(failing: str, use: Callable[[Server], None]) -> None:
+    with Server([FAILING_APIS[failing]]) as server, pytest.raises(D1Error) as caught:
+        use(server)
+    frames = frames_of(caught.value)
+    assert "airflow_provider_d1" in frames
+    assert not any(secret in frames for secret in SECRETS)
+
+
+@pytest.mark.parametrize("failing", [*FAILING_BUCKETS, "private", "malformed"])
+def test_no_frame_of_a_failing_download_holds_a_signature(failing: str) -> None:
+    other = {"private": "https://10.0.0.5/?X-Amz-Signature=5e3c7e7", "malformed": "https://x y/5e3c7e7"}
+    with Server([FAILING_BUCKETS.get(failing, whole())]) as server, pytest.raises(D1Error) as caught:
+        Download(other.get(failing, server.url), targets=LOOPBACK, clock=FakeClock()).read()
+    frames = frames_of(caught.value)
+    assert "airflow_provider_d1" in frames
+    assert not any(secret in frames for secret in SECRETS)
+
+
+def test_no_frame_of_unsealing_or_of_bad_credentials_holds_a_secret() -> None:
+    sealed = seal("https://r2.example/x?X-Amz-Signature=5e3c7e7", "another-token")
+    with pytest.raises(D1Error) as unsealing:
+        unseal(sealed, TOKEN)
+    with pytest.raises(D1Error) as credentials:
+        Credentials(ACCOUNT, Secret(TOKEN + " é"))
+    for caught in (unsealing, credentials):
+        frames = frames_of(caught.value)
+        assert "airflow_provider_d1" in frames
+        assert not any(secret in frames for secret in SECRETS)
+
+
+def test_a_secret_is_a_string_that_shows_nothing() -> None:
+    secret = Secret(TOKEN)
+    assert secret == TOKEN
+    assert TOKEN not in repr([secret, {"token": secret}])
+    assert secret.redact(f"no {TOKEN}") == "no ***"
+
+
+def test_a_token_that_is_part_of_every_word_breaks_nothing() -> None:
+    with Server([LISTED]) as server:
+        credentials = replace(credentials_for(server), token="t")
+        with D1Client(credentials, limiter=RateLimiter(1000)) as client:
+            assert [database.name for database in client.list_databases()] == ["shop"]
+
+
+def test_rows_that_hold_the_token_arrive_as_they_are() -> None:
+    with Server([good([TOKEN])]) as server:
+        transport = SyncTransport(credentials_for(server))
+        assert TOKEN.encode() in transport.send(Request("GET", "/x"), 5.0, 5.0).body
+        transport.close()
+
+
 @pytest.mark.parametrize("failing", FAILING_BUCKETS)
 def test_errors_of_the_download_hold_no_signature(failing: str, log: Everything) -> None:
     with Server([FAILING_BUCKETS[failing]]) as server, pytest.raises(D1Error) as caught:
-        Download(server.url, clock=FakeClock()).read()
+        Download(server.url, targets=LOOPBACK, clock=FakeClock()).read()
     assert _origins(caught.value) == {"airflow_provider_d1"}
     assert not any(secret in log.text() + everything_about(caught.value) for secret in SECRETS)
 
@@ -232,15 +308,17 @@ def test_a_loopback_connection_goes_through_no_proxy(monkeypatch: pytest.MonkeyP
             monkeypatch.delenv(name, raising=False)
         with D1Client(credentials_for(server), limiter=RateLimiter(1000)) as client:
             assert client.list_databases()
-        with Download(server.url) as download:
+        with Download(server.url, targets=LOOPBACK) as download:
             assert download.read() == DUMP
     assert proxy.requests == []
 
 
-def test_https_goes_through_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "ALL_PROXY"])
+def test_https_goes_through_the_proxy_of_the_environment(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with Server([refusal(502)]) as proxy:
-        for name in ("HTTPS_PROXY", "https_proxy"):
-            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+        for name in ("HTTPS_PROXY", "ALL_PROXY", "https_proxy", "all_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.port}")
         for name in ("NO_PROXY", "no_proxy"):
             monkeypatch.delenv(name, raising=False)
         credentials = Credentials(ACCOUNT, TOKEN, base_url="https://d1.invalid/client/v4")
