@@ -1,1 +1,1 @@
-"""Tables into files and a manifest, through a storage. Knows no Airflow."""
+"""Turns dumps into typed files with a manifest. Does not import Airflow."""

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Terminated(BaseException):
-    """SIGTERM arrived; like KeyboardInterrupt no Exception, so that nobody handles it by mistake."""
+    """SIGTERM arrived. Like KeyboardInterrupt it is no Exception, so that no handler catches it by mistake."""
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
@@ -71,7 +71,7 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
 
 
 def _say(result: Path) -> None:
-    """Print the command's result; a path may hold bytes of any kind, and that nobody reads it is no failure."""
+    """Print the manifest's path, which may have bytes that are not UTF-8; a closed stdout is no failure."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")
     try:
@@ -82,7 +82,7 @@ def _say(result: Path) -> None:
 
 
 def _failed(message: str, *, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201 # the command's one line of complaint
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201 # the command's error message
     return code
 
 
@@ -134,9 +134,9 @@ def _file_name(dump: str) -> str:
 
 
 class _Bar:
-    """A line on a terminal that is drawn over a few times a second.
+    """A progress bar on a terminal, redrawn a few times a second.
 
-    :param total: length of the file as it lies on disk, None when unknown.
+    :param total: size of the file on disk, None when unknown.
     :param position: how much of that was read.
     """
 
@@ -147,7 +147,7 @@ class _Bar:
         self._next = 0.0
 
     def __call__(self, progress: Progress) -> None:
-        """Draw, unless it was only just done."""
+        """Draw, unless it was drawn a moment ago."""
         now = time.monotonic()
         if now < self._next:
             return

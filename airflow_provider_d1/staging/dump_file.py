@@ -1,4 +1,4 @@
-"""The dump as it came: one stream from the download into the storage, neither whole in memory nor on disk."""
+"""Store the dump itself: streamed from the download into the storage, without a local copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What D1's exporter may have altered, and what did not fit its declared type, in words for a data engineer."""
+"""Messages about values that D1's export may have altered, and about values that do not fit a declared type."""
 
 from __future__ import annotations
 

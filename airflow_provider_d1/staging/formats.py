@@ -1,4 +1,4 @@
-"""What the pipeline asks of a file format. One module each: :mod:`parquet`, :mod:`csv`, :mod:`jsonl`."""
+"""The protocol of a file format. Each has a module: :mod:`parquet`, :mod:`csv`, :mod:`jsonl`."""
 
 from __future__ import annotations
 

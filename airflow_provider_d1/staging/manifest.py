@@ -1,4 +1,4 @@
-"""The manifest: the one file that says what a staging run wrote. It is written last, so its presence is the commit.
+"""The manifest: what a staging run wrote. It is written last, so a run without one is not complete.
 
 Version 2; version 1, without ``run`` and ``extract``, can be read too. Everything is a frozen value with ``to_dict``
 and a validating ``from_dict``; unknown keys are ignored, a missing or malformed one is a :class:`D1ManifestError` that
@@ -92,7 +92,7 @@ class Manifest:
 
     @property
     def rows(self) -> int:
-        """Rows of all tables together; 0 for ``format="sql"``, whose rows nobody counted."""
+        """Rows of all tables together; 0 for ``format="sql"``, whose rows are not counted."""
         return sum(table.rows for table in self.tables)
 
     @property

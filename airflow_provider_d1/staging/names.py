@@ -1,4 +1,4 @@
-"""Names that users chose become names that files, folders and columns can safely have."""
+"""Safe names for files, folders and columns, from any names in a database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parquet parts: row groups that bound memory, dictionaries where they pay, statistics, and the rows' origin."""
+"""Parquet parts: row groups of bounded size, dictionaries where they save space, statistics, and metadata."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-#: decides the memory of the whole pipeline; with twice as much, the peak grows by half
+#: Rows wait as parsed blocks until they fill a row group, are cast to the column types, and are encoded: up to three
+#: copies at a time. So this size decides the memory of the whole pipeline; with twice as much, the peak grows by half.
 ROW_GROUP_BYTES = 16 << 20
 
 _SAMPLE_ROWS = 4096
 #: what a column chunk can add beyond its values: page headers, statistics, its entry in the footer
 _COLUMN_OVERHEAD = 600
 _FOOTER_OVERHEAD = 2048
-#: of a value that stands in a dictionary (of a mebibyte at most) and gets a number of 18 bits besides
+#: Bytes of a dictionary index. Parquet gives up a dictionary above 1 MiB, so an index has at most 18 bits. Until then
+#: each row may cost an index besides its value, so a column can take more space with a dictionary than without.
 _INDEX_BYTES = 2.5
 
 
@@ -61,7 +63,12 @@ class ParquetPart:
         )
 
     def add(self, rows: pa.Table, limit: int | None) -> bool:
-        """Write a row group; before compression it is at least as large as after, but for dictionaries in vain."""
+        """Write a row group, unless the file could exceed the limit.
+
+        Parquet tells the size of a row group only after it was written, and a written one cannot be taken back. So this
+        uses an upper bound: the Arrow size of the rows, since compression only makes them smaller, plus dictionary
+        indices, page headers and the footer, which compression does not cover.
+        """
         if limit is not None:
             overhead = (self._groups + 1) * len(self._schema) * _COLUMN_OVERHEAD + self._footer
             indices = self._dictionaries * rows.num_rows * _INDEX_BYTES

@@ -1,4 +1,4 @@
-"""Finished parts on their way into the storage, and those of the wrong type on their way back for a cast."""
+"""Store finished parts, and cast those whose types turn out to be too narrow."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""One table on its way into files: blocks are gathered into batches, batches into parts of the right size and types.
+"""Write one table: blocks are collected into batches, and batches into parts of bounded size.
 
 The type of a column is known for certain only at the end of the table. Until then a part has the types that the rows so
-far ask for; when those change, the part is closed, and whoever stores it casts it once at the end
+far require. When these change, the part is closed, and the part store casts it once at the end
 (:mod:`airflow_provider_d1.staging.part_store`).
 """
 

@@ -1,4 +1,4 @@
-"""How far a staging run is: a snapshot for whoever wants to show it, and a log line every few seconds."""
+"""Progress of a staging run: snapshots for a callback, and a log line every few seconds."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ProgressMeter:
         self._table: str | None = None
 
     def add_bytes(self, length: int) -> None:
-        """Note a piece of the dump and tell those who listen."""
+        """Count a piece of the dump; call the callback and log when it is due."""
         self._bytes += length
         now = self._clock()
         if self._on_progress is not None:
@@ -61,7 +61,7 @@ class ProgressMeter:
             logger.info("Staging: %s", self._snapshot(now))
 
     def add_rows(self, table: str, rows: int) -> None:
-        """Note rows that were staged; from one thread only, which may be another than the reader's."""
+        """Count staged rows; call it from one thread only, which may be another than the reader's."""
         self._rows += rows
         self._table = table
 

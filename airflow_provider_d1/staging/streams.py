@@ -1,4 +1,4 @@
-"""Streams that count, hash, compress and decompress what passes through them, a piece at a time."""
+"""Streams that count, hash, compress or decompress, in bounded memory."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class MeteredReader(io.RawIOBase):
     """Passes a stream on and keeps its length and SHA-256.
 
     :param source: read on demand; closing this reader does not close it.
-    :param on_bytes: told the length of every piece; may raise to stop the stream.
+    :param on_bytes: called with the length of every piece; may raise to stop the stream.
     """
 
     def __init__(self, source: Readable, on_bytes: Callable[[int], None] | None = None) -> None:
@@ -174,7 +174,7 @@ class CompressedFile:
 
 
 class UnpackingReader(io.RawIOBase):
-    """A dump or a staged file, from disk or from a pipe; gzip and zstd are known by their first bytes and unpacked.
+    """Reads a file or pipe and decompresses gzip and zstd, which it recognises by their first bytes.
 
     :param file: the stream; closing this reader closes it.
     """
@@ -189,7 +189,7 @@ class UnpackingReader(io.RawIOBase):
         return True
 
     def read(self, size: int = -1, /) -> bytes:
-        """Unpack at most so many bytes; nothing is copied on the way.
+        """Decompress at most so many bytes, without a copy.
 
         :raises D1DumpError: when compressed data is cut off or damaged.
         """
@@ -201,7 +201,7 @@ class UnpackingReader(io.RawIOBase):
             raise D1DumpError(f"The compressed dump is cut off or damaged ({error})") from error
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        """Unpack at most a buffer's length."""
+        """Decompress at most a buffer's length."""
         view = memoryview(buffer).cast("B")
         data = self.read(len(view))
         view[: len(data)] = data

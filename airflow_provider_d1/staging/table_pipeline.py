@@ -1,4 +1,4 @@
-"""A dump into tables: cut, parse, write, hash and store, all at the same time, with the rows in dump order.
+"""Stage the tables of a dump: split, parse, write, hash and store at the same time, with the rows in dump order.
 
 The calling thread reads and cuts; others parse blocks; one writes parts; one hashes and stores them, several small ones
 at a time, and casts those of the wrong type while the next table is being parsed. Bounded channels between them bound
@@ -60,7 +60,7 @@ def stage_tables(
 
     :param dump: the uncompressed dump.
     :param work: an empty folder for parts that are not stored yet.
-    :param meter: is told rows and tables.
+    :param meter: counts rows and tables.
     :param parse_threads: 0 does everything in this thread.
     :raises D1Error: as :func:`airflow_provider_d1.staging.stage.stage` does; all threads have ended then.
     """

@@ -1,4 +1,4 @@
-"""Parsed blocks to the writers of their tables, and the finished parts of these to whoever stores them."""
+"""Route parsed blocks to the writers of their tables, and finished parts to the part store."""
 
 from __future__ import annotations
 

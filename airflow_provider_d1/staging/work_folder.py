@@ -1,8 +1,8 @@
-"""The folder for a run's unfinished parts, and what becomes of it when the run's process is killed.
+"""A temporary folder for unfinished parts, removed by a later run if its process was killed.
 
 A process that is killed cannot clean up after itself. So each work folder holds a lock file that its owner keeps
-locked; the system releases it with the process, however that ends, and the next run on the machine removes what nobody
-holds.
+locked. The system releases the lock when the process ends, and the next run on the machine removes folders that are not
+locked.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _remove_abandoned(place: Path) -> None:
 
 
 def _remove_if_abandoned(folder: Path) -> None:
-    """Remove a folder that nobody works in; in doubt somebody does."""
+    """Remove a folder whose process has ended; in doubt it has not."""
     try:
         handle = os.open(folder / LOCK, os.O_WRONLY | os.O_NOFOLLOW)
     except FileNotFoundError:

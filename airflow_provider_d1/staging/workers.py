@@ -1,4 +1,4 @@
-"""Threads that hand work to each other through bounded queues, and stop all at once when one of them fails."""
+"""Worker threads with bounded queues between them; when one fails, all stop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Stopped(Exception):  # noqa: N818 # no error of its own: the error is else
 
 
 class Channel(Generic[T]):
-    """A bounded queue that keeps an order, can be ended by its producer and stopped by anybody.
+    """A bounded queue that keeps an order, can be ended by its producer and stopped by any thread.
 
     An item's place can be reserved before the item is there, so that workers may deliver in any order what is taken out
     in the order of the reservations.

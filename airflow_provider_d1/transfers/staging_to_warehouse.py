@@ -141,7 +141,7 @@ class D1StagingToWarehouseOperator(BaseOperator):
         from airflow_provider_d1.warehouses.loader import load, planned_statements
         from airflow_provider_d1.warehouses.registry import warehouse_for
         from airflow_provider_d1.warehouses.session import Connections
-        from airflow_provider_d1.warehouses.store import StagedFiles, storage_of
+        from airflow_provider_d1.warehouses.staged_files import StagedFiles, storage_of
 
         warehouse = warehouse_for(BaseHook.get_connection(self.conn_id).conn_type, self.conn_id)
         uri = self._uri()

@@ -17,7 +17,7 @@ from airflow_provider_d1.warehouses.session import Connections, Session, abbrevi
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.dialect import Dialect
     from airflow_provider_d1.warehouses.plan import Column, LoadPlan, Table
-    from airflow_provider_d1.warehouses.store import StagedFiles
+    from airflow_provider_d1.warehouses.staged_files import StagedFiles
 
 log = logging.getLogger(__name__)
 

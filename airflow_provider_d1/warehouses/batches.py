@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from airflow_provider_d1.warehouses.plan import Column, Table
-    from airflow_provider_d1.warehouses.store import StagedFiles
+    from airflow_provider_d1.warehouses.staged_files import StagedFiles
 
 #: how much of a file is decoded at a time; a batch of this size is what a load holds in memory
 BLOCK_BYTES = 8 << 20

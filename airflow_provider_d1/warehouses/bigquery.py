@@ -13,7 +13,7 @@ from airflow_provider_d1.warehouses.session import Connections, Session
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.plan import LoadPlan
-    from airflow_provider_d1.warehouses.store import StagedFiles
+    from airflow_provider_d1.warehouses.staged_files import StagedFiles
 
 _CONNECT_TIMEOUT = 30
 _TRANSIENT_REASONS = frozenset(

@@ -17,11 +17,11 @@ from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.fitting import fitted
 from airflow_provider_d1.warehouses.s3_access import S3Access, s3_access
 from airflow_provider_d1.warehouses.session import Connections, Session
-from airflow_provider_d1.warehouses.store import split_s3
+from airflow_provider_d1.warehouses.staged_files import split_s3
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.plan import Column, LoadPlan
-    from airflow_provider_d1.warehouses.store import StagedFiles
+    from airflow_provider_d1.warehouses.staged_files import StagedFiles
 
 #: String holds text and bytes alike; a comment says which, so that a later append knows
 _COMMENT = " COMMENT 'binary'"

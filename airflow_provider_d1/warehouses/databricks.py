@@ -12,7 +12,7 @@ from airflow_provider_d1.warehouses.session import Connections, CursorSession, i
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.plan import LoadPlan
-    from airflow_provider_d1.warehouses.store import StagedFiles
+    from airflow_provider_d1.warehouses.staged_files import StagedFiles
 
 _MAX_FILES = 1000
 _SQLSTATE = re.compile(r"SQLSTATE: (\w{5})")

@@ -16,14 +16,14 @@ from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.duckdb_session import DuckDBSession
 from airflow_provider_d1.warehouses.fitting import fitted
 from airflow_provider_d1.warehouses.s3_access import s3_access
-from airflow_provider_d1.warehouses.store import split_s3
+from airflow_provider_d1.warehouses.staged_files import split_s3
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from airflow_provider_d1.warehouses.plan import Column, LoadPlan
     from airflow_provider_d1.warehouses.session import Connections
-    from airflow_provider_d1.warehouses.store import StagedFiles
+    from airflow_provider_d1.warehouses.staged_files import StagedFiles
 
 #: the name under which Python's batches are known to SQL
 _BATCHES = "_d1_batches"

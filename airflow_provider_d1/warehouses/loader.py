@@ -15,7 +15,7 @@ from airflow_provider_d1.warehouses.plan import LOADS_TABLE, LoadedTable, LoadPl
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.session import Connections
-    from airflow_provider_d1.warehouses.store import StagedFiles
+    from airflow_provider_d1.warehouses.staged_files import StagedFiles
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_d1.warehouses.plan import LoadPlan
     from airflow_provider_d1.warehouses.session import Connections
-    from airflow_provider_d1.warehouses.store import StagedFiles
+    from airflow_provider_d1.warehouses.staged_files import StagedFiles
 
 #: bytes of rows in one INSERT; the server's max_allowed_packet is 16 MiB in MariaDB, 64 MiB in MySQL 8, if not less
 _LARGEST_INSERT = 4 << 20

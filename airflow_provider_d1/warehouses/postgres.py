@@ -33,7 +33,7 @@ from airflow_provider_d1.warehouses.session import Connections, limit_connect_ti
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.plan import LoadPlan, Table
     from airflow_provider_d1.warehouses.postgres_catalog import Relation
-    from airflow_provider_d1.warehouses.store import StagedFiles
+    from airflow_provider_d1.warehouses.staged_files import StagedFiles
 
 log = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from airflow_provider_d1.warehouses.session import (
     is_permanent_sqlstate,
     limit_connect_time,
 )
-from airflow_provider_d1.warehouses.store import split_s3
+from airflow_provider_d1.warehouses.staged_files import split_s3
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.plan import LoadPlan
-    from airflow_provider_d1.warehouses.store import StagedFiles
+    from airflow_provider_d1.warehouses.staged_files import StagedFiles
 
 _HIDDEN = "ACCESS_KEY_ID '***' SECRET_ACCESS_KEY '***'"
 

@@ -11,11 +11,11 @@ from airflow_provider_d1.warehouses.base import Run, TableLoad, Warehouse, Wareh
 from airflow_provider_d1.warehouses.batches import check_parquet
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.session import Connections, CursorSession, is_permanent_sqlstate
-from airflow_provider_d1.warehouses.store import split_s3
+from airflow_provider_d1.warehouses.staged_files import split_s3
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.plan import LoadPlan, Part, Table
-    from airflow_provider_d1.warehouses.store import StagedFiles
+    from airflow_provider_d1.warehouses.staged_files import StagedFiles
 
 #: COPY INTO accepts no more names at once
 _MAX_FILES = 1000

@@ -17,7 +17,7 @@ from airflow_provider_d1.staging.options import StagingOptions
 from airflow_provider_d1.staging.stage import stage
 from airflow_provider_d1.storage.s3 import S3Storage
 from airflow_provider_d1.warehouses.plan import Part, Table
-from airflow_provider_d1.warehouses.store import StagedFiles
+from airflow_provider_d1.warehouses.staged_files import StagedFiles
 from harness.seaweed import S3Server, s3_server
 from tests.unit.staging.staged_pairs import SOURCE, assert_whole, dump_of
 

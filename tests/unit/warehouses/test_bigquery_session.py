@@ -16,7 +16,7 @@ from airflow_provider_d1.warehouses import bigquery
 from airflow_provider_d1.warehouses.bigquery import BigQuery
 from airflow_provider_d1.warehouses.loader import load
 from airflow_provider_d1.warehouses.session import Connections
-from airflow_provider_d1.warehouses.store import StagedFiles
+from airflow_provider_d1.warehouses.staged_files import StagedFiles
 from tests.unit.warehouses.warehouse_plans import manifest, plan
 
 

@@ -13,7 +13,7 @@ from airflow_provider_d1.storage.s3 import S3Storage
 from airflow_provider_d1.warehouses.loader import load
 from airflow_provider_d1.warehouses.registry import WAREHOUSES, engine_options, warehouse_of
 from airflow_provider_d1.warehouses.session import Connections
-from airflow_provider_d1.warehouses.store import StagedFiles
+from airflow_provider_d1.warehouses.staged_files import StagedFiles
 from tests.unit.warehouses.warehouse_plans import ENGINES, manifest, plan
 
 DOCS = Path(__file__).parents[3] / "docs" / "warehouses.md"

@@ -22,7 +22,7 @@ from airflow_provider_d1.storage.folder import FolderStorage
 from airflow_provider_d1.warehouses import batches
 from airflow_provider_d1.warehouses.batches import staged_batches
 from airflow_provider_d1.warehouses.plan import Column, Part, Table
-from airflow_provider_d1.warehouses.store import StagedFiles
+from airflow_provider_d1.warehouses.staged_files import StagedFiles
 
 COLUMNS = (Column("i", "int64"), Column("r", "float64"), Column("s", "string"), Column('b "x",', "binary"))
 TEXT = st.text(st.sampled_from('ab",\n\r\0é\\ \t') | st.characters(exclude_categories=["Cs"]), max_size=12)

@@ -68,13 +68,13 @@ class StagedFiles:
     """
 
     def __init__(self, storage: Storage, *, verify_checksums: bool) -> None:
-        self.store = storage
+        self.storage = storage
         self._verify = verify_checksums
 
     @property
     def s3_hook(self) -> Any | None:
         """The amazon provider's ``S3Hook`` where the files are in S3, else None."""
-        return self.store.hook if isinstance(self.store, S3Storage) else None
+        return self.storage.hook if isinstance(self.storage, S3Storage) else None
 
     def check(self, table: Table) -> None:
         """Look at every part's size without reading it.
@@ -82,12 +82,12 @@ class StagedFiles:
         :raises D1ManifestError: for a part that is outside the manifest's folder, or missing, or of another size.
         """
         for part in table.parts:
-            self._check_size(table, part, self.store.size(self._key(table, part)))
+            self._check_size(table, part, self.storage.size(self._key(table, part)))
 
     def local(self, uri: str) -> Path | None:
         """A file of the manifest's folder where it is on this machine; None where it has to be fetched."""
-        key = self.store.key(uri)
-        return None if key is None else self.store.local_path(key)
+        key = self.storage.key(uri)
+        return None if key is None else self.storage.local_path(key)
 
     def check_contents(self, table: Table) -> None:
         """Where the warehouse reads the parts by itself: read them once here, if checksums are to be verified.
@@ -116,13 +116,13 @@ class StagedFiles:
 
     def _bring(self, table: Table, part: Part, folder: Path, number: int) -> Path:
         key = self._key(table, part)
-        path = self.store.local_path(key)
+        path = self.storage.local_path(key)
         if path is None:
             path = folder / f"{number:05d}-{key.rpartition('/')[2][-60:]}"
             try:
-                self.store.fetch(key, path)
+                self.storage.fetch(key, path)
             except Exception as error:
-                if self.store.size(key) is None:
+                if self.storage.size(key) is None:
                     raise _changed(table, part, "is missing") from error
                 raise
         self._check_size(table, part, path.stat().st_size if path.is_file() else None)
@@ -131,7 +131,7 @@ class StagedFiles:
         return path
 
     def _key(self, table: Table, part: Part) -> str:
-        key = self.store.key(part.uri)
+        key = self.storage.key(part.uri)
         if key is None:
             raise D1ManifestError(f"table {table.name!r}: {part.uri} is not in the manifest's folder; it is not read")
         return key
