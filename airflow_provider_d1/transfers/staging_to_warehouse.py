@@ -33,6 +33,7 @@ RULES: Mapping[str, Rule] = {
     "mode": one_of("replace", "append"),
     "on_nul": one_of("fail", "replace"),
     "verify_checksums": BOOLEAN,
+    "allow_other_database": BOOLEAN,
     "dry_run": BOOLEAN,
     "aws_conn_id": optional(STRING),
     **{name: optional(STRING) for name in engine_options()},
@@ -76,6 +77,8 @@ class D1StagingToWarehouseOperator(BaseOperator):
     :param on_nul: for texts with a NUL character where the warehouse can't hold one (Postgres): ``"fail"``, or
         ``"replace"`` it by U+FFFD.
     :param verify_checksums: compare the SHA-256 of each staged file, besides its size and rows, which always are.
+    :param allow_other_database: let ``mode="replace"`` replace a table that holds rows of another D1 database, as
+        ``_d1_loads`` says; by default such a load is refused.
     :param dry_run: load nothing, ask no server; return the statements under ``"statements"``.
     :param aws_conn_id: connection for ``s3://`` manifests, also for warehouses that read S3 themselves. (templated)
 
@@ -112,6 +115,7 @@ class D1StagingToWarehouseOperator(BaseOperator):
         mode: Literal["replace", "append"] = "replace",
         on_nul: Literal["fail", "replace"] = "fail",
         verify_checksums: bool = False,
+        allow_other_database: bool = False,
         dry_run: bool = False,
         aws_conn_id: str | None = "aws_default",
         **kwargs: Any,
@@ -125,6 +129,7 @@ class D1StagingToWarehouseOperator(BaseOperator):
         self.mode = mode
         self.on_nul = on_nul
         self.verify_checksums = verify_checksums
+        self.allow_other_database = allow_other_database
         self.only_statements = dry_run
         self.aws_conn_id = aws_conn_id
         for name, value in engine.items():
@@ -190,6 +195,7 @@ class D1StagingToWarehouseOperator(BaseOperator):
             mode=self.mode,
             tables=None if self.tables is None else tuple(self.tables),
             on_nul=self.on_nul,
+            allow_other_database=self.allow_other_database,
             engine={name: getattr(self, name) for name in engine_options()},
         )
         return make_plan(manifest, uri, warehouse.dialect, options)

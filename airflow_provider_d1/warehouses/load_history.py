@@ -65,6 +65,34 @@ def history_query(plan: LoadPlan) -> str:
     )
 
 
+def owners_query(plan: LoadPlan) -> str:
+    """For each table and database: the database's name, when it was last replaced by it, when it was last loaded."""
+    dialect = plan.dialect
+    table, database, name, at, mode = (
+        dialect.identifier(column) for column in ("table_name", "database_id", "database_name", "loaded_at", "mode")
+    )
+    names = ", ".join(dialect.literal(each.name) for each in plan.tables)
+    return (
+        f"SELECT {table}, {database}, MAX({name}), MAX(CASE WHEN {mode} = {dialect.literal('replace')} THEN {at} END), "
+        f"MAX({at}) FROM {plan.path(LOADS_TABLE)} WHERE {table} IN ({names}) AND {database} IS NOT NULL "
+        f"GROUP BY {table}, {database}"
+    )
+
+
+def other_owners(owners: Iterable[tuple[Any, ...]], database_id: str) -> Mapping[str, str]:
+    """From :func:`owners_query`'s rows: table → another database whose rows are in it now, name and id."""
+    rows = [tuple(row) for row in owners]
+    replaced: dict[str, Any] = {}
+    for table, _, _, at, _ in rows:
+        if at is not None and (table not in replaced or at > replaced[table]):
+            replaced[table] = at
+    return {
+        str(table): f"{name} ({database})" if name else str(database)
+        for table, database, name, _, at in rows
+        if database != database_id and (table not in replaced or at >= replaced[table])
+    }
+
+
 def already_loaded(history: Iterable[tuple[Any, ...]]) -> Mapping[str, bool]:
     """From :func:`history_query`'s rows: is this export in the table now? A later replace has taken it out."""
     return {

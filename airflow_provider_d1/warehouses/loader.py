@@ -154,6 +154,7 @@ class Load(Run[Any]):
     def _tables(self) -> list[LoadedTable]:
         warehouse, plan = self.warehouse, self.plan
         warehouse.check_targets(self)
+        self._check_owners()
         loaded: Mapping[str, bool] = {}
         if plan.options.mode == "append":
             loaded = load_history.already_loaded(self.session.rows(load_history.history_query(plan)))
@@ -178,6 +179,23 @@ class Load(Run[Any]):
             tables = [work.table for work in works]
             self.execute(load_history.insert_statement(plan, tables, warehouse.now))
         return results
+
+    def _check_owners(self) -> None:
+        """Replace no other database's rows, unless this is allowed."""
+        plan = self.plan
+        if plan.options.mode != "replace" or plan.options.allow_other_database or not plan.tables:
+            return
+        origin = plan.origin
+        if origin.database_id is None:
+            return
+        owners = load_history.other_owners(self.session.rows(load_history.owners_query(plan)), origin.database_id)
+        problems = [f"table {name!r} has rows of {owner}" for name, owner in owners.items() if self._columns(name)]
+        if problems:
+            own = f"{origin.database_name} ({origin.database_id})" if origin.database_name else origin.database_id
+            raise D1WarehouseError(
+                f"{'; '.join(problems)}, and {origin.manifest} is of {own}: nothing was replaced. Load into another "
+                "schema, or pass allow_other_database=True"
+            )
 
     def _check_exact(self, work: TableLoad) -> None:
         """Integers become doubles only as far as they are exact."""

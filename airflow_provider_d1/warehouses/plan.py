@@ -53,6 +53,7 @@ class LoadOptions:
     mode: Mode = "replace"
     tables: tuple[str, ...] | None = None
     on_nul: OnNul = "fail"
+    allow_other_database: bool = False
     engine: Mapping[str, str | None] = field(default_factory=dict)
 
 

@@ -8,17 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import fakesnow
 import fakesnow.copy_into
 import fakesnow.cursor
 import pytest
+from snowflake.connector.errors import ProgrammingError
 
 _OVERWRITE = re.compile(r"INSERT OVERWRITE INTO ((?:\"(?:[^\"]|\"\")*\"\.?)+)(.*)", re.DOTALL)
 
 
 @contextmanager
 def fakesnow_without_gaps() -> Iterator[None]:
-    """``fakesnow.patch()`` with ``FILES`` of an internal stage, columns in any case, and ``INSERT OVERWRITE``."""
+    """``fakesnow.patch()`` with ``FILES`` of internal stages, columns in any case, ``INSERT OVERWRITE``, conflicts."""
     urls_of = fakesnow.copy_into._source_urls
     execute = fakesnow.cursor.FakeSnowflakeCursor.execute
 
@@ -33,7 +35,10 @@ def fakesnow_without_gaps() -> Iterator[None]:
         if (found := _OVERWRITE.fullmatch(command)) is not None:
             execute(cursor, f"DELETE FROM {found[1]}")
             command = f"INSERT INTO {found[1]}{found[2]}"
-        return execute(cursor, command, *arguments, **options)
+        try:
+            return execute(cursor, command, *arguments, **options)
+        except duckdb.TransactionException as error:  # where Snowflake waits for a lock, and gives up in the end
+            raise ProgrammingError(msg=str(error), errno=625, sqlstate="40001") from error
 
     with pytest.MonkeyPatch.context() as patch, fakesnow.patch():
         patch.setattr(fakesnow.copy_into, "_source_urls", urls)

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_d1.exceptions import D1Error
@@ -82,6 +82,9 @@ LOADS = st.tuples(st.sampled_from(["one", "other", "wider"]), st.sampled_from(["
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_the_end_is_that_of_some_order(engine, staged, one, other, standing, schedule) -> None:
+    if engine.name != "postgres":
+        # without a lock, two loads of one export at once are not noticed by an append (docs/warehouses.md)
+        assume(one[0] != other[0] or (one[1], other[1]) == ("replace", "replace"))
     schema = f"Staging_{secrets.token_hex(4)}"
     if standing:
         load(staged["old"], schema, "replace")
@@ -91,6 +94,8 @@ def test_the_end_is_that_of_some_order(engine, staged, one, other, standing, sch
             turns.start(name, lambda source=source, mode=mode: load(staged[source], schema, mode))
         for turn in schedule:
             turns.step(list(loads)[turn])
+        while turns.step("one") | turns.step("other"):
+            pass
     results = turns.ended
 
     def held() -> Counter[int]:

@@ -271,3 +271,26 @@ def test_a_dry_run_asks_no_server(engine, schema, load_staged, stage, monkeypatc
         assert any("_d1_loads" in statement for statement in result["statements"])
         assert "pa$s/w@rd" not in str(result)
     assert not engine.tables(schema)
+
+
+def test_another_database_is_replaced_only_when_that_is_allowed(engine, schema, load_staged, stage) -> None:
+    blog = {"database_id": "blog-id", "database_name": "blog"}
+    crm = {"database_id": "crm-id", "database_name": "crm"}
+    load_staged(stage({"users": USERS}, **blog))
+    with pytest.raises(
+        AirflowFailException, match=r"'users' has rows of blog \(blog-id\).*crm \(crm-id\).*allow_other"
+    ):
+        load_staged(stage({"fine": USERS, "users": MORE}, **crm))
+    assert held(engine, schema) == rows((1, "Ada"), (2, None))
+    assert engine.tables(schema) == {"users", "_d1_loads"}
+    load_staged(stage({"users": MORE}, **crm), allow_other_database=True)
+    load_staged(stage({"users": MORE}, **crm))
+    # rows of several databases in one table
+    load_staged(stage({"users": USERS}, **blog), mode="append")
+    with pytest.raises(AirflowFailException, match=r"has rows of blog"):
+        load_staged(stage({"users": MORE}, **crm))
+    assert len(held(engine, schema)) == 4
+    # a table that somebody dropped belongs to no database
+    engine.execute(f"DROP TABLE {engine.quoted(schema, 'users')}")
+    load_staged(stage({"users": MORE}, **crm))
+    assert held(engine, schema) == rows((3, "Grace"), (4, ""))
