@@ -49,6 +49,7 @@ class TableLoad:
     :param columns: the columns of ``into`` that the files are loaded into, in staged order.
     :param rows_before: the rows that the table had, where they stay and the files are loaded into the table itself.
     :param partitions: those of the helper table, in ClickHouse.
+    :param keeps_grants: False where a swap must not keep grants, as policies may be lost by it.
     :param nul_replaced: column → values whose NUL characters were replaced.
     """
 
@@ -59,6 +60,7 @@ class TableLoad:
     columns: tuple[Column, ...]
     rows_before: int = 0
     partitions: Sequence[str] = ("all",)
+    keeps_grants: bool = True
     nul_replaced: dict[str, int] = field(default_factory=dict)
 
 
@@ -271,6 +273,13 @@ class Warehouse(ABC, Generic[S]):
     def swap(self, plan: LoadPlan, work: TableLoad) -> list[str]:
         """Put the helper table in the place of the table, which has other columns."""
         return [f"DROP TABLE {plan.path(work.table.name)}", self.rename_helper(plan, work)]
+
+    def policies_query(self, plan: LoadPlan, table: str) -> str | None:
+        """The query for what limits who sees which rows or values of a table, and is lost in a swap; None for nothing.
+
+        Grants without such policies would show everything.
+        """
+        return None
 
     def rename_helper(self, plan: LoadPlan, work: TableLoad) -> str:
         """Make the helper table the table, where there is none yet."""

@@ -124,6 +124,14 @@ class Databricks(Warehouse[CursorSession]):
     def swap(self, plan: LoadPlan, work: TableLoad) -> list[str]:
         return [self.rename_helper(plan, work)]
 
+    def policies_query(self, plan: LoadPlan, table: str) -> str:
+        literal, fold = plan.dialect.literal, plan.dialect.fold
+        where = f"WHERE table_schema = {literal(fold(plan.options.schema))} AND table_name = {literal(fold(table))}"
+        return (
+            f"SELECT 'row filter' FROM information_schema.row_filters {where} "
+            f"UNION ALL SELECT 'mask of column ' || column_name FROM information_schema.column_masks {where}"
+        )
+
     def rename_helper(self, plan: LoadPlan, work: TableLoad) -> str:
         # one commit; a clone is a deep one unless it says otherwise: it needs no file of the helper table
         return f"CREATE OR REPLACE TABLE {plan.path(work.table.name)} CLONE {plan.path(work.into)}"

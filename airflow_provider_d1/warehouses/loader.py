@@ -168,6 +168,8 @@ class Load(Run[Any]):
                 continue
             work = warehouse.plan_table(plan, table, existing)
             self._check_exact(work)
+            if work.action == "swap":
+                self._check_policies(work)
             if work.into == table.name and work.action == "append":
                 work.rows_before = self.count(table.name)
             warehouse.load_rows(self, work)
@@ -195,6 +197,23 @@ class Load(Run[Any]):
             raise D1WarehouseError(
                 f"{'; '.join(problems)}, and {origin.manifest} is of {own}: nothing was replaced. Load into another "
                 "schema, or pass allow_other_database=True"
+            )
+
+    def _check_policies(self, work: TableLoad) -> None:
+        """Drop no policies together with a table: who was kept from its rows would see them in the new one."""
+        query, name = self.warehouse.policies_query(self.plan, work.table.name), work.table.name
+        if query is None:
+            return
+        try:
+            found = [str(policy) for (policy,) in self.session.rows(query)]
+        except self.warehouse.driver_errors() as error:
+            work.keeps_grants = False
+            log.warning("table=%s policies=unknown, grants are not kept: %s", name, error)
+            return
+        if found:
+            raise D1WarehouseError(
+                f"table {name!r} is unchanged: its columns have to change, and a new table would not have its policies "
+                f"({', '.join(found)}). Change the columns in the warehouse, or drop the table or the policies"
             )
 
     def _check_exact(self, work: TableLoad) -> None:

@@ -110,7 +110,15 @@ class Snowflake(Warehouse[SnowflakeSession]):
     def swap(self, plan: LoadPlan, work: TableLoad) -> list[str]:
         # in one statement, and who could read the table still can
         path, helper = plan.path(work.table.name), plan.path(work.into)
-        return [f"CREATE OR REPLACE TABLE {path} COPY GRANTS AS SELECT * FROM {helper}"]
+        grants = "COPY GRANTS " if work.keeps_grants else ""
+        return [f"CREATE OR REPLACE TABLE {path} {grants}AS SELECT * FROM {helper}"]
+
+    def policies_query(self, plan: LoadPlan, table: str) -> str:
+        name = plan.dialect.literal(plan.path(table))
+        return (
+            "SELECT policy_kind || ' ' || policy_name FROM TABLE(information_schema.policy_references("
+            f"ref_entity_name => {name}, ref_entity_domain => 'table'))"
+        )
 
     def rename_helper(self, plan: LoadPlan, work: TableLoad) -> str:
         return f"ALTER TABLE {plan.path(work.into)} RENAME TO {plan.path(work.table.name)}"

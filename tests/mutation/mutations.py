@@ -726,6 +726,22 @@ MUTATIONS = (
         ("tests/unit/warehouses/test_load_steps.py", "tests/integration/warehouses/test_replace_keeps_the_table.py"),
     ),
     Mutation(
+        "a table with policies is not swapped",
+        "warehouses/loader",
+        "Load._check_policies",
+        "[str(policy) for (policy,) in self.session.rows(query)]",
+        "[]",
+        ("tests/unit/warehouses/test_load_steps.py",),
+    ),
+    Mutation(
+        "another database is not replaced",
+        "warehouses/load_history",
+        "other_owners",
+        "database != database_id",
+        "False",
+        ("tests/integration/warehouses/test_warehouse_modes.py",),
+    ),
+    Mutation(
         "an unknown error of a warehouse is retried",
         "warehouses/session",
         "is_permanent_sqlstate",

@@ -29,6 +29,7 @@ class Recorder(Session):
     def __init__(self, columns: list[tuple[str, str]], history: list[tuple[Any, ...]] = (), fails: str = "\0") -> None:
         self.columns, self.history, self.fails = columns, list(history), fails
         self.helpers: list[str] = []
+        self.policies: list[tuple[str]] = []
         self.rows_there = 10 if columns else 0
         self.arrives = 3
         self.ran: list[str] = []
@@ -39,6 +40,7 @@ class Recorder(Session):
             warehouse.schema_query(made): [(1,)],
             warehouse.columns_query(made, LOADS_TABLE): [("table_name", "text")],
             warehouse.helpers_query(made): [(name,) for name in self.helpers],
+            **{warehouse.policies_query(made, table.name) or "": self.policies for table in made.tables},
             **{warehouse.columns_query(made, table.name): self.columns for table in made.tables},
         }
 
@@ -130,6 +132,41 @@ def test_a_table_with_other_columns_is_swapped(name, columns) -> None:
     load(name, recorder)
     assert not any(statement.startswith(("TRUNCATE", "DELETE", "INSERT OVERWRITE")) for statement in recorder.ran)
     assert recorder.rows_there == 3
+
+
+WITH_POLICIES = [name for name in ENGINES if ENGINES[name].policies_query(plan(ENGINES[name], manifest()), "users")]
+
+
+@pytest.mark.parametrize("name", WITH_POLICIES)
+def test_a_table_with_policies_is_not_swapped(name) -> None:
+    """Its grants would stay, and show what the policies hid."""
+    recorder = Recorder(existing(name, id="int64"))
+    recorder.policies = [("ROW_ACCESS_POLICY own_rows",)]
+    with pytest.raises(D1WarehouseError, match=r"'users' is unchanged.*ROW_ACCESS_POLICY own_rows"):
+        load(name, recorder)
+    assert FILL not in recorder.ran
+    # its rows can be replaced
+    recorder = Recorder(existing(name, id="int64", name="string"))
+    recorder.policies = [("ROW_ACCESS_POLICY own_rows",)]
+    load(name, recorder)
+
+
+def test_snowflake_keeps_no_grants_where_policies_are_unknown() -> None:
+    (error,) = ENGINES["snowflake"].driver_errors()
+
+    class Blind(Recorder):
+        def rows(self, statement: str) -> list[tuple[Any, ...]]:
+            if "policy_references" in statement:
+                raise error("not authorized")
+            return super().rows(statement)
+
+    for recorder, grants in (
+        (Recorder(existing("snowflake", id="int64")), True),
+        (Blind([("id", "NUMBER(38,0)")]), False),
+    ):
+        load("snowflake", recorder)
+        (swap,) = [statement for statement in recorder.ran if statement.startswith("CREATE OR REPLACE TABLE")]
+        assert ("COPY GRANTS" in swap) == grants
 
 
 @pytest.mark.parametrize("name", DEFAULT)
