@@ -52,16 +52,16 @@ def insert_statement(plan: LoadPlan, tables: Iterable[Table], now: str) -> str:
 
 
 def history_query(plan: LoadPlan) -> str:
-    """For each table of the plan: when it was last replaced, and when this very export was last loaded into it."""
+    """For each table of the plan and number of rows: when it was last replaced, when this export was last loaded."""
     dialect = plan.dialect
-    name, at, mode = (dialect.identifier(column) for column in ("table_name", "loaded_at", "mode"))
+    name, rows, at, mode = (dialect.identifier(column) for column in ("table_name", "rows", "loaded_at", "mode"))
     replaced = f"{mode} = {dialect.literal('replace')}"
     same = _same_origin(dialect, plan.origin)
     names = ", ".join(dialect.literal(table.name) for table in plan.tables)
     tables = f"{name} IN ({names}) AND " if names else ""
     return (
-        f"SELECT {name}, MAX(CASE WHEN {replaced} THEN {at} END), MAX(CASE WHEN {same} THEN {at} END) "
-        f"FROM {plan.path(LOADS_TABLE)} WHERE {tables}({replaced} OR ({same})) GROUP BY {name}"
+        f"SELECT {name}, {rows}, MAX(CASE WHEN {replaced} THEN {at} END), MAX(CASE WHEN {same} THEN {at} END) "
+        f"FROM {plan.path(LOADS_TABLE)} WHERE {tables}({replaced} OR ({same})) GROUP BY {name}, {rows}"
     )
 
 
@@ -93,12 +93,21 @@ def other_owners(owners: Iterable[tuple[Any, ...]], database_id: str) -> Mapping
     }
 
 
-def already_loaded(history: Iterable[tuple[Any, ...]]) -> Mapping[str, bool]:
-    """From :func:`history_query`'s rows: is this export in the table now? A later replace has taken it out."""
-    return {
-        str(table): loaded is not None and (replaced is None or loaded >= replaced)
-        for table, replaced, loaded in history
-    }
+def already_loaded(history: Iterable[tuple[Any, ...]], tables: Iterable[Table]) -> set[str]:
+    """From :func:`history_query`'s rows: the tables that this export is in now.
+
+    A later replace has taken it out. With another number of rows it is another export of the same bookmark: one of them
+    was made with ``no_data``.
+    """
+    records = list(history)
+    found = set()
+    for table in tables:
+        own = [record for record in records if record[0] == table.name]
+        replaced = max((at for _, _, at, _ in own if at is not None), default=None)
+        loaded = max((at for _, rows, _, at in own if rows == table.rows and at is not None), default=None)
+        if loaded is not None and (replaced is None or loaded >= replaced):
+            found.add(table.name)
+    return found
 
 
 def _same_origin(dialect: Dialect, origin: Origin) -> str:

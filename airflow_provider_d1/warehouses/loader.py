@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from contextlib import closing, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -155,14 +154,14 @@ class Load(Run[Any]):
         warehouse, plan = self.warehouse, self.plan
         warehouse.check_targets(self)
         self._check_owners()
-        loaded: Mapping[str, bool] = {}
+        loaded: set[str] = set()
         if plan.options.mode == "append":
-            loaded = load_history.already_loaded(self.session.rows(load_history.history_query(plan)))
+            loaded = load_history.already_loaded(self.session.rows(load_history.history_query(plan)), plan.tables)
         results: list[LoadedTable] = []
         works: list[TableLoad] = []
         for table in plan.tables:
             existing, path = self._columns(table.name), plan.path(table.name)
-            if existing and loaded.get(table.name):
+            if existing and table.name in loaded:
                 log.info("Skipped %s: this export is already loaded", path)
                 results.append(LoadedTable(table.name, path, warehouse.statement, 0, skipped=True))
                 continue

@@ -294,3 +294,10 @@ def test_another_database_is_replaced_only_when_that_is_allowed(engine, schema, 
     engine.execute(f"DROP TABLE {engine.quoted(schema, 'users')}")
     load_staged(stage({"users": MORE}, **crm))
     assert held(engine, schema) == rows((3, "Grace"), (4, ""))
+
+
+def test_an_export_without_data_is_not_the_full_one(engine, schema, load_staged, stage) -> None:
+    """Both have the bookmark of the database, which did not change between them."""
+    for content, loaded in ((USERS.slice(0, 0), 0), (USERS, 2), (USERS, 0)):
+        assert load_staged(stage({"users": content}, bookmark="same"), mode="append")["rows"] == loaded
+    assert held(engine, schema) == rows((1, "Ada"), (2, None))

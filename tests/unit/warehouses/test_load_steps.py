@@ -251,15 +251,18 @@ def test_an_append_and_its_record_belong_together(name) -> None:
 @pytest.mark.parametrize("name", DEFAULT)
 def test_what_is_loaded_is_skipped(name) -> None:
     columns = existing(name, id="int64", name="string")
-    recorder = Recorder(columns, history=[("users", None, 5)])
+    recorder = Recorder(columns, history=[("users", 3, None, 5)])
     (result,) = load(name, recorder, "append")
     assert result.skipped
     assert FILL not in recorder.ran
     # a later replace has taken it out again
-    (result,) = load(name, Recorder(columns, history=[("users", 6, 5)]), "append")
+    (result,) = load(name, Recorder(columns, history=[("users", 3, 6, 5)]), "append")
     assert not result.skipped
     # the table has gone since
-    (result,) = load(name, Recorder([], history=[("users", None, 5)]), "append")
+    (result,) = load(name, Recorder([], history=[("users", 3, None, 5)]), "append")
+    assert not result.skipped
+    # the rows that were loaded are another number: an export with no_data has the same bookmark
+    (result,) = load(name, Recorder(columns, history=[("users", 0, None, 5)]), "append")
     assert not result.skipped
 
 
