@@ -611,7 +611,7 @@ MUTATIONS = (
         "_raise_unless_refused",
         'error.retryable or not any(code in str(error) for code in ("SQLITE_ERROR", "SQLITE_TOOBIG"))',
         "False",
-        ("tests/unit/cloudflare/test_clients.py",),
+        ("tests/unit/cloudflare/test_sql_calls.py",),
     ),
     Mutation(
         "a rollback that cannot be done is refused",

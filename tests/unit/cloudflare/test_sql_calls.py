@@ -77,3 +77,26 @@ def test_a_query_that_failed_inside_a_success() -> None:
 def test_a_result_of_another_shape_is_an_error(result: object) -> None:
     with pytest.raises(D1ApiError):
         read(result)
+
+
+@pytest.mark.parametrize("sql", ["SELECT 1", "SELECT * FROM t", "INSERT INTO t VALUES (1) RETURNING a"])
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (D1ApiError('near "x": syntax error at offset 3: SQLITE_ERROR', status=400), True),
+        (D1ApiError("UNIQUE constraint failed: SQLITE_CONSTRAINT", status=400), False),
+        (D1ApiError("D1 DB exceeded its CPU time limit and was reset.", status=500), False),
+        (D1ApiError("D1 DB is overloaded.", status=500, retryable=True), False),
+    ],
+)
+def test_a_rewritten_statement_is_sent_as_it_is_only_when_it_was_not_understood(
+    sql: str, error: D1ApiError, again: bool
+) -> None:
+    plan = sql_calls.run("acc", "db", [Statement(sql)])
+    next(plan)
+    if again:
+        assert plan.throw(error).request.body == {"sql": sql}
+        return
+    with pytest.raises(D1ApiError) as raised:
+        plan.throw(error)
+    assert str(raised.value) == str(error)
