@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
@@ -12,16 +12,12 @@ from airflow_provider_d1.cloudflare.clock import SYSTEM_CLOCK
 from airflow_provider_d1.exceptions import D1Error
 from airflow_provider_d1.triggers import events
 
-if TYPE_CHECKING:
-    from airflow_provider_d1.cloudflare.models import D1Export
-
-
-#: Minimum seconds from the start of a trigger to its event. The process that defers a task ends a moment after the
-#: deferral, and the scheduler reads that from its executor one loop later. If the trigger fires and the task is queued
-#: again before that, the scheduler takes the late report for the end of the resumed task and fails it ("finished with
-#: state success, but the task instance's state attribute is queued"). Measured with Airflow 3.3.2 and LocalExecutor on
-#: two busy cores: the report came 2 s after the deferral (median), 8 s (90 %), and up to a scheduler loop later. Only
-#: the event waits, the export does not.
+#: Minimum seconds from the start of an export to the trigger's event. The process that defers a task ends a moment
+#: after the deferral, and the scheduler reads that from its executor one loop later. If the trigger fires and the task
+#: is queued again before that, the scheduler takes the late report for the end of the resumed task and fails it
+#: ("finished with state success, but the task instance's state attribute is queued"). Measured with Airflow 3.3.2 and
+#: LocalExecutor on two busy cores: the report came 2 s after the deferral (median), 8 s (90 %), and up to a scheduler
+#: loop later. Only the event waits, the export does not.
 DEFERRAL_SECONDS = 10.0
 
 
@@ -62,9 +58,18 @@ class D1ExportTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Run the export and send its one event; only a cancellation is raised."""
+        from airflow_provider_d1.cloudflare.models import ExportRequest
+        from airflow_provider_d1.hooks.connection import fetch_settings
+        from airflow_provider_d1.hooks.export_run import export_database
+
         started = SYSTEM_CLOCK.monotonic()
         try:
-            event = events.success(await self._export())
+            request = ExportRequest.from_dict(self.request)
+            settings = await fetch_settings(self.d1_conn_id, request.database)
+            # where Airflow needs long to give the connection, its scheduler needs long too: do not count that time
+            started = SYSTEM_CLOCK.monotonic()
+            export = await export_database(settings, request, deadline=self.deadline, on_progress=self.log.info)
+            event = events.success(export)
         except D1Error as error:
             event = events.failure(error)
         except Exception as error:  # noqa: BLE001 - the worker would not see the reason of a trigger that raises
@@ -75,12 +80,3 @@ class D1ExportTrigger(BaseTrigger):
         if self.task_instance is not None:  # dag.test() has no scheduler to be late
             await SYSTEM_CLOCK.sleep_async(max(0.0, started + DEFERRAL_SECONDS - SYSTEM_CLOCK.monotonic()))
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
-
-    async def _export(self) -> D1Export:
-        from airflow_provider_d1.cloudflare.models import ExportRequest
-        from airflow_provider_d1.hooks.connection import fetch_settings
-        from airflow_provider_d1.hooks.export_run import export_database
-
-        request = ExportRequest.from_dict(self.request)
-        settings = await fetch_settings(self.d1_conn_id, request.database)
-        return await export_database(settings, request, deadline=self.deadline, on_progress=self.log.info)

@@ -32,7 +32,7 @@ def linger() -> None:
     latest = time.monotonic() + 120
     while not begun.exists() and time.monotonic() < latest:
         time.sleep(0.1)
-    time.sleep(4)
+    time.sleep(3)
 
 
 class ExportAndLinger(D1ExportOperator):

@@ -15,6 +15,7 @@ from airflow.triggers.base import BaseTrigger
 from airflow_provider_d1.cloudflare import export as export_module
 from airflow_provider_d1.cloudflare.models import D1Export, ExportRequest
 from airflow_provider_d1.exceptions import D1ExportTimeoutError, D1VirtualTableError
+from airflow_provider_d1.hooks.connection import Settings, fetch_settings
 from airflow_provider_d1.triggers import d1 as trigger_module
 from airflow_provider_d1.triggers.d1 import DEFERRAL_SECONDS, D1ExportTrigger
 from tests.unit.cloudflare.d1_fakes import FakeClock
@@ -182,6 +183,27 @@ async def test_it_does_not_fire_before_the_scheduler_knows_of_the_deferral(
     assert event["status"] == ("error" if fails else "success")
     assert began == [0.0]  # only the event waits
     assert clock.now == fired_at
+
+
+async def test_the_time_in_which_airflow_gives_the_connection_does_not_count(
+    connection: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+
+    async def slow(*arguments: Any) -> Settings:
+        clock.now += 60
+        return await fetch_settings(*arguments)
+
+    async def run_export(*_: Any, **__: Any) -> D1Export:
+        return an_export()
+
+    monkeypatch.setattr(export_module, "run_export", run_export)
+    monkeypatch.setattr(trigger_module, "SYSTEM_CLOCK", clock)
+    monkeypatch.setattr("airflow_provider_d1.hooks.connection.fetch_settings", slow)
+    trigger = D1ExportTrigger(**ARGUMENTS)
+    trigger.task_instance = SimpleNamespace(task_id="t")
+    await events_of(trigger)
+    assert clock.now == 60 + DEFERRAL_SECONDS
 
 
 async def test_it_fires_at_once_where_no_scheduler_runs(connection: None, monkeypatch: pytest.MonkeyPatch) -> None:
