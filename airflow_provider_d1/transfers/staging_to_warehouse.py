@@ -64,8 +64,8 @@ class D1StagingToWarehouseOperator(BaseOperator):
     ``airflow-provider-d1[postgres]`` and so on.
 
     Tables keep their exact names, and columns their names and order; they get no keys or constraints. The rows of every
-    table must be as many as the manifest says, else the task fails and the old tables stand. What is loaded is recorded
-    in ``_d1_loads`` in the same schema.
+    table must be as many as the manifest says, else the task fails and the tables keep their rows. What is loaded is
+    recorded in ``_d1_loads`` in the same schema.
 
     :param manifest: the URI of a ``_manifest.json``, or the output of the transfer that wrote it. (templated)
     :param conn_id: the warehouse's connection. (templated)

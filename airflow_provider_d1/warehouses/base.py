@@ -6,13 +6,13 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from airflow_provider_d1.exceptions import D1WarehouseError
 from airflow_provider_d1.warehouses import load_history
 from airflow_provider_d1.warehouses.drift import Drift, columns_as_staged, find_drift, no_drift
 from airflow_provider_d1.warehouses.session import Connections, Session, abbreviated
+from airflow_provider_d1.warehouses.table_load import Publication, TableLoad, WarehouseOption
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.dialect import Dialect
@@ -22,58 +22,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=Session)
-
-
-@dataclass(frozen=True, slots=True)
-class WarehouseOption:
-    """An argument of the operator that only one engine has; templated, and a text or None.
-
-    :param name: the keyword.
-    :param help: what it means, for the docs.
-    :param example: a value.
-    """
-
-    name: str
-    help: str
-    example: str
-
-
-@dataclass(slots=True)
-class TableLoad:
-    """What is done with one table.
-
-    :param action: ``create`` it; ``overwrite`` its rows, as its columns are the staged ones; ``swap`` a new table in;
-        ``append`` rows to it.
-    :param drift: how the table has to change before an append, and the columns that the staged ones go into.
-    :param into: the table that the staged files are loaded into: a helper table, or the table itself.
-    :param columns: the columns of ``into`` that the files are loaded into, in staged order.
-    :param rows_before: the rows that the table had, where they stay and the files are loaded into the table itself.
-    :param partitions: those of the helper table, in ClickHouse.
-    :param keeps_grants: False where a swap must not keep grants, as policies may be lost by it.
-    :param nul_replaced: column → values whose NUL characters were replaced.
-    """
-
-    table: Table
-    action: Literal["create", "overwrite", "swap", "append"]
-    drift: Drift
-    into: str
-    columns: tuple[Column, ...]
-    rows_before: int = 0
-    partitions: Sequence[str] = ("all",)
-    keeps_grants: bool = True
-    nul_replaced: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """The statements that make a table's rows visible: DDL, which mostly commits by itself, then those on rows.
-
-    :param renames: the helper table becomes the table, so that it need not be dropped.
-    """
-
-    ddl: Sequence[str] = ()
-    dml: Sequence[str] = ()
-    renames: bool = False
 
 
 class Run(Generic[S]):
@@ -130,7 +78,7 @@ class Warehouse(ABC, Generic[S]):
     reads_text_formats: ClassVar[bool] = True
     #: True where values are fitted to the table's types before they are sent, False where the warehouse casts them
     fits_values_here: ClassVar[bool] = False
-    #: what stands after the columns of a new table, and of ``_d1_loads``
+    #: what follows the columns of a new table, and of ``_d1_loads``
     table_suffix: ClassVar[str] = ""
     loads_suffix: ClassVar[str] = ""
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1ManifestError
-from airflow_provider_d1.warehouses.base import Run, TableLoad, Warehouse
+from airflow_provider_d1.warehouses.base import Run, Warehouse
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.session import Connections, Session
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.plan import LoadPlan
     from airflow_provider_d1.warehouses.staged_files import StagedFiles
+    from airflow_provider_d1.warehouses.table_load import TableLoad
 
 _CONNECT_TIMEOUT = 30
 _TRANSIENT_REASONS = frozenset(

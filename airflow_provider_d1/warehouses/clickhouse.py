@@ -11,13 +11,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1WarehouseError
-from airflow_provider_d1.warehouses.base import Publication, Run, TableLoad, Warehouse
+from airflow_provider_d1.warehouses.base import Run, Warehouse
 from airflow_provider_d1.warehouses.batches import schema_of, staged_batches
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.fitting import fitted
 from airflow_provider_d1.warehouses.s3_access import S3Access, s3_access
 from airflow_provider_d1.warehouses.session import Connections, Session
 from airflow_provider_d1.warehouses.staged_files import split_s3
+from airflow_provider_d1.warehouses.table_load import Publication, TableLoad
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.plan import Column, LoadPlan
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 #: String holds text and bytes alike; a comment says which, so that a later append knows
 _COMMENT = " COMMENT 'binary'"
-#: what stands for the staging bucket's address and keys in the statement; the values are sent as parameters
+#: placeholders for the staging bucket's address and keys in the statement; the values are sent as parameters
 _S3_PARAMETERS = ("d1_url", "d1_access_key", "d1_secret_key", "d1_session_token")
 _CODE = re.compile(r"\bCode: (\d+)")
 #: values and types that don't fit, unknown columns, functions, tables, databases and settings, wrong syntax, missing

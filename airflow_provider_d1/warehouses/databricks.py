@@ -6,9 +6,10 @@ import re
 from typing import TYPE_CHECKING
 
 from airflow_provider_d1.exceptions import D1ConfigurationError
-from airflow_provider_d1.warehouses.base import Run, TableLoad, Warehouse, WarehouseOption
+from airflow_provider_d1.warehouses.base import Run, Warehouse
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.session import Connections, CursorSession, is_permanent_sqlstate
+from airflow_provider_d1.warehouses.table_load import TableLoad, WarehouseOption
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.plan import LoadPlan

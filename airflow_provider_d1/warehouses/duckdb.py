@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_d1.dump.sqlite_names import fold_case
 from airflow_provider_d1.exceptions import D1Error, D1ManifestError, D1WarehouseError
-from airflow_provider_d1.warehouses.base import Publication, Run, TableLoad, Warehouse
+from airflow_provider_d1.warehouses.base import Run, Warehouse
 from airflow_provider_d1.warehouses.batches import schema_of, staged_batches
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.duckdb_session import DuckDBSession
 from airflow_provider_d1.warehouses.fitting import fitted
 from airflow_provider_d1.warehouses.s3_access import s3_access
 from airflow_provider_d1.warehouses.staged_files import split_s3
+from airflow_provider_d1.warehouses.table_load import Publication, TableLoad
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -111,7 +111,7 @@ def already_loaded(history: Iterable[tuple[Any, ...]], tables: Iterable[Table]) 
 
 
 def _same_origin(dialect: Dialect, origin: Origin) -> str:
-    """The same database at the same bookmark; a dump's SHA-256 stands in for a bookmark that nobody knows."""
+    """The same database at the same bookmark; where the bookmark is unknown, the dump's SHA-256."""
 
     def equal(column: str, value: str | None) -> str:
         name = dialect.identifier(column)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1WarehouseError
 from airflow_provider_d1.warehouses import load_history
-from airflow_provider_d1.warehouses.base import Run, TableLoad, Warehouse
+from airflow_provider_d1.warehouses.base import Run, Warehouse
 from airflow_provider_d1.warehouses.plan import LOADS_TABLE, LoadedTable, LoadPlan, leftover_helpers
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.session import Connections
     from airflow_provider_d1.warehouses.staged_files import StagedFiles
+    from airflow_provider_d1.warehouses.table_load import TableLoad
 
 log = logging.getLogger(__name__)
 

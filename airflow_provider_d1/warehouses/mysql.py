@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from airflow_provider_d1.exceptions import D1WarehouseError
 from airflow_provider_d1.warehouses import load_history
 from airflow_provider_d1.warehouses.ahead import ahead
-from airflow_provider_d1.warehouses.base import Run, TableLoad, Warehouse
+from airflow_provider_d1.warehouses.base import Run, Warehouse
 from airflow_provider_d1.warehouses.batches import staged_batches
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.fitting import fitted
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.plan import LoadPlan
     from airflow_provider_d1.warehouses.session import Connections
     from airflow_provider_d1.warehouses.staged_files import StagedFiles
+    from airflow_provider_d1.warehouses.table_load import TableLoad
 
 #: bytes of rows in one INSERT; the server's max_allowed_packet is 16 MiB in MariaDB, 64 MiB in MySQL 8, if not less
 _LARGEST_INSERT = 4 << 20

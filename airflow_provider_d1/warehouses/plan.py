@@ -145,7 +145,7 @@ def make_plan(
     """Decide what is loaded, and refuse what can't be, before anything is created.
 
     :param manifest: as read.
-    :param uri: where it stands; recorded, and shown.
+    :param uri: its URI; recorded, and shown.
     :param token: the name of this load; by default a new one.
     :raises D1ManifestError: when the manifest contradicts itself or holds no tables.
     :raises D1ConfigurationError: for a name in ``tables`` that the manifest does not have.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_d1.exceptions import D1WarehouseError
 from airflow_provider_d1.warehouses import postgres_catalog, postgres_errors
 from airflow_provider_d1.warehouses.ahead import ahead
-from airflow_provider_d1.warehouses.base import Publication, Run, TableLoad, Warehouse
+from airflow_provider_d1.warehouses.base import Run, Warehouse
 from airflow_provider_d1.warehouses.batches import staged_batches
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.fitting import fitted, nul_free
@@ -29,6 +29,7 @@ from airflow_provider_d1.warehouses.postgres_statements import (
     truncate_and_insert,
 )
 from airflow_provider_d1.warehouses.session import Connections, limit_connect_time
+from airflow_provider_d1.warehouses.table_load import Publication, TableLoad
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.plan import LoadPlan, Table

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1ConfigurationError
-from airflow_provider_d1.warehouses.base import Run, TableLoad, Warehouse, WarehouseOption
+from airflow_provider_d1.warehouses.base import Run, Warehouse
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.plan import LOADS_TABLE, leftover_helpers
 from airflow_provider_d1.warehouses.s3_access import S3Access, s3_access
@@ -18,6 +18,7 @@ from airflow_provider_d1.warehouses.session import (
     limit_connect_time,
 )
 from airflow_provider_d1.warehouses.staged_files import split_s3
+from airflow_provider_d1.warehouses.table_load import TableLoad, WarehouseOption
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.plan import LoadPlan

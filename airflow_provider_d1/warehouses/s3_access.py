@@ -1,4 +1,4 @@
-"""S3 credentials of an Airflow connection, for warehouses that read the staging bucket by themselves."""
+"""S3 credentials of an Airflow connection, for warehouses that read the staging bucket."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class S3Access:
     endpoint_url: str | None = None
 
     def hidden_in(self, text: str) -> str:
-        """The text without any of the keys that may stand in it."""
+        """The text without the keys that may be in it."""
         for secret in (self.secret_key, self.session_token, self.access_key):
             if secret:
                 text = text.replace(secret, "***")

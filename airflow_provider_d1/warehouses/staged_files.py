@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def split_s3(uri: str) -> tuple[str, str]:
-    """Bucket and key of an ``s3://`` URI; the key is taken as it stands.
+    """Bucket and key of an ``s3://`` URI; the key is taken literally.
 
     :raises D1ManifestError: when it is no such URI.
     """
@@ -90,7 +90,7 @@ class StagedFiles:
         return None if key is None else self.storage.local_path(key)
 
     def check_contents(self, table: Table) -> None:
-        """Where the warehouse reads the parts by itself: read them once here, if checksums are to be verified.
+        """Where the warehouse reads the parts: read them once here, if checksums are to be verified.
 
         :raises D1ManifestError: for a part whose SHA-256 is not the manifest's.
         """

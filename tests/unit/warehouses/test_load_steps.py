@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from airflow_provider_d1.exceptions import D1WarehouseError
-from airflow_provider_d1.warehouses.base import Run, TableLoad, Warehouse
+from airflow_provider_d1.warehouses.base import Run, Warehouse
 from airflow_provider_d1.warehouses.loader import Load, planned_statements
 from airflow_provider_d1.warehouses.plan import LOADS_TABLE, LoadOptions, LoadPlan, make_plan
 from airflow_provider_d1.warehouses.session import Session, abbreviated
 from tests.unit.warehouses.warehouse_plans import ENGINES, TOKEN, manifest, plan
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.warehouses.table_load import TableLoad
 
 TABLES = {"users": {"id": "int64", "name": "string"}}
 DAY = dt.timedelta(days=1)
