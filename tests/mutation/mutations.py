@@ -755,7 +755,9 @@ MUTATIONS = (
         "Postgres.load_rows",
         "attached = session.attached(table, existing)",
         "attached = []",
-        ("tests/integration/warehouses/test_postgres_kept_objects.py",),
+        (
+            "tests/integration/warehouses/test_postgres_kept_objects.py::test_readers_under_a_policy_see_their_rows_only",
+        ),
     ),
     Mutation(
         "Postgres: what is attached during a load stays",
@@ -763,7 +765,9 @@ MUTATIONS = (
         "_check_still_bare",
         "attached or session.relation(step.table.name) != existing",
         "False",
-        ("tests/integration/warehouses/test_warehouse_readers.py",),
+        (
+            "tests/integration/warehouses/test_warehouse_readers.py::test_what_is_attached_during_the_load_is_kept_by_the_next_attempt",
+        ),
     ),
     Mutation(
         "Postgres: a policy hides no rows from the loader",
@@ -771,7 +775,9 @@ MUTATIONS = (
         "Postgres.lock",
         '"SET LOCAL row_security = off"',
         '"SELECT 1"',
-        ("tests/integration/warehouses/test_postgres_kept_objects.py",),
+        (
+            "tests/integration/warehouses/test_postgres_kept_objects.py::test_a_loader_under_a_policy_is_refused_and_not_shown_a_part",
+        ),
     ),
     Mutation(
         "Postgres: rows that come back do not set off a foreign key's action",
@@ -779,7 +785,9 @@ MUTATIONS = (
         "key_with_actions",
         "list(found[0][0]) if found else []",
         "[]",
-        ("tests/integration/warehouses/test_postgres_kept_objects.py",),
+        (
+            "tests/integration/warehouses/test_postgres_kept_objects.py::test_only_rows_that_are_gone_touch_those_that_refer_to_them",
+        ),
     ),
     Mutation(
         "Postgres: a chosen type changes no value",
@@ -787,7 +795,9 @@ MUTATIONS = (
         "Postgres._checked_cast",
         "not count",
         "True",
-        ("tests/integration/warehouses/test_postgres_kept_objects.py",),
+        (
+            "tests/integration/warehouses/test_postgres_kept_objects.py::test_a_value_that_a_narrower_column_would_change_is_refused",
+        ),
     ),
     Mutation(
         "Postgres: rows are counted in the table that they were put into",
@@ -795,7 +805,9 @@ MUTATIONS = (
         "_finish",
         "count != step.table.rows",
         "False",
-        ("tests/integration/warehouses/test_postgres_kept_objects.py",),
+        (
+            "tests/integration/warehouses/test_postgres_kept_objects.py::test_a_trigger_that_keeps_rows_out_fails_the_load",
+        ),
     ),
     Mutation(
         "Postgres: no table is locked while another is waited for",
@@ -803,7 +815,7 @@ MUTATIONS = (
         "_lock_out_readers",
         "order.insert(0, order.pop(number))",
         "pass",
-        ("tests/integration/warehouses/test_warehouse_readers.py",),
+        ("tests/integration/warehouses/test_warehouse_readers.py::test_a_table_that_is_being_read_holds_up_no_other",),
     ),
     Mutation(
         "Postgres: an error that is not known to come again is retried",
@@ -811,7 +823,7 @@ MUTATIONS = (
         "is_permanent",
         "state in _PERMANENT or state[:2] in _PERMANENT",
         "True",
-        ("tests/integration/warehouses/test_postgres_errors.py",),
+        ("tests/integration/warehouses/test_postgres_errors.py::test_an_error_is_retried_unless_it_would_come_again",),
     ),
     Mutation(
         "a dump in another encoding is named",
@@ -867,7 +879,9 @@ MUTATIONS = (
         "MySQL._referenced_key",
         "not references",
         "True",
-        ("tests/integration/warehouses/test_mysql_tables.py",),
+        (
+            "tests/integration/warehouses/test_mysql_tables.py::test_only_rows_that_are_gone_touch_those_that_refer_to_them",
+        ),
     ),
     Mutation(
         "MySQL: a swap loses nothing that is attached",
@@ -875,7 +889,9 @@ MUTATIONS = (
         "MySQL.load_rows",
         'work.action == "swap"',
         "False",
-        ("tests/integration/warehouses/test_mysql_tables.py",),
+        (
+            "tests/integration/warehouses/test_mysql_tables.py::test_other_columns_of_a_table_with_something_attached_are_refused",
+        ),
     ),
     Mutation(
         "MySQL: an error that is not known to come again is retried",
@@ -891,6 +907,6 @@ MUTATIONS = (
         "MySQLSession.__init__",
         """f"SELECT GET_LOCK('{name}', {waits})\"""",
         '"SELECT 1"',
-        ("tests/integration/warehouses/test_mysql_tables.py",),
+        ("tests/integration/warehouses/test_mysql_tables.py::test_loads_of_one_export_at_once_append_it_once",),
     ),
 )

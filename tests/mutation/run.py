@@ -21,6 +21,8 @@ from tests.mutation.mutations import MUTATIONS, REPOSITORY, Mutation
 
 #: address space of the tests, so that a mutation that removes a size limit does not exhaust the machine's memory
 MEMORY = 4 << 30
+#: seconds for the tests of one mutation
+TIMEOUT = 300
 COPIED = ("airflow_provider_d1", "harness", "tests", "example_dags", "demo", "pyproject.toml")
 
 
@@ -43,7 +45,7 @@ def main(words: list[str]) -> int:
             elif source.exists():
                 shutil.copy(source, copy / part)
         tests = sorted({test for mutation in chosen for test in mutation.tests})
-        baseline = run_tests(copy, tests)
+        baseline = run_tests(copy, tests, timeout=TIMEOUT * len(tests))
         if baseline.returncode != 0:
             print(baseline.stdout[-4000:])
             print("The tests fail before any mutation; fix them first.")
@@ -77,7 +79,7 @@ def attempt(copy: Path, mutation: Mutation) -> Outcome:
     return Outcome(False, f"exit code {finished.returncode}: {finished.stdout.strip()[-300:]}")
 
 
-def run_tests(copy: Path, tests: list[str]) -> subprocess.CompletedProcess[str]:
+def run_tests(copy: Path, tests: list[str], timeout: float = TIMEOUT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
@@ -87,7 +89,7 @@ def run_tests(copy: Path, tests: list[str]) -> subprocess.CompletedProcess[str]:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=timeout,
             check=False,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
         )

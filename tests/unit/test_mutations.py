@@ -20,7 +20,9 @@ def test_the_code_of_each_protection_occurs_once(mutation: Mutation) -> None:
     module, mutated = mutation.apply(REPOSITORY)
     assert ast.dump(ast.parse(mutated)) != ast.dump(ast.parse(module.read_text()))
     for test in mutation.tests:
-        assert (REPOSITORY / test).exists(), f"{test} does not exist"
+        file, _, name = test.partition("::")
+        assert (REPOSITORY / file).exists(), f"{file} does not exist"
+        assert not name or f"def {name}(" in (REPOSITORY / file).read_text(), f"{file} has no {name}"
 
 
 def test_each_protection_is_named_once() -> None:
