@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
-from airflow_provider_d1.cloudflare import access, lookup, sql_calls, time_travel
+from airflow_provider_d1.cloudflare import connection_check, lookup, sql_calls, time_travel
 from airflow_provider_d1.cloudflare.clock import SYSTEM_CLOCK, Clock
 from airflow_provider_d1.cloudflare.rate_limit import RateLimiter, limiter_for
-from airflow_provider_d1.cloudflare.retry import PATIENCE, async_retrying, retrying
+from airflow_provider_d1.cloudflare.retry import DEFAULT_TIMEOUT, async_retrying, retrying
 from airflow_provider_d1.cloudflare.sql_parameters import bind
 from airflow_provider_d1.exceptions import D1Error, D1RateLimitError
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from airflow_provider_d1.cloudflare.credentials import Credentials
-    from airflow_provider_d1.cloudflare.messages import Answer, Request
+    from airflow_provider_d1.cloudflare.messages import Request, Response
     from airflow_provider_d1.cloudflare.models import Database
     from airflow_provider_d1.cloudflare.sql_calls import StatementResult
     from airflow_provider_d1.cloudflare.sql_parameters import Parameters, Statement
@@ -57,7 +57,7 @@ class AsyncD1Client:
 
     async def list_databases(self, name: str | None = None) -> list[Database]:
         """Every database of the account, or those that Cloudflare's search for ``name`` finds."""
-        return await self._carry_out(lookup.all_databases(self.credentials.account_id, name))
+        return await self._run_plan(lookup.all_databases(self.credentials.account_id, name))
 
     async def get_database(
         self, name_or_uuid: str, *, deadline: float | None = None, priority: bool = False
@@ -67,7 +67,7 @@ class AsyncD1Client:
         :raises D1DatabaseNotFoundError: when there is none; the message suggests near names.
         """
         plan = lookup.one_database(self.credentials.account_id, name_or_uuid)
-        return await self._carry_out(plan, deadline=deadline, priority=priority)
+        return await self._run_plan(plan, deadline=deadline, priority=priority)
 
     async def query(self, database_id: str, sql: str, params: Parameters | None = None) -> list[dict[str, Any]]:
         """Run SQL; a dict for each row of the last statement.
@@ -83,7 +83,7 @@ class AsyncD1Client:
 
         Exact are the values of the last one; see :func:`~airflow_provider_d1.cloudflare.sql_calls.run`.
         """
-        return await self._carry_out(sql_calls.run(self.credentials.account_id, database_id, statements))
+        return await self._run_plan(sql_calls.run(self.credentials.account_id, database_id, statements))
 
     async def get_bookmark(self, database_id: str, timestamp: datetime | None = None) -> str:
         """The Time Travel bookmark of a database, of now or of a moment with a time zone."""
@@ -99,16 +99,16 @@ class AsyncD1Client:
         )
         return await self.call(request, time_travel.read_restored)
 
-    async def verify_access(self, database: str | None = None) -> access.Access:
-        """Check token, account, D1 right and database, telling them apart in the error; see :func:`access.verify`."""
+    async def verify_access(self, database: str | None = None) -> connection_check.Access:
+        """Check token, account, D1 permission and database; see :func:`connection_check.verify`."""
         account = self.credentials.account_id
-        plan = access.verify(account, database, global_key=self.credentials.email is not None)
-        return await self._carry_out(plan, deadline=self.clock.time() + self.credentials.timeout)
+        plan = connection_check.verify(account, database, global_key=self.credentials.email is not None)
+        return await self._run_plan(plan, deadline=self.clock.time() + self.credentials.timeout)
 
     async def call(
         self,
         request: Request,
-        read: Callable[[Answer], T],
+        read: Callable[[Response], T],
         *,
         deadline: float | None = None,
         priority: bool = False,
@@ -118,18 +118,18 @@ class AsyncD1Client:
         :param deadline: when to give up, in epoch seconds; by default ten minutes from now.
         :param priority: goes before other calls: for admitted exports.
         """
-        end = self.clock.time() + PATIENCE if deadline is None else deadline
+        end = self.clock.time() + DEFAULT_TIMEOUT if deadline is None else deadline
 
         async def attempt() -> T:
             return read(await self.send(request, deadline=end, priority=priority))
 
-        policy = async_retrying(self.clock, deadline=end, repeatable=request.repeatable)
+        policy = async_retrying(self.clock, deadline=end, idempotent=request.idempotent)
         result: T = await policy(attempt)
         return result
 
     async def send(
         self, request: Request, *, deadline: float, priority: bool = False, total: float | None = None
-    ) -> Answer:
+    ) -> Response:
         """Send a request once, when the rate limiter allows it.
 
         :param total: seconds that the exchange may take as a whole.
@@ -160,7 +160,7 @@ class AsyncD1Client:
     ) -> None:
         await self.aclose()
 
-    async def _carry_out(self, plan: lookup.Plan[T], *, deadline: float | None = None, priority: bool = False) -> T:
+    async def _run_plan(self, plan: lookup.Plan[T], *, deadline: float | None = None, priority: bool = False) -> T:
         try:
             step = next(plan)
             while True:
@@ -199,11 +199,11 @@ class D1Client:
 
     def list_databases(self, name: str | None = None) -> list[Database]:
         """As :meth:`AsyncD1Client.list_databases`."""
-        return self._carry_out(lookup.all_databases(self.credentials.account_id, name))
+        return self._run_plan(lookup.all_databases(self.credentials.account_id, name))
 
     def get_database(self, name_or_uuid: str) -> Database:
         """As :meth:`AsyncD1Client.get_database`."""
-        return self._carry_out(lookup.one_database(self.credentials.account_id, name_or_uuid))
+        return self._run_plan(lookup.one_database(self.credentials.account_id, name_or_uuid))
 
     def query(self, database_id: str, sql: str, params: Parameters | None = None) -> list[dict[str, Any]]:
         """As :meth:`AsyncD1Client.query`."""
@@ -211,7 +211,7 @@ class D1Client:
 
     def execute(self, database_id: str, statements: Sequence[Statement]) -> list[StatementResult]:
         """As :meth:`AsyncD1Client.execute`."""
-        return self._carry_out(sql_calls.run(self.credentials.account_id, database_id, statements))
+        return self._run_plan(sql_calls.run(self.credentials.account_id, database_id, statements))
 
     def get_bookmark(self, database_id: str, timestamp: datetime | None = None) -> str:
         """As :meth:`AsyncD1Client.get_bookmark`."""
@@ -225,16 +225,16 @@ class D1Client:
         )
         return self.call(request, time_travel.read_restored)
 
-    def verify_access(self, database: str | None = None) -> access.Access:
+    def verify_access(self, database: str | None = None) -> connection_check.Access:
         """As :meth:`AsyncD1Client.verify_access`."""
         account = self.credentials.account_id
-        plan = access.verify(account, database, global_key=self.credentials.email is not None)
-        return self._carry_out(plan, deadline=self.clock.time() + self.credentials.timeout)
+        plan = connection_check.verify(account, database, global_key=self.credentials.email is not None)
+        return self._run_plan(plan, deadline=self.clock.time() + self.credentials.timeout)
 
-    def call(self, request: Request, read: Callable[[Answer], T], *, deadline: float | None = None) -> T:
+    def call(self, request: Request, read: Callable[[Response], T], *, deadline: float | None = None) -> T:
         """As :meth:`AsyncD1Client.call`."""
-        end = self.clock.time() + PATIENCE if deadline is None else deadline
-        policy = retrying(self.clock, deadline=end, repeatable=request.repeatable)
+        end = self.clock.time() + DEFAULT_TIMEOUT if deadline is None else deadline
+        policy = retrying(self.clock, deadline=end, idempotent=request.idempotent)
         result: T = policy(lambda: read(self._send(request, end)))
         return result
 
@@ -252,7 +252,7 @@ class D1Client:
     ) -> None:
         self.close()
 
-    def _send(self, request: Request, deadline: float) -> Answer:
+    def _send(self, request: Request, deadline: float) -> Response:
         if self._open is None:
             from airflow_provider_d1.cloudflare.transport import SyncTransport
 
@@ -266,7 +266,7 @@ class D1Client:
         self.limiter.observe(answer)
         return answer
 
-    def _carry_out(self, plan: lookup.Plan[T], *, deadline: float | None = None) -> T:
+    def _run_plan(self, plan: lookup.Plan[T], *, deadline: float | None = None) -> T:
         try:
             step = next(plan)
             while True:

@@ -20,10 +20,10 @@ from http.client import HTTPException, HTTPResponse
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from airflow_provider_d1.cloudflare.api_errors import retry_after
 from airflow_provider_d1.cloudflare.clock import SYSTEM_CLOCK, Clock
 from airflow_provider_d1.cloudflare.download_targets import PUBLIC, AllowedTargets
-from airflow_provider_d1.cloudflare.failures import retry_after
-from airflow_provider_d1.cloudflare.messages import MIB, Answer
+from airflow_provider_d1.cloudflare.messages import MIB, Response
 from airflow_provider_d1.cloudflare.secret import Secret
 from airflow_provider_d1.cloudflare.signed_url import check_url, explain, open_url, redirected
 from airflow_provider_d1.exceptions import D1DownloadError, D1SignedUrlExpiredError
@@ -292,13 +292,13 @@ class Download(io.RawIOBase):
         status = response.status
         if status in (404, 410) or (status in (400, 401, 403) and self._says_expired()):
             raise D1SignedUrlExpiredError(
-                f"the signed URL of this export is not accepted any more (HTTP {status}): it works for an hour. Export"
-                " again to get a new one"
+                f"the signed URL of this export has expired (HTTP {status}; it is valid for one hour). Run the export"
+                " again"
             )
         if status not in (408, 429) and status < 500:
             raise D1DownloadError(f"the dump's server refused the signed URL with HTTP {status}")
         headers = {name: response.headers.get(name, "") for name in ("retry-after", "date")}
-        asked = retry_after(Answer(status, headers, b""), at_most=math.inf)
+        asked = retry_after(Response(status, headers, b""), at_most=math.inf)
         if asked is not None and asked > LONGEST_WAIT:
             raise D1DownloadError(f"the dump's server answered HTTP {status} and asks to wait for {asked:.0f} s")
         self._pause(f"HTTP {status}", asked)
@@ -314,8 +314,8 @@ class Download(io.RawIOBase):
         self._failures += 1
         if self._failures >= ATTEMPTS:
             raise D1DownloadError(
-                f"the download broke off at byte {self._position} of {self.content_length or 'an unknown number'}, and"
-                f" {self._failures} attempts in a row brought nothing more: {problem}"
+                f"the download stopped at byte {self._position} of {self.content_length or 'an unknown number'}; no"
+                f" progress after {self._failures} attempts: {problem}"
             )
         pause = min(0.5 * 2 ** (self._failures - 1), MAX_PAUSE) if seconds is None else seconds
         self._waited += pause

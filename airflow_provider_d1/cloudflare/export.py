@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from airflow_provider_d1.cloudflare import export_protocol, failures, preflight, sql_calls
+from airflow_provider_d1.cloudflare import api_errors, export_protocol, preflight, sql_calls
 from airflow_provider_d1.cloudflare.export_progress import ProgressReporter
 from airflow_provider_d1.cloudflare.export_protocol import (
     BUSY_GAP,
@@ -36,7 +36,7 @@ from airflow_provider_d1.exceptions import D1ApiError, D1ExportBusyError, D1Expo
 
 if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.client import AsyncD1Client
-    from airflow_provider_d1.cloudflare.messages import Answer
+    from airflow_provider_d1.cloudflare.messages import Response
     from airflow_provider_d1.cloudflare.sql_calls import StatementResult
 
 #: seconds one poll may take, below the 15 s without a poll after which D1 cancels. Not much shorter: the response that
@@ -266,7 +266,7 @@ class _ExportRun:
             answer = await client.send(message, deadline=self._end, priority=True, total=total)
         except D1ApiError as error:
             return Unclear(error) if error.retryable else Failed(error), timedelta(0)
-        date = failures.http_date(answer.headers.get("date", ""))
+        date = api_errors.http_date(answer.headers.get("date", ""))
         ahead = 0.0 if date is None else date - self._clock.time()
         return export_protocol.read_export(answer), timedelta(seconds=ahead if abs(ahead) > _CLOCK_TOLERANCE else 0.0)
 
@@ -295,11 +295,11 @@ class _ExportRun:
         )
 
 
-def _rows_or_busy(answer: Answer) -> StatementResult | None:
+def _rows_or_busy(answer: Response) -> StatementResult | None:
     """None for a busy database: waiting is the export's business, not the retry policy's."""
     try:
         return sql_calls.read_results(answer)[0]
     except D1ApiError as error:
-        if failures.is_busy(str(error)):
+        if api_errors.is_busy(str(error)):
             return None
         raise

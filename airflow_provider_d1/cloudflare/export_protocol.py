@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_d1.cloudflare import failures, protocol
-from airflow_provider_d1.cloudflare.messages import Answer, Request
+from airflow_provider_d1.cloudflare import api_errors, protocol
+from airflow_provider_d1.cloudflare.messages import Request, Response
 from airflow_provider_d1.cloudflare.rate_limit import POLL_GAP
 from airflow_provider_d1.exceptions import (
     D1ApiError,
@@ -88,10 +88,10 @@ def export(account_id: str, database_id: str, options: ExportOptions, *, bookmar
     }
     if bookmark is not None:
         body["current_bookmark"] = bookmark
-    return Request("POST", protocol.database_path(account_id, database_id, "export"), body=body, repeatable=False)
+    return Request("POST", protocol.database_path(account_id, database_id, "export"), body=body, idempotent=False)
 
 
-def read_export(answer: Answer) -> ExportAnswer:
+def read_export(answer: Response) -> ExportAnswer:
     """What an answer to a start or a poll means: first the failures, outer and inner, then the status."""
     try:
         envelope = protocol.read_envelope(answer)
@@ -100,7 +100,7 @@ def read_export(answer: Answer) -> ExportAnswer:
     result = envelope.result if isinstance(envelope.result, dict) else {}
     if not envelope.success or answer.status >= 400:
         said = envelope.message or _inner_error(result)
-        return _from_message(said) or _from_error(failures.failure(answer, envelope.errors or ((None, said),)))
+        return _from_message(said) or _from_error(api_errors.failure(answer, envelope.errors or ((None, said),)))
     # an explicit failure counts before any status, and a status of "error" before what else the answer holds
     inner = answer.secret.redact(_inner_error(result))
     status = result.get("status")
@@ -133,7 +133,7 @@ def _dump(result: dict[str, Any], status: object) -> dict[str, Any] | None:
 def _from_message(message: str) -> ExportAnswer | None:
     if NOT_EXPORTING in message:
         return Lost()
-    if failures.is_busy(message):
+    if api_errors.is_busy(message):
         return Busy()
     if "virtual table" in message.lower():
         return Failed(
@@ -142,9 +142,9 @@ def _from_message(message: str) -> ExportAnswer | None:
                 ' export, or use on_virtual_table="skip"'
             )
         )
-    if failures.is_permanent(message):
+    if api_errors.is_permanent(message):
         return Failed(D1ExportError(f"D1 could not export the database: {message}", retryable=False))
-    if failures.is_transient(message):
+    if api_errors.is_transient(message):
         return Unclear(D1ExportError(f"D1 answered: {message}"))
     return None
 
@@ -154,7 +154,7 @@ def _from_error(error: D1ApiError) -> ExportAnswer:
 
 
 def _inner_error(result: dict[str, Any]) -> str:
-    return failures.text_of(result.get("error")) or failures.text_of(result.get("errors"))
+    return api_errors.text_of(result.get("error")) or api_errors.text_of(result.get("errors"))
 
 
 def _parts(messages: object) -> frozenset[int]:

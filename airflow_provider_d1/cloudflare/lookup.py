@@ -53,7 +53,7 @@ def one_database(account_id: str, name_or_uuid: str) -> Plan[Database]:
     :raises D1DatabaseNotFoundError: with the nearest names of the account, when there are some.
     """
     if not name_or_uuid:
-        raise D1ConfigurationError("no database was named: give one, or set it as the connection's schema")
+        raise D1ConfigurationError("no database given: pass database=…, or set the connection's schema field")
     if _UUID.fullmatch(name_or_uuid):
         try:
             database: Database = yield Call(

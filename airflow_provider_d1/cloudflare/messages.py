@@ -19,7 +19,7 @@ MAX_QUERY_ANSWER_BYTES = 64 * MIB
 class Request:
     """One API call.
 
-    ``repeatable`` says that sending it twice does no more than sending it once. ``max_answer_bytes`` bounds what is
+    ``idempotent`` says that sending it twice does no more than sending it once. ``max_answer_bytes`` bounds what is
     read.
     """
 
@@ -27,12 +27,12 @@ class Request:
     path: str
     query: Mapping[str, str | int] = field(default_factory=dict)
     body: Mapping[str, Any] | None = None
-    repeatable: bool = True
+    idempotent: bool = True
     max_answer_bytes: int = MAX_ANSWER_BYTES
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """What came back: status, header fields with lower-case names, and the whole body."""
 
     status: int
@@ -46,4 +46,4 @@ class Call:
     """A request, and what reads its answer (raising :class:`D1ApiError` for a failure)."""
 
     request: Request
-    read: Callable[[Answer], Any]
+    read: Callable[[Response], Any]

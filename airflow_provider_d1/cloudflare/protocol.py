@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from airflow_provider_d1.cloudflare import failures
-from airflow_provider_d1.cloudflare.messages import Answer, Request
+from airflow_provider_d1.cloudflare import api_errors
+from airflow_provider_d1.cloudflare.messages import Request, Response
 from airflow_provider_d1.cloudflare.models import Database
 from airflow_provider_d1.exceptions import D1ApiError
 
@@ -69,7 +69,7 @@ def get_database(account_id: str, database_id: str) -> Request:
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 
-def read_envelope(answer: Answer) -> Envelope:
+def read_envelope(answer: Response) -> Envelope:
     """Take an answer out of its wrapper.
 
     :raises D1ApiError: for a body that is no such wrapper (an HTML error page, cut JSON, a redirect); it may be
@@ -88,13 +88,13 @@ def read_envelope(answer: Answer) -> Envelope:
         body = None
     if not isinstance(body, dict):
         if answer.status in (401, 403, 404, 429):
-            raise failures.failure(answer, ())
+            raise api_errors.failure(answer, ())
         # A gateway's page, or JSON that was cut on its way: neither says that D1 refused anything.
         raise D1ApiError(
             f"the D1 API answered HTTP {answer.status} with {_kind_of(answer)} instead of JSON",
             status=answer.status,
             retryable=answer.status in (200, 202, 408) or answer.status >= 500,
-            retry_after=failures.retry_after(answer),
+            retry_after=api_errors.retry_after(answer),
         )
     info = body.get("result_info")
     return Envelope(
@@ -105,7 +105,7 @@ def read_envelope(answer: Answer) -> Envelope:
     )
 
 
-def read_result(answer: Answer) -> Any:  # noqa: ANN401 - any JSON
+def read_result(answer: Response) -> Any:  # noqa: ANN401 - any JSON
     """The ``result`` of a successful answer.
 
     :raises D1ApiError: and its subclasses, for anything else.
@@ -113,10 +113,10 @@ def read_result(answer: Answer) -> Any:  # noqa: ANN401 - any JSON
     return _successful(answer).result
 
 
-def _successful(answer: Answer) -> Envelope:
+def _successful(answer: Response) -> Envelope:
     envelope = read_envelope(answer)
     if not envelope.success or answer.status >= 400:
-        raise failures.failure(answer, envelope.errors)
+        raise api_errors.failure(answer, envelope.errors)
     return envelope
 
 
@@ -129,7 +129,7 @@ class DatabasePage:
     total: int | None
 
 
-def read_databases(answer: Answer) -> DatabasePage:
+def read_databases(answer: Response) -> DatabasePage:
     """Read an answer to :func:`list_databases`."""
     envelope = _successful(answer)
     items = envelope.result or []
@@ -143,7 +143,7 @@ def read_databases(answer: Answer) -> DatabasePage:
     )
 
 
-def read_database(answer: Answer) -> Database:
+def read_database(answer: Response) -> Database:
     """Read an answer to :func:`get_database`."""
     result = read_result(answer)
     if not isinstance(result, dict) or not result.get("uuid"):
@@ -156,7 +156,7 @@ def _redacted(result: Any, secret: Secret) -> Any:  # noqa: ANN401 - any JSON
     for item in result if isinstance(result, list) else [result]:
         if isinstance(item, dict) and item.get("success") is False:
             for name in item.keys() & {"error", "errors"}:
-                item[name] = secret.redact(failures.text_of(item[name]))
+                item[name] = secret.redact(api_errors.text_of(item[name]))
     return result
 
 
@@ -168,7 +168,7 @@ def _errors(errors: object) -> tuple[tuple[int | None, str], ...]:
     found = []
     for item in errors:
         code = item.get("code") if isinstance(item, dict) else None
-        found.append((code if isinstance(code, int) else None, failures.text_of(item)))
+        found.append((code if isinstance(code, int) else None, api_errors.text_of(item)))
     return tuple(found)
 
 
@@ -182,7 +182,7 @@ def _database(item: Mapping[str, Any]) -> Database:
     )
 
 
-def _kind_of(answer: Answer) -> str:
+def _kind_of(answer: Response) -> str:
     if "html" in answer.headers.get("content-type", "") or answer.body.lstrip()[:1] == b"<":
         return "an HTML page"
     return "something broken" if answer.body else "an empty body"

@@ -22,14 +22,14 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from airflow_provider_d1.cloudflare.api_errors import is_overloaded, retry_after
 from airflow_provider_d1.cloudflare.clock import SYSTEM_CLOCK, Clock
-from airflow_provider_d1.cloudflare.failures import is_overloaded, retry_after
 from airflow_provider_d1.cloudflare.other_callers import SIGNIFICANT, WINDOW, OtherCallers
 from airflow_provider_d1.cloudflare.rate_limit_headers import Limit, read_policy, read_remaining
 
 if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.credentials import Credentials
-    from airflow_provider_d1.cloudflare.messages import Answer
+    from airflow_provider_d1.cloudflare.messages import Response
 
 #: longest gap between two polls of one export, in seconds: what a running export costs
 POLL_GAP = 5.0
@@ -139,7 +139,7 @@ class RateLimiter:
                 self._left = Limit(self._left.calls - 1, self._left.seconds)
             return 0.0
 
-    def observe(self, response: Answer) -> None:
+    def observe(self, response: Response) -> None:
         """Take in what a response says about the limit, and a refusal."""
         policy, left = read_policy(response), read_remaining(response)
         refused = response.status == 429 and not is_overloaded(response.body[:2000].decode("latin-1"))

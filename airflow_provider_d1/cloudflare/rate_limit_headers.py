@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow_provider_d1.cloudflare.failures import MAX_RETRY_AFTER
+from airflow_provider_d1.cloudflare.api_errors import MAX_RETRY_AFTER
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.cloudflare.messages import Answer
+    from airflow_provider_d1.cloudflare.messages import Response
 
 # At most nine digits: Python refuses to read a number of thousands of digits.
 _POLICY = re.compile(r"\bq=(\d{1,9})\b.*?\bw=(\d{1,9})\b|^\s*(\d{1,9})\s*;\s*w=(\d{1,9})\b")
@@ -30,7 +30,7 @@ class Limit:
         return self.calls - math.ceil(self.calls * reserve)
 
 
-def read_policy(response: Answer) -> Limit | None:
+def read_policy(response: Response) -> Limit | None:
     """The limit that the server enforces, None where it does not say."""
     found = _POLICY.search(response.headers.get("ratelimit-policy", ""))
     if found is None:
@@ -39,7 +39,7 @@ def read_policy(response: Answer) -> Limit | None:
     return Limit(calls, float(seconds)) if calls > 0 and seconds > 0 else None
 
 
-def read_remaining(response: Answer) -> Limit | None:
+def read_remaining(response: Response) -> Limit | None:
     """The calls that are left, and for how many seconds that holds: 15 minutes at most, whatever the server says."""
     found = _REMAINING.search(response.headers.get("ratelimit", ""))
     if found is not None:

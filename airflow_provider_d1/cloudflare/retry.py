@@ -17,35 +17,35 @@ if TYPE_CHECKING:
 ATTEMPTS = 6
 #: seconds a call may take, its retries included, unless its caller knows better: longer than Cloudflare's five-minute
 #: block
-PATIENCE = 600.0
+DEFAULT_TIMEOUT = 600.0
 _backoff = tenacity.wait_random_exponential(multiplier=0.5, max=20)
 
 
-def worth_a_retry(error: BaseException, *, repeatable: bool) -> bool:
+def worth_a_retry(error: BaseException, *, idempotent: bool) -> bool:
     """Whether sending the request again may help, and cannot do anything twice.
 
     :param error: what the call raised.
-    :param repeatable: whether the request may be repeated though D1 may have acted on it.
+    :param idempotent: whether the request may be repeated though D1 may have acted on it.
     """
     if not isinstance(error, D1ApiError) or not error.retryable:
         return False
     refused = isinstance(error, D1RateLimitError)
     never_sent = isinstance(error, D1ConnectionError) and not error.sent
-    return repeatable or refused or never_sent
+    return idempotent or refused or never_sent
 
 
-def retrying(clock: Clock, *, deadline: float, repeatable: bool) -> tenacity.Retrying:
+def retrying(clock: Clock, *, deadline: float, idempotent: bool) -> tenacity.Retrying:
     """The policy for blocking code; ``deadline`` is absolute, in epoch seconds."""
-    return tenacity.Retrying(sleep=clock.sleep, **_policy(clock, deadline, repeatable))
+    return tenacity.Retrying(sleep=clock.sleep, **_policy(clock, deadline, idempotent))
 
 
-def async_retrying(clock: Clock, *, deadline: float, repeatable: bool) -> tenacity.AsyncRetrying:
+def async_retrying(clock: Clock, *, deadline: float, idempotent: bool) -> tenacity.AsyncRetrying:
     """The policy for coroutines; ``deadline`` is absolute, in epoch seconds."""
-    return tenacity.AsyncRetrying(sleep=clock.sleep_async, **_policy(clock, deadline, repeatable))
+    return tenacity.AsyncRetrying(sleep=clock.sleep_async, **_policy(clock, deadline, idempotent))
 
 
-def _policy(clock: Clock, deadline: float, repeatable: bool) -> dict[str, Any]:
-    predicate: Callable[[BaseException], bool] = partial(worth_a_retry, repeatable=repeatable)
+def _policy(clock: Clock, deadline: float, idempotent: bool) -> dict[str, Any]:
+    predicate: Callable[[BaseException], bool] = partial(worth_a_retry, idempotent=idempotent)
     return {
         "retry": tenacity.retry_if_exception(predicate),
         "wait": _wait,

@@ -65,8 +65,8 @@ def unseal(sealed: str, token: str, *, now: datetime | None = None) -> Secret:
         url = None
     if url is None:
         raise D1SealError(
-            "the sealed URL of this export does not open with this connection's API token: it was sealed with another"
-            " one, or changed on the way. Use the connection that made the export, or export again."
+            "the sealed URL of this export cannot be decrypted with this connection's API token (different token, or"
+            " corrupted). Use the connection that made the export, or export again."
         )
     if (now or datetime.now(UTC)) >= expiry:
         raise D1SignedUrlExpiredError(

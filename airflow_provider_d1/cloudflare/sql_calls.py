@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_d1.cloudflare import failures, protocol
+from airflow_provider_d1.cloudflare import api_errors, protocol
 from airflow_provider_d1.cloudflare.exact_results import ExactSelect, exact_returning, exact_select
-from airflow_provider_d1.cloudflare.messages import MAX_QUERY_ANSWER_BYTES, Answer, Call, Request
+from airflow_provider_d1.cloudflare.messages import MAX_QUERY_ANSWER_BYTES, Call, Request, Response
 from airflow_provider_d1.cloudflare.sql_errors import IntegrityError, OperationalError
 from airflow_provider_d1.cloudflare.sql_errors import Warning as SqlWarning
 from airflow_provider_d1.cloudflare.sql_tokens import is_read_only, split, verb
@@ -61,7 +61,7 @@ def request(account_id: str, database_id: str, statements: Sequence[Statement]) 
         "POST",
         protocol.database_path(account_id, database_id, "raw"),
         body=body,
-        repeatable=all(is_read_only(statement.sql) for statement in statements),
+        idempotent=all(is_read_only(statement.sql) for statement in statements),
         max_answer_bytes=MAX_QUERY_ANSWER_BYTES,
     )
 
@@ -81,7 +81,7 @@ def batches(statements: Iterable[Statement]) -> Iterator[list[Statement]]:
         yield batch
 
 
-def read_results(answer: Answer) -> list[StatementResult]:
+def read_results(answer: Response) -> list[StatementResult]:
     """Read an answer to :func:`request`: a result for each statement, at least one, with values as D1 sent them."""
     result = protocol.read_result(answer)
     items = result if isinstance(result, list) and result else [result]
@@ -208,11 +208,11 @@ def _as_sent(statement: Statement, result: StatementResult) -> StatementResult:
     return replace(result, rows=[list(map(from_json, row)) for row in result.rows])
 
 
-def _read_result(answer: Answer, item: object) -> StatementResult:
+def _read_result(answer: Response, item: object) -> StatementResult:
     if not isinstance(item, dict):
         raise protocol.unexpected("a query result")
     if item.get("success") is False:
-        raise failures.failure(answer, ((None, failures.text_of(item.get("error")) or "the query failed"),))
+        raise api_errors.failure(answer, ((None, api_errors.text_of(item.get("error")) or "the query failed"),))
     results = item.get("results") or {}
     meta = item.get("meta")
     counts = (_count(meta, "changes"), _count(meta, "last_row_id"))

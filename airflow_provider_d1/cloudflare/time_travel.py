@@ -11,7 +11,7 @@ from airflow_provider_d1.cloudflare.messages import Request
 from airflow_provider_d1.exceptions import D1ConfigurationError
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.cloudflare.messages import Answer
+    from airflow_provider_d1.cloudflare.messages import Response
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def restore_request(
 ) -> Request:
     """Bring a database back to a bookmark or a moment.
 
-    Not repeatable: a repetition would also discard what was written after the first call.
+    Not idempotent: a repetition would also discard what was written after the first call.
 
     :raises D1ConfigurationError: unless exactly one of the two is given.
     """
@@ -44,15 +44,15 @@ def restore_request(
         raise D1ConfigurationError("restore: expected either a bookmark or a timestamp.")
     query = {"bookmark": bookmark} if bookmark is not None else {"timestamp": _text(timestamp)}
     path = protocol.database_path(account_id, database_id, "time_travel/restore")
-    return Request("POST", path, query=query, repeatable=False)
+    return Request("POST", path, query=query, idempotent=False)
 
 
-def read_bookmark(answer: Answer) -> str:
+def read_bookmark(answer: Response) -> str:
     """Read an answer to :func:`bookmark_request`."""
     return _bookmark(protocol.read_result(answer), "bookmark")
 
 
-def read_restored(answer: Answer) -> Restored:
+def read_restored(answer: Response) -> Restored:
     """Read an answer to :func:`restore_request`."""
     result = protocol.read_result(answer)
     return Restored(_bookmark(result, "bookmark"), _bookmark(result, "previous_bookmark"))

@@ -9,9 +9,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import logging
 import os
 import ssl
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,12 +23,52 @@ from urllib.parse import urlsplit
 import httpx
 
 from airflow_provider_d1.cloudflare.credentials import USER_AGENT, Credentials
-from airflow_provider_d1.cloudflare.messages import MIB, Answer, Request
-from airflow_provider_d1.cloudflare.quiet import quiet
+from airflow_provider_d1.cloudflare.messages import MIB, Request, Response
 from airflow_provider_d1.exceptions import D1ApiError, D1ConfigurationError, D1ConnectionError
 
 #: seconds that a connection is kept for the next request
 _IDLE = 30.0
+
+
+# httpx logs the whole URL of every request at INFO, and httpcore the headers of every response (a redirect's Location
+# among them) at DEBUG. A signed URL is a credential, so those records must not exist, whatever level a user sets and
+# whether or not a secrets masker runs. Only records made during our requests are dropped; other users of httpx in the
+# process keep theirs.
+_ours: ContextVar[bool] = ContextVar("airflow_provider_d1_request", default=False)
+
+#: a filter on a logger does not reach its children, so each is named
+LOGGERS = (
+    "httpx",
+    "httpcore",
+    "httpcore.connection",
+    "httpcore.http11",
+    "httpcore.http2",
+    "httpcore.proxy",
+    "httpcore.socks",
+)
+
+
+class _NotOurs(logging.Filter):
+    def filter(self, _record: logging.LogRecord) -> bool:
+        return not _ours.get()
+
+
+_filter = _NotOurs()
+_loggers = [logging.getLogger(name) for name in LOGGERS]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Drop what httpx and httpcore log inside this block, in this thread or task only."""
+    for logger in _loggers:
+        # Each time: somebody may have set up logging anew in between.
+        if _filter not in logger.filters:
+            logger.addFilter(_filter)
+    token = _ours.set(True)
+    try:
+        yield
+    finally:
+        _ours.reset(token)
 
 
 #: environment variables that may name a file or folder of certificate authorities, instead of the usual ones
@@ -102,11 +146,11 @@ class _Shell:
     def _collect(self, body: bytearray, chunk: bytes, bound: int) -> None:
         body += chunk
         if len(body) > bound:
-            raise D1ApiError(f"the D1 API's answer is longer than {bound // MIB} MiB: cut off", retryable=False)
+            raise D1ApiError(f"the D1 API's response exceeds {bound // MIB} MiB", retryable=False)
 
-    def _answer(self, response: httpx.Response, body: bytearray) -> Answer:
+    def _answer(self, response: httpx.Response, body: bytearray) -> Response:
         headers = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(response.status_code, headers, bytes(body), self._credentials.secret)
+        return Response(response.status_code, headers, bytes(body), self._credentials.secret)
 
     @staticmethod
     def _refuse_compression(response: httpx.Response) -> None:
@@ -122,7 +166,7 @@ class AsyncTransport(_Shell):
         with quiet():
             self._client = httpx.AsyncClient(**{**self._options, **options})
 
-    async def send(self, request: Request, patience: float, total: float) -> Answer:
+    async def send(self, request: Request, patience: float, total: float) -> Response:
         """One request, one answer.
 
         :param request: what to send.
@@ -162,7 +206,7 @@ class SyncTransport(_Shell):
         with quiet():
             self._client = httpx.Client(**{**self._options, **options})
 
-    def send(self, request: Request, patience: float, total: float) -> Answer:
+    def send(self, request: Request, patience: float, total: float) -> Response:
         """As :meth:`AsyncTransport.send`."""
         body = bytearray()
         end = time.monotonic() + total

@@ -17,7 +17,7 @@ import httpx
 from airflow_provider_d1.cloudflare.client import AsyncD1Client
 from airflow_provider_d1.cloudflare.clock import Clock
 from airflow_provider_d1.cloudflare.credentials import Credentials
-from airflow_provider_d1.cloudflare.messages import Answer, Request
+from airflow_provider_d1.cloudflare.messages import Request, Response
 from airflow_provider_d1.cloudflare.rate_limit import RateLimiter
 
 T = TypeVar("T")
@@ -257,10 +257,10 @@ class ShortCut:
     def __init__(self, fake: FakeD1) -> None:
         self.fake = fake
 
-    async def send(self, request: Request, *_: float | None) -> Answer:
+    async def send(self, request: Request, *_: float | None) -> Response:
         reply = await self.fake.reply(request.path, request.query, dict(request.body or {}), {})
         assert isinstance(reply, Reply)
-        return Answer(reply.status, reply.headers, json.dumps(reply.body).encode())
+        return Response(reply.status, reply.headers, json.dumps(reply.body).encode())
 
     async def aclose(self) -> None:
         pass

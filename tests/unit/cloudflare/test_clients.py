@@ -378,7 +378,7 @@ def test_an_echoed_token_reaches_no_error(ask: Ask) -> None:
 
 
 def route(**replies: Reply) -> Script:
-    """Answer by path; what is not named here is refused."""
+    """Response by path; what is not named here is refused."""
 
     def answer(request: httpx.Request) -> Reply:
         path = request.url.path.removeprefix("/client/v4")

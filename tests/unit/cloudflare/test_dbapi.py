@@ -154,6 +154,6 @@ def test_errors_of_the_call_stay_what_they_are(emulator: Emulator) -> None:
             connection.execute("SELECT * FROM nope")
         assert (raised.value.status, raised.value.retryable) == (400, False)
         emulator.faults.set({"no_d1_right": True})
-        with pytest.raises(dbapi.DatabaseError, match="lack the D1 right"):
+        with pytest.raises(dbapi.DatabaseError, match="lack the D1 permission"):
             connection.execute("SELECT 1")
     emulator.reset()

@@ -8,7 +8,7 @@ import pytest
 
 from airflow_provider_d1.cloudflare import export_protocol
 from airflow_provider_d1.cloudflare.export_protocol import Busy, Complete, Failed, Lost, Running, Unclear, read_export
-from airflow_provider_d1.cloudflare.messages import Answer
+from airflow_provider_d1.cloudflare.messages import Response
 from airflow_provider_d1.cloudflare.models import ExportOptions
 from airflow_provider_d1.exceptions import (
     D1ApiError,
@@ -36,7 +36,7 @@ OUTER_URL = (
 
 def read(body: str | bytes, status: int = 200, **headers: str) -> export_protocol.ExportAnswer:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return read_export(Answer(status, names, body.encode() if isinstance(body, str) else body))
+    return read_export(Response(status, names, body.encode() if isinstance(body, str) else body))
 
 
 def failing(message: str) -> str:
@@ -60,7 +60,7 @@ def test_a_start_names_the_format_and_all_options() -> None:
         "output_format": "polling",
         "dump_options": {"no_schema": False, "no_data": True, "tables": []},
     }
-    assert not request.repeatable
+    assert not request.idempotent
 
 
 def test_a_poll_repeats_them_and_adds_the_bookmark() -> None:

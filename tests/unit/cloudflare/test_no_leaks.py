@@ -22,11 +22,10 @@ from airflow_provider_d1.cloudflare.download_targets import AllowedTargets
 from airflow_provider_d1.cloudflare.export import run_export
 from airflow_provider_d1.cloudflare.messages import Request
 from airflow_provider_d1.cloudflare.models import ExportRequest
-from airflow_provider_d1.cloudflare.quiet import LOGGERS, quiet
 from airflow_provider_d1.cloudflare.rate_limit import RateLimiter
 from airflow_provider_d1.cloudflare.seal import seal, unseal
 from airflow_provider_d1.cloudflare.secret import Secret
-from airflow_provider_d1.cloudflare.transport import SyncTransport
+from airflow_provider_d1.cloudflare.transport import LOGGERS, SyncTransport, quiet
 from airflow_provider_d1.exceptions import D1ConnectionError, D1Error
 from tests.unit.cloudflare.d1_fakes import ACCOUNT, TOKEN, UUID, FakeClock, active, complete, error, inner, ok
 from tests.unit.cloudflare.http_fakes import (

@@ -8,21 +8,21 @@ from typing import Any
 import pytest
 
 from airflow_provider_d1.cloudflare import protocol
-from airflow_provider_d1.cloudflare.messages import Answer
+from airflow_provider_d1.cloudflare.messages import Response
 from airflow_provider_d1.cloudflare.models import Database
 from airflow_provider_d1.exceptions import D1ApiError
 
 
-def answer(result: Any, status: int = 200, **more: Any) -> Answer:
+def answer(result: Any, status: int = 200, **more: Any) -> Response:
     body = {"success": True, "errors": [], "messages": [], "result": result, **more}
-    return Answer(status, {}, json.dumps(body).encode())
+    return Response(status, {}, json.dumps(body).encode())
 
 
 def test_a_listing_asks_for_a_page_and_a_name() -> None:
     request = protocol.list_databases("acc", page=2, name="shop")
     assert (request.method, request.path) == ("GET", "/accounts/acc/d1/database")
     assert request.query == {"page": 2, "per_page": 1000, "name": "shop"}
-    assert request.repeatable
+    assert request.idempotent
 
 
 def test_names_stay_inside_their_path_segment() -> None:
@@ -79,12 +79,12 @@ def test_a_result_of_another_shape_is_an_error(result: object) -> None:
 )
 def test_a_body_that_is_no_envelope_may_be_a_passing_thing(body: bytes) -> None:
     with pytest.raises(D1ApiError, match="instead of JSON") as caught:
-        protocol.read_envelope(Answer(200, {}, body))
+        protocol.read_envelope(Response(200, {}, body))
     assert caught.value.retryable
 
 
 def test_success_must_be_true() -> None:
     with pytest.raises(D1ApiError):
-        protocol.read_result(Answer(200, {}, b'{"success":"yes","result":1}'))
+        protocol.read_result(Response(200, {}, b'{"success":"yes","result":1}'))
     with pytest.raises(D1ApiError):
-        protocol.read_result(Answer(200, {}, b"{}"))
+        protocol.read_result(Response(200, {}, b"{}"))

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from airflow_provider_d1.cloudflare.export import run_export
-from airflow_provider_d1.cloudflare.messages import Answer
+from airflow_provider_d1.cloudflare.messages import Response
 from airflow_provider_d1.cloudflare.models import ExportRequest
 from airflow_provider_d1.cloudflare.rate_limit import EXPORT_CALLS, RateLimiter, Slot, limiter_for
 from airflow_provider_d1.exceptions import D1ExportTimeoutError, D1RateLimitError
@@ -27,8 +27,8 @@ from tests.unit.cloudflare.d1_fakes import (
 )
 
 
-def answer(status: int = 200, body: bytes = b"", **headers: str) -> Answer:
-    return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
+def answer(status: int = 200, body: bytes = b"", **headers: str) -> Response:
+    return Response(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
 
 
 def settled(limit: int, clock: FakeClock) -> RateLimiter:
@@ -159,7 +159,7 @@ def test_an_overloaded_d1_closes_nothing() -> None:
         answer(x_ratelimit_remaining="0", x_ratelimit_reset="86400"),
     ],
 )
-def test_an_absurd_wait_closes_the_token_for_fifteen_minutes_at_most(response: Answer) -> None:
+def test_an_absurd_wait_closes_the_token_for_fifteen_minutes_at_most(response: Response) -> None:
     clock = FakeClock()
     limiter = RateLimiter(1000, clock)
     limiter.observe(response)

@@ -12,7 +12,7 @@ from tests.unit.cloudflare.d1_fakes import EPOCH, FakeClock
 
 
 @pytest.mark.parametrize(
-    ("error", "repeatable", "unrepeatable"),
+    ("error", "idempotent", "unrepeatable"),
     [
         (D1ApiError("x", retryable=True), True, False),
         (D1ApiError("x"), False, False),
@@ -24,9 +24,9 @@ from tests.unit.cloudflare.d1_fakes import EPOCH, FakeClock
         (KeyboardInterrupt(), False, False),
     ],
 )
-def test_what_is_worth_a_retry(error: BaseException, repeatable: bool, unrepeatable: bool) -> None:
-    assert worth_a_retry(error, repeatable=True) is repeatable
-    assert worth_a_retry(error, repeatable=False) is unrepeatable
+def test_what_is_worth_a_retry(error: BaseException, idempotent: bool, unrepeatable: bool) -> None:
+    assert worth_a_retry(error, idempotent=True) is idempotent
+    assert worth_a_retry(error, idempotent=False) is unrepeatable
 
 
 def test_threads_and_loops_share_it() -> None:
@@ -38,9 +38,9 @@ def test_threads_and_loops_share_it() -> None:
 
     sync, asynchronous = FakeClock(), FakeClock()
     with pytest.raises(D1ApiError):
-        retrying(sync, deadline=EPOCH + 1e6, repeatable=True)(attempt)
+        retrying(sync, deadline=EPOCH + 1e6, idempotent=True)(attempt)
     with pytest.raises(D1ApiError):
-        asyncio.run(async_retrying(asynchronous, deadline=EPOCH + 1e6, repeatable=True)(attempt_async))
+        asyncio.run(async_retrying(asynchronous, deadline=EPOCH + 1e6, idempotent=True)(attempt_async))
     assert len(sync.slept) == len(asynchronous.slept) == ATTEMPTS - 1
 
 
@@ -50,7 +50,7 @@ def test_pauses_grow_and_differ() -> None:
     for _ in range(200):
         clock = FakeClock()
         with pytest.raises(D1ApiError):
-            retrying(clock, deadline=EPOCH + 1e6, repeatable=True)(_fail)
+            retrying(clock, deadline=EPOCH + 1e6, idempotent=True)(_fail)
         longest = [max(pair) for pair in zip(longest, clock.slept, strict=True)]
         seen.add(clock.slept[0])
     assert longest == sorted(longest)
@@ -61,7 +61,7 @@ def test_no_pause_goes_past_the_deadline() -> None:
     for deadline in (0, 0.1, 1, 5):
         clock = FakeClock()
         with pytest.raises(D1ApiError):
-            retrying(clock, deadline=EPOCH + deadline, repeatable=True)(_fail)
+            retrying(clock, deadline=EPOCH + deadline, idempotent=True)(_fail)
         assert clock.now <= deadline
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from airflow_provider_d1.cloudflare import sql_calls
-from airflow_provider_d1.cloudflare.messages import Answer
+from airflow_provider_d1.cloudflare.messages import Response
 from airflow_provider_d1.cloudflare.sql_parameters import Statement
 from airflow_provider_d1.exceptions import D1ApiError
 
 
-def answer(result: Any) -> Answer:
-    return Answer(200, {}, json.dumps({"success": True, "errors": [], "messages": [], "result": result}).encode())
+def answer(result: Any) -> Response:
+    return Response(200, {}, json.dumps({"success": True, "errors": [], "messages": [], "result": result}).encode())
 
 
 def read(result: Any) -> tuple[list[str], list[list[Any]]]:
@@ -28,7 +28,7 @@ def test_raw_sends_parameters_only_when_there_are_some() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sql", "repeatable"),
+    ("sql", "idempotent"),
     [
         ("SELECT 1", True),
         ("  select 1;", True),
@@ -43,8 +43,8 @@ def test_raw_sends_parameters_only_when_there_are_some() -> None:
         ("-- SELECT\nDELETE FROM t", False),
     ],
 )
-def test_only_a_plain_read_may_be_sent_twice(sql: str, repeatable: bool) -> None:
-    assert sql_calls.request("acc", "db", [Statement(sql)]).repeatable is repeatable
+def test_only_a_plain_read_may_be_sent_twice(sql: str, idempotent: bool) -> None:
+    assert sql_calls.request("acc", "db", [Statement(sql)]).idempotent is idempotent
 
 
 def test_duplicate_columns_survive() -> None:

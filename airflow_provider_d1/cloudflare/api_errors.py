@@ -20,7 +20,7 @@ from airflow_provider_d1.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.cloudflare.messages import Answer
+    from airflow_provider_d1.cloudflare.messages import Response
 
 BUSY = "Currently processing a long-running export"
 #: failures that pass by themselves, in Cloudflare's words (besides HTTP 408, 429 and 5xx)
@@ -43,7 +43,7 @@ _NOT_FOUND_CODES = frozenset({7404, 7003})
 _URL_QUERY = re.compile(r"(https?://[^\s\"'<>?]+)\?[^\s\"'<>]*", re.IGNORECASE)
 
 
-def failure(answer: Answer, failures: Sequence[tuple[int | None, str]]) -> D1ApiError:
+def failure(answer: Response, failures: Sequence[tuple[int | None, str]]) -> D1ApiError:
     """The error that an unsuccessful answer means.
 
     :param answer: for its status and header fields.
@@ -64,8 +64,8 @@ def failure(answer: Answer, failures: Sequence[tuple[int | None, str]]) -> D1Api
         return D1DatabaseNotFoundError(f"not found: {said}", status=status, code=code)
     if status == 401 or codes & _AUTHENTICATION_CODES or status == 403:
         return D1AuthenticationError(
-            f"Cloudflare refused the credentials: {said}. The token may be wrong or expired, lack the D1 right (Edit,"
-            " for exports), or belong to another account than account_id",
+            f"Cloudflare refused the credentials: {said}. The token may be wrong or expired, lack the D1 permission"
+            " (Edit is required for exports), or belong to another account than account_id",
             status=status,
             code=code,
         )
@@ -98,7 +98,7 @@ def is_overloaded(message: str) -> bool:
     return "overloaded" in message
 
 
-def retry_after(answer: Answer, *, at_most: float = MAX_RETRY_AFTER) -> float | None:
+def retry_after(answer: Response, *, at_most: float = MAX_RETRY_AFTER) -> float | None:
     """Seconds to wait as the ``retry-after`` field says, but no more than ``at_most``; None without a usable one.
 
     A date is held against the answer's own ``date`` where it has one, so that a wrong clock does not matter.

@@ -9,8 +9,8 @@ from email.utils import formatdate
 import pytest
 
 from airflow_provider_d1.cloudflare import protocol
-from airflow_provider_d1.cloudflare.failures import http_date, retry_after, text_of
-from airflow_provider_d1.cloudflare.messages import Answer
+from airflow_provider_d1.cloudflare.api_errors import http_date, retry_after, text_of
+from airflow_provider_d1.cloudflare.messages import Response
 from airflow_provider_d1.exceptions import (
     D1ApiError,
     D1AuthenticationError,
@@ -22,7 +22,7 @@ from airflow_provider_d1.exceptions import (
 def error_of(status: int, *errors: dict[str, object], **headers: str) -> D1ApiError:
     body = json.dumps({"success": False, "errors": list(errors), "messages": [], "result": None}).encode()
     with pytest.raises(D1ApiError) as caught:
-        protocol.read_result(Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, body))
+        protocol.read_result(Response(status, {name.replace("_", "-"): value for name, value in headers.items()}, body))
     return caught.value
 
 
@@ -78,7 +78,7 @@ def test_codes_that_are_final(status: int, code: int, kind: type[D1ApiError]) ->
 @pytest.mark.parametrize("status", [401, 403, 404, 429])
 def test_a_status_is_enough_where_the_body_is_no_json(status: int) -> None:
     with pytest.raises(D1ApiError) as caught:
-        protocol.read_result(Answer(status, {"content-type": "text/html"}, b"<html>"))
+        protocol.read_result(Response(status, {"content-type": "text/html"}, b"<html>"))
     kinds = {
         401: D1AuthenticationError,
         403: D1AuthenticationError,
@@ -97,7 +97,7 @@ def test_several_errors_are_told_in_one_line() -> None:
 def test_errors_of_odd_shapes_do_no_harm(errors: object) -> None:
     body = json.dumps({"success": False, "errors": errors, "result": None}).encode()
     with pytest.raises(D1ApiError):
-        protocol.read_result(Answer(400, {}, body))
+        protocol.read_result(Response(400, {}, body))
 
 
 def test_an_overloaded_d1_is_not_the_request_limit() -> None:
@@ -125,28 +125,28 @@ def test_an_overloaded_d1_is_not_the_request_limit() -> None:
     ],
 )
 def test_retry_after_in_seconds(value: str, seconds: float | None) -> None:
-    assert retry_after(Answer(429, {"retry-after": value}, b"")) == seconds
+    assert retry_after(Response(429, {"retry-after": value}, b"")) == seconds
 
 
 def test_retry_after_as_a_date_counts_from_the_servers_own_date() -> None:
     headers = {"retry-after": "Thu, 01 Jan 1970 00:05:00 GMT", "date": "Thu, 01 Jan 1970 00:00:30 GMT"}
-    assert retry_after(Answer(429, headers, b"")) == 270.0
+    assert retry_after(Response(429, headers, b"")) == 270.0
 
 
 def test_a_date_in_the_past_is_now() -> None:
     headers = {"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT", "date": "Thu, 01 Jan 1970 00:00:30 GMT"}
-    assert retry_after(Answer(429, headers, b"")) == 0.0
+    assert retry_after(Response(429, headers, b"")) == 0.0
 
 
 def test_a_date_without_the_servers_own_counts_from_ours() -> None:
-    wait = retry_after(Answer(429, {"retry-after": formatdate(time.time() + 800, usegmt=True)}, b""))
+    wait = retry_after(Response(429, {"retry-after": formatdate(time.time() + 800, usegmt=True)}, b""))
     assert wait is not None
     assert 700 < wait < 801
 
 
 @pytest.mark.parametrize("value", ["999999999", "Fri, 01 Jan 2126 00:00:00 GMT"])
 def test_an_absurd_wait_is_cut_to_fifteen_minutes(value: str) -> None:
-    assert retry_after(Answer(429, {"retry-after": value}, b"")) == 900.0
+    assert retry_after(Response(429, {"retry-after": value}, b"")) == 900.0
 
 
 @pytest.mark.parametrize("value", ["", "yesterday", "32 Foo 2026", "Thu, 01 Jan 99999999 00:00:00 GMT"])
