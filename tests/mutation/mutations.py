@@ -625,7 +625,7 @@ MUTATIONS = (
         "a restore is not sent twice",
         "cloudflare",
         "restore_request",
-        'Request("POST", path, query=query, repeatable=False)',
+        'Request("POST", path, query=query, idempotent=False)',
         'Request("POST", path, query=query)',
         ("tests/unit/cloudflare/test_time_travel.py",),
     ),

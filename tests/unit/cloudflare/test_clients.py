@@ -340,7 +340,7 @@ class _Endless(httpx.SyncByteStream, httpx.AsyncByteStream):
 
 def test_an_endless_answer_is_cut_off(ask: Ask) -> None:
     body = _Endless()
-    with pytest.raises(D1ApiError, match="longer than 4 MiB"):
+    with pytest.raises(D1ApiError, match="exceeds 4 MiB"):
         ask(lambda _: _Streaming(body), "list_databases")
     assert body.sent < 5 << 20
 

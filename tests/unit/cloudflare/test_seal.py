@@ -36,7 +36,7 @@ def test_its_expiry_is_readable_without_the_token() -> None:
 
 
 def test_another_token_does_not_open_it() -> None:
-    with pytest.raises(D1SealError, match="another one") as caught:
+    with pytest.raises(D1SealError, match="different token") as caught:
         unseal(seal(SIGNED_URL, TOKEN), "another token")
     assert not caught.value.retryable
     assert caught.value.__context__ is None
