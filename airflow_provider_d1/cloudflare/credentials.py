@@ -41,8 +41,8 @@ class Credentials:
     def __post_init__(self) -> None:
         # A newline after the token is what a secret read from a file usually ends in.
         object.__setattr__(self, "token", Secret(_header_value("password (the API token)", Secret(self.token))))
-        object.__setattr__(self, "account_id", _header_value("account_id", self.account_id))
-        object.__setattr__(self, "email", _header_value("login", self.email) if self.email else None)
+        object.__setattr__(self, "account_id", str(_header_value("account_id", self.account_id)))
+        object.__setattr__(self, "email", str(_header_value("login", self.email)) if self.email else None)
         object.__setattr__(self, "base_url", _base_url(self.base_url))
         hosts = tuple(host.strip().lower() for host in self.allowed_download_hosts)
         object.__setattr__(self, "allowed_download_hosts", hosts)

@@ -38,6 +38,7 @@ from airflow_provider_d1.exceptions import (
 )
 from airflow_provider_d1.hooks import masking
 from airflow_provider_d1.hooks.d1 import D1Hook
+from airflow_provider_d1.triggers import events
 
 if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.models import D1Export
@@ -280,6 +281,18 @@ def test_an_export_refused_to_a_reading_token_asks_for_edit(
     monkeypatch.setattr("airflow_provider_d1.cloudflare.export.run_export", refuse)
     with pytest.raises(D1AuthenticationError, match=r"refused\. .*D1: Edit"):
         D1Hook(database="shop").export()
+
+
+def test_an_export_as_a_dict_has_plain_json_types_only(emulator: Emulator) -> None:
+    """The triggerer encodes an event with msgspec, which refuses a subclass of str."""
+
+    def leaves(value: Any) -> list[type]:
+        if type(value) is dict:
+            return [kind for item in (*value, *value.values()) for kind in leaves(item)]
+        return [kind for item in value for kind in leaves(item)] if type(value) is list else [type(value)]
+
+    event = events.success(D1Hook(database="shop").export())
+    assert set(leaves(event)) <= {str, int, float, bool, type(None)}
 
 
 async def test_the_async_client(emulator: Emulator) -> None:
