@@ -10,6 +10,7 @@ three connections; ``d1_default`` and ``aws_default`` are as in ``d1_to_s3.py``,
     AIRFLOW_CONN_WAREHOUSE='{"conn_type": "google_cloud_platform", "extra": {"project": "…"}}'
     AIRFLOW_CONN_WAREHOUSE='{"conn_type": "databricks", "host": "…", "password": "…", "extra": {"http_path": "…"}}'
     AIRFLOW_CONN_WAREHOUSE='{"conn_type": "clickhouse", "host": "…", "login": "…", "password": "…"}'
+    AIRFLOW_CONN_WAREHOUSE='{"conn_type": "mysql", "host": "…", "login": "…", "password": "…"}'
     AIRFLOW_CONN_WAREHOUSE='{"conn_type": "duckdb", "host": "/path/to/warehouse.duckdb"}'
 """
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from airflow_provider_d1.cloudflare import connection_check, lookup, sql_calls, time_travel
 from airflow_provider_d1.cloudflare.clock import SYSTEM_CLOCK, Clock
-from airflow_provider_d1.cloudflare.rate_limit import RateLimiter, limiter_for
+from airflow_provider_d1.cloudflare.rate_limit import RateLimiter
 from airflow_provider_d1.cloudflare.retry import DEFAULT_TIMEOUT, async_retrying, retrying
 from airflow_provider_d1.cloudflare.sql_parameters import bind
 from airflow_provider_d1.exceptions import D1Error, D1RateLimitError
@@ -297,3 +298,19 @@ def _rate_limited(wait: float) -> D1RateLimitError:
         status=None,
         retry_after=wait,
     )
+
+
+_limiters: dict[str, RateLimiter] = {}
+_limiters_lock = threading.Lock()
+
+
+def limiter_for(credentials: Credentials) -> RateLimiter:
+    """The process's one limiter for a token, whatever connection it comes from.
+
+    Connections may differ in ``requests_per_5_minutes``: the lowest that was used within the last hour counts.
+    """
+    limit = credentials.requests_per_5_minutes
+    with _limiters_lock:
+        limiter = _limiters.setdefault(credentials.fingerprint(), RateLimiter(limit))
+    limiter.use_limit(limit)
+    return limiter

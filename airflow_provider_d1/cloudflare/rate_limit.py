@@ -28,7 +28,6 @@ from airflow_provider_d1.cloudflare.other_callers import SIGNIFICANT, WINDOW, Ot
 from airflow_provider_d1.cloudflare.rate_limit_headers import Limit, read_policy, read_remaining
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.cloudflare.credentials import Credentials
     from airflow_provider_d1.cloudflare.messages import Response
 
 #: longest gap between two polls of one export, in seconds: what a running export costs
@@ -393,19 +392,3 @@ class RateLimiter:
             server = self._server or _CLOUDFLARE
             together = (self._used(now, server) + self._others.calls(now)) / server.calls
             return max(together, *(self._used(now, limit) / limit.calls for limit in self._limits()))
-
-
-_limiters: dict[str, RateLimiter] = {}
-_limiters_lock = threading.Lock()
-
-
-def limiter_for(credentials: Credentials) -> RateLimiter:
-    """The process's one limiter for a token, whatever connection it comes from.
-
-    Connections may differ in ``requests_per_5_minutes``: the lowest that was used within the last hour counts.
-    """
-    limit = credentials.requests_per_5_minutes
-    with _limiters_lock:
-        limiter = _limiters.setdefault(credentials.fingerprint(), RateLimiter(limit))
-    limiter.use_limit(limit)
-    return limiter

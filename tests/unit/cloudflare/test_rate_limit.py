@@ -9,10 +9,11 @@ from dataclasses import replace
 
 import pytest
 
+from airflow_provider_d1.cloudflare.client import limiter_for
 from airflow_provider_d1.cloudflare.export import run_export
 from airflow_provider_d1.cloudflare.messages import Response
 from airflow_provider_d1.cloudflare.models import ExportRequest
-from airflow_provider_d1.cloudflare.rate_limit import EXPORT_CALLS, RateLimiter, Slot, limiter_for
+from airflow_provider_d1.cloudflare.rate_limit import EXPORT_CALLS, RateLimiter, Slot
 from airflow_provider_d1.exceptions import D1ExportTimeoutError, D1RateLimitError
 from tests.unit.cloudflare.d1_fakes import (
     EPOCH,
