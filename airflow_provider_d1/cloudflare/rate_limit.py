@@ -129,7 +129,7 @@ class RateLimiter:
             wait = self._closed_for(now)
             if wait > 0:
                 self._held_until = max(self._held_until, now + wait)
-            elif not priority and not self._fits(now, 1, self._running, _CALL_RESERVE, None, self._others.level(now)):
+            elif not priority and not self._fits(now, 1, self._running, None, self._others.level(now)):
                 wait = _NEXT_TRY
             if wait > 0:
                 return max(wait, _NEXT_TRY)
@@ -316,7 +316,7 @@ class RateLimiter:
 
     def _kept(self, reserve: float) -> int:
         """Calls of the server's count that are left to others."""
-        limit = self._server or min((Limit(min(self._wanted), WINDOW), _CLOUDFLARE), key=lambda each: each.calls)
+        limit = self._server or Limit(min(*self._wanted, _CLOUDFLARE.calls), WINDOW)
         return limit.calls - limit.without(reserve)
 
     def _has_room(self, now: float, slot: Slot, *, confirmed: bool = False) -> bool:
@@ -330,7 +330,7 @@ class RateLimiter:
         if len(exports) > 1:
             if self._share is not None:
                 limits.append(Limit(self._share[0], WINDOW))
-            return self._fits(now, EXPORT_CALLS, exports, _EXPORT_RESERVE, limits, others, others / WINDOW)
+            return self._fits(now, EXPORT_CALLS, exports, limits, others)
         server = self._server or _CLOUDFLARE
         polls = max(self._used(now, server), int(server.seconds / slot.gap))
         if others >= SIGNIFICANT and others + polls + EXPORT_CALLS > server.without(_EXPORT_RESERVE):
@@ -344,22 +344,15 @@ class RateLimiter:
             for limit in limits
         )
 
-    def _fits(
-        self,
-        now: float,
-        calls: int,
-        exports: set[Slot],
-        reserve: float,
-        limits: list[Limit] | None = None,
-        others: int = 0,
-        others_rate: float = 0.0,
-    ) -> bool:
+    def _fits(self, now: float, calls: int, exports: set[Slot], limits: list[Limit] | None, others: int) -> bool:
         """Whether ``calls`` now, and the polls of ``exports`` from now on, keep within every limit at every moment.
 
+        :param limits: those of exports; None for a single call.
         :param others: calls of other processes in any WINDOW to come; they count against the server's limit only.
-        :param others_rate: calls that they go on to make, each second: what they have made already is gone from the
-            server's remaining calls.
         """
+        reserve = _CALL_RESERVE if limits is None else _EXPORT_RESERVE
+        # What others have made already is gone from the server's remaining calls; they go on while an export runs.
+        others_rate = 0.0 if limits is None else others / WINDOW
         # fsum, since the built-in sum of floats rounds differently before and since Python 3.12.
         young = math.fsum(max(0.0, 1 - (now - slot.admitted_at) / _FIRST_SECONDS) for slot in exports)
         soon = calls + young * EXPORT_CALLS + len(exports)  # to come at once

@@ -403,7 +403,7 @@ MUTATIONS = (
         "calls wait for the rate limiter",
         "cloudflare",
         "RateLimiter.take",
-        "not priority and not self._fits(now, 1, self._running, _CALL_RESERVE, None, self._others.level(now))",
+        "not priority and not self._fits(now, 1, self._running, None, self._others.level(now))",
         "False",
         ("tests/unit/cloudflare/test_rate_limit.py",),
     ),
