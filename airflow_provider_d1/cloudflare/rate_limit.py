@@ -37,8 +37,7 @@ EXPORT_CALLS = 14
 _FIRST_SECONDS = 20.0
 #: Cloudflare's limit for a token, where the server does not state one
 _CLOUDFLARE = Limit(1200, WINDOW)
-#: parts of every limit that are kept free, for calls that this process does not know of: by exports more than by single
-#: calls
+#: parts of every limit that are kept free, for calls that this process does not know of
 _EXPORT_RESERVE = 0.1
 _CALL_RESERVE = 0.05
 #: seconds after which a slot that was not renewed is released: its event loop must have died
@@ -47,8 +46,8 @@ _SLOT_TIMEOUT = 60.0
 _ROUNDING = 1e-6
 _LONGEST_WAIT = 5.0
 _NEXT_TRY = 0.2
-#: seconds between two starts of this process while others are starting exports too: their first calls must show in the
-#: server's count before the next decision. Random, so that two processes do not decide at the same moment for ever.
+#: seconds between two starts of this process while others are active: their first calls must show in the server's count
+#: before the next decision. Random, so that two processes do not decide at the same moment for ever.
 _PACE = (10.0, 20.0)
 #: seconds between two looks at the server's count, to see how fast it rises
 _PROBE = (5.0, 10.0)
@@ -72,8 +71,7 @@ _LIMIT_LASTS = 3600.0
 class Slot:
     """An export's place in the queue, then its right to run.
 
-    ``gap`` is the number of seconds between its polls. ``admitted_at`` is when it was admitted; ``confirmed`` says that
-    it may start.
+    ``gap`` is the number of seconds between its polls; ``confirmed`` says that it may start.
     """
 
     gap: float
@@ -121,8 +119,7 @@ class RateLimiter:
     def take(self, *, priority: bool = False) -> float:
         """Ask for one call: 0.0 means go (it is counted), else seconds after which to ask again.
 
-        :param priority: for the calls of an admitted export, which were set aside when it was admitted: held back only
-            while the server refuses everything.
+        :param priority: for the calls of an admitted export: held back only while the server refuses everything.
         """
         with self._lock:
             now = self._now()
