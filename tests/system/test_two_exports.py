@@ -16,6 +16,6 @@ def test_one_waits_and_both_succeed(environment: Environment) -> None:
         assert scenario.exports() == 2
         assert [scenario.attempts(run, task) for task in ("one", "other")] == [1, 1]
         one, other = (environment.airflow.xcom(scenario.name, run, task) for task in ("one", "other"))
-        assert one["bookmark"] != other["bookmark"]
+        assert one["started_at"] != other["started_at"]  # an export each; the bookmark changes only with a write
         assert one["restarts"] == other["restarts"] == 0
         assert len(scenario.emulator.calls) <= 60
