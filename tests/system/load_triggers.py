@@ -12,9 +12,12 @@ import json
 import resource
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+from airflow_provider_d1.cloudflare import rate_limit
 from airflow_provider_d1.cloudflare.clock import Clock
+from airflow_provider_d1.cloudflare.rate_limit_headers import Limit, read_policy, read_remaining
 from airflow_provider_d1.triggers.d1 import D1ExportTrigger
 
 _SCHEDSTAT = Path("/proc/thread-self/schedstat")
@@ -30,6 +33,13 @@ def hurry(speed: float) -> None:
     Clock.monotonic = lambda _: (time.monotonic() - began) * speed
     Clock.time = lambda _: epoch + (time.monotonic() - began) * speed
     Clock.sleep_async = sleep_async
+    # the server's headers count seconds of the world
+    rate_limit.read_policy = lambda response: scaled(read_policy(response), speed)
+    rate_limit.read_remaining = lambda response: scaled(read_remaining(response), speed)
+
+
+def scaled(limit: Limit | None, speed: float) -> Limit | None:
+    return None if limit is None else replace(limit, seconds=limit.seconds * speed)
 
 
 class Steps:
