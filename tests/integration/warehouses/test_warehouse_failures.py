@@ -316,8 +316,8 @@ def test_arguments_that_cannot_work(engine, load_staged, folder, arguments, mess
 
 
 def test_an_unknown_connection_type_is_named_with_the_known_ones(load_staged, folder, monkeypatch) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", '{"conn_type": "mysql"}')
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", '{"conn_type": "oracle"}')
     with pytest.raises(
-        AirflowFailException, match=r"'warehouse'.*'mysql'.*postgres.*airflow-provider-d1\[clickhouse\]"
+        AirflowFailException, match=r"'warehouse'.*'oracle'.*postgres.*airflow-provider-d1\[clickhouse\]"
     ):
         load_staged(write_staged(folder, {"first": NEW}))
