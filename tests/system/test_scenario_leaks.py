@@ -22,7 +22,7 @@ EXPECTED = {
     ("/triggerer.log", "triggers currently running"),
     ("/dag-processor.log", "scenarios.py"),
     ("/api-server.log", "/api/v2/"),
-    ("/dag_id=two_at_once/", "Exported shop"),
+    ("/dag_id=two_at_once/", "Exported: database=shop"),
     (".trigger.", "export started"),
     ("/postgres.log", "PostgreSQL"),
     ("table xcom", "d1seal1."),
