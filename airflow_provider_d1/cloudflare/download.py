@@ -195,7 +195,10 @@ class Download(io.RawIOBase):
 
     def _after_silence(self, problem: str) -> None:
         """The body ended: for good when all of it came, else go and get the rest."""
-        if not problem and self.content_length in (None, self._position):
+        # http.client takes a connection that is cut inside the headers for their end, and then finds no length and no
+        # body. Even an empty database's dump holds a PRAGMA, so a dump without a byte was cut.
+        whole = bool(self._position) if self.content_length is None else self.content_length == self._position
+        if not problem and whole:
             self._ended = True
             self._drop()
         else:

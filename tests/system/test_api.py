@@ -143,7 +143,12 @@ def test_the_token_is_revoked_in_the_middle(environment: Environment) -> None:
         assert "D1AuthenticationError" in scenario.fails(run)
         assert scenario.attempts(run) == 1  # a permanent error
         refused = [call for call in scenario.emulator.calls if call.status in (401, 403)]
-        assert len(refused) == 1
+        exports = [call for call in refused if call.kind.startswith("export")]
+        assert len(exports) == 1
+        # the rest is the connection test, once, whose words the error repeats
+        account = f"/accounts/{scenario.emulator.account_id}"
+        checks = [f"{account}/d1/database", "/user/tokens/verify", f"{account}/tokens/verify"]
+        assert [call.path for call in refused] == [exports[0].path, *checks]
         scenario.nothing_staged()
 
 

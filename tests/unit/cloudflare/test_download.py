@@ -323,7 +323,15 @@ def test_compression_that_nobody_asked_for_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "head", [b"", b"garbage\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 200]
+    "head",
+    [
+        b"",
+        b"garbage\r\n\r\n",
+        b"HTTP/1.1 abc\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 200,
+        b"HTTP/1.1 200 OK\r\n",  # cut inside the headers, which http.client takes for their end
+        b"HTTP/1.1 200 OK\r\nx: y\r\nContent-Len",
+    ],
 )
 def test_what_is_no_http_is_tried_again(head: bytes) -> None:
     with Server([lambda request: request.send(head), whole()]) as server:
