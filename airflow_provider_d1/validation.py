@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,3 +118,10 @@ def _read_literal(rendered: str) -> object:
 STRING = string("a string that is not empty")
 BOOLEAN = Rule(lambda value: isinstance(value, bool), "True or False", _read_boolean)
 TABLES = names("a list with at least one table name")
+
+
+def suggest(name: str, candidates: Iterable[str]) -> str:
+    """``"; did you mean 'shop'?"`` for the names most like ``name``, or nothing."""
+    by_folded = {candidate.casefold(): candidate for candidate in candidates}
+    near = [by_folded[folded] for folded in difflib.get_close_matches(name.casefold(), list(by_folded), n=3)]
+    return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""

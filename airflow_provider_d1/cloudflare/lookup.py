@@ -6,14 +6,14 @@ held (or thrown the error), and returns its result. So the steps are written onc
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_d1.cloudflare import protocol
 from airflow_provider_d1.cloudflare.messages import Call
 from airflow_provider_d1.exceptions import D1ApiError, D1ConfigurationError, D1DatabaseNotFoundError
+from airflow_provider_d1.validation import suggest
 
 if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.models import Database
@@ -70,13 +70,6 @@ def one_database(account_id: str, name_or_uuid: str) -> Plan[Database]:
     raise D1DatabaseNotFoundError(
         f"the account has no D1 database {name_or_uuid!r}{suggest(name_or_uuid, near)}", status=404
     )
-
-
-def suggest(name: str, candidates: Iterable[str]) -> str:
-    """``"; did you mean 'shop'?"`` for the names most like ``name``, or nothing."""
-    by_folded = {candidate.casefold(): candidate for candidate in candidates}
-    near = [by_folded[folded] for folded in difflib.get_close_matches(name.casefold(), list(by_folded), n=3)]
-    return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
 
 
 def _names(account_id: str) -> Plan[list[str]]:

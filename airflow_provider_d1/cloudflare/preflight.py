@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from airflow_provider_d1.cloudflare.lookup import suggest
 from airflow_provider_d1.cloudflare.models import EXCLUDED, ExportOptions, ExportRequest, SkippedObject
 from airflow_provider_d1.exceptions import D1TableNotFoundError, D1VirtualTableError
+from airflow_provider_d1.validation import suggest
 
 SCHEMA_QUERY = (
     "SELECT name, type, CASE WHEN sql LIKE 'CREATE VIRTUAL TABLE%' THEN sql END AS sql"

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_provider_d1.cloudflare.lookup import suggest
 from airflow_provider_d1.dump.blocks import Block, ParsedBlock, parse_block
 from airflow_provider_d1.dump.reader import DumpReader, TableStarted
 from airflow_provider_d1.exceptions import D1DumpError, D1TableNotFoundError
@@ -27,6 +26,7 @@ from airflow_provider_d1.staging.table_plan import Planner
 from airflow_provider_d1.staging.table_report import table_entry
 from airflow_provider_d1.staging.table_router import TableRouter
 from airflow_provider_d1.staging.workers import Channel, WorkerGroup
+from airflow_provider_d1.validation import suggest
 
 if TYPE_CHECKING:
     from airflow_provider_d1.staging.manifest_source import Source

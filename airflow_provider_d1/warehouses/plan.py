@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import difflib
 import hashlib
 import re
 import secrets
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError, D1WarehouseError
+from airflow_provider_d1.validation import suggest
 
 if TYPE_CHECKING:
     from airflow_provider_d1.staging.manifest import Manifest
@@ -172,12 +172,7 @@ def _chosen(entries: Iterable[TableEntry], names: tuple[str, ...] | None) -> lis
         return list(by_name.values())
     for name in names:
         if name not in by_name:
-            near = difflib.get_close_matches(name, by_name, n=3, cutoff=0.5)
-            hint = (
-                f"; near: {', '.join(map(repr, near))}"
-                if near
-                else f"; it has {', '.join(map(repr, by_name)) or 'none'}"
-            )
+            hint = suggest(name, by_name) or f"; it has {', '.join(map(repr, by_name)) or 'none'}"
             raise D1ConfigurationError(f"the manifest has no table {name!r}{hint}")
     return [by_name[name] for name in dict.fromkeys(names)]
 

@@ -44,7 +44,7 @@ def replace_rows(plan: LoadPlan, table: Table, values: Mapping[str, str], *, par
 
 
 def truncate_and_insert(plan: LoadPlan, table: Table, values: Mapping[str, str], *, partitioned: bool) -> list[str]:
-    """The same for a table from which Postgres lets nobody delete: readers wait until the commit."""
+    """The same for a table whose rows Postgres refuses to delete; readers wait until the commit."""
     return [f"TRUNCATE {only(plan, table.name, partitioned=partitioned)}", _insert(plan, table, values, [])]
 
 

@@ -248,7 +248,7 @@ def test_a_revoke_against_default_privileges_stays(engine, schema, load_staged, 
     load_staged(stage(OLD))
     table = oid(engine, names)
     load_staged(stage(OLD))
-    assert oid(engine, names) != table, "default privileges alone are nothing that a swap would lose"
+    assert oid(engine, names) != table, "a swap keeps default privileges, so they alone do not prevent it"
     engine.execute(f"REVOKE ALL ON {names['t']} FROM {names['r']}")
     before = dump(engine)
     load_staged(stage(NEW))

@@ -2,7 +2,7 @@
 
 fakesnow (0.11) is Snowflake's Python connector with DuckDB behind it. Three gaps are filled by fakesnow_gaps.py:
 ``FILES`` of an internal stage, ``MATCH_BY_COLUMN_NAME = CASE_SENSITIVE`` for columns that are not upper-case, and
-``INSERT OVERWRITE``, as DELETE and INSERT. It does not do, and these tests don't show:
+``INSERT OVERWRITE``, as DELETE and INSERT. It does not support, and these tests do not cover:
 
 - an external stage, columns that differ in nothing but case;
 - a schema whose name has a space or a quote (its own stage folders), an apostrophe in any name (its SQL);

@@ -81,7 +81,7 @@ def test_tables_are_chosen_by_their_exact_names() -> None:
     tables = {"users": {"a": "int64"}, "Orders": {"a": "int64"}}
     made = plan(ENGINES["postgres"], manifest(tables), tables=("Orders", "users", "Orders"))
     assert [table.name for table in made.tables] == ["Orders", "users"]
-    with pytest.raises(D1ConfigurationError, match="no table 'order'; near: 'Orders'"):
+    with pytest.raises(D1ConfigurationError, match="no table 'order'; did you mean 'Orders'\\?"):
         plan(ENGINES["postgres"], manifest(tables), tables=("order",))
     with pytest.raises(D1ConfigurationError, match="no table 'xyz'; it has 'users', 'Orders'"):
         plan(ENGINES["postgres"], manifest(tables), tables=("xyz",))
