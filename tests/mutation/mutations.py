@@ -742,6 +742,14 @@ MUTATIONS = (
         ("tests/unit/warehouses/test_load_steps.py",),
     ),
     Mutation(
+        "a load reads the records of its own tables only",
+        "warehouses/load_history",
+        "history_query",
+        'f"{name} IN ({names}) AND " if names else ""',
+        '""',
+        ("tests/unit/warehouses/test_load_history.py",),
+    ),
+    Mutation(
         "another database is not replaced",
         "warehouses/load_history",
         "other_owners",
