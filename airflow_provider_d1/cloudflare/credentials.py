@@ -1,4 +1,8 @@
-"""Who asks, and where: what every request to the D1 API needs."""
+"""The account, the token and the API's address that every request needs, with the type that keeps secrets out of reprs.
+
+Error reporters (Sentry, for one) send the repr of every local variable of every frame. A token or signed URL that is a
+:class:`Secret` shows as ``'***'`` there; everywhere else it is an ordinary string.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,25 @@ from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
 from airflow_provider_d1 import __version__
-from airflow_provider_d1.cloudflare.secret import Secret
 from airflow_provider_d1.exceptions import D1ConfigurationError
 
 CLOUDFLARE_API = "https://api.cloudflare.com/client/v4"
 USER_AGENT = f"airflow-provider-d1/{__version__}"
+#: a shorter token is no real one, and could be a part of any word
+_SHORTEST_SECRET = 8
+
+
+class Secret(str):
+    """An API token or a signed URL."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+    def redact(self, text: str) -> str:
+        """The text without the secret, for a message: a server may repeat what it was sent."""
+        return text.replace(self, "***") if len(self) >= _SHORTEST_SECRET else text
 
 
 @dataclass(frozen=True, slots=True)

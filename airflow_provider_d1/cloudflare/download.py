@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Self
 
 from airflow_provider_d1.cloudflare.api_errors import retry_after
 from airflow_provider_d1.cloudflare.clock import SYSTEM_CLOCK, Clock
+from airflow_provider_d1.cloudflare.credentials import Secret
 from airflow_provider_d1.cloudflare.download_targets import PUBLIC, AllowedTargets
 from airflow_provider_d1.cloudflare.messages import MIB, Response
-from airflow_provider_d1.cloudflare.secret import Secret
 from airflow_provider_d1.cloudflare.signed_url import check_url, explain, open_url, redirected
 from airflow_provider_d1.exceptions import D1DownloadError, D1SignedUrlExpiredError
 

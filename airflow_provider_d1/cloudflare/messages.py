@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_provider_d1.cloudflare.secret import Secret
+from airflow_provider_d1.cloudflare.credentials import Secret
 
 MIB = 1024 * 1024
 #: more than any control answer needs; a longer one is cut off before it is parsed

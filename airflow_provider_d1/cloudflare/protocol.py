@@ -17,7 +17,7 @@ from airflow_provider_d1.cloudflare.models import Database
 from airflow_provider_d1.exceptions import D1ApiError
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.cloudflare.secret import Secret
+    from airflow_provider_d1.cloudflare.credentials import Secret
 
 DATABASES_PER_PAGE = 1000
 #: D1 lists no fewer databases on a page that is not the last

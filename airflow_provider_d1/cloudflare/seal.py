@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from airflow_provider_d1.cloudflare.secret import Secret
+from airflow_provider_d1.cloudflare.credentials import Secret
 from airflow_provider_d1.exceptions import D1SealError, D1SignedUrlExpiredError
 
 _MAGIC = "d1seal1"

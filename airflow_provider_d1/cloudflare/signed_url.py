@@ -9,9 +9,8 @@ from urllib.error import URLError
 from urllib.parse import urljoin, urlsplit
 from urllib.request import OpenerDirector, ProxyHandler, Request, getproxies
 
-from airflow_provider_d1.cloudflare.credentials import USER_AGENT, allowed_scheme
+from airflow_provider_d1.cloudflare.credentials import USER_AGENT, Secret, allowed_scheme
 from airflow_provider_d1.cloudflare.download_targets import AllowedTargets, PlainHandler, RefusedTargetError, TlsHandler
-from airflow_provider_d1.cloudflare.secret import Secret
 from airflow_provider_d1.cloudflare.transport import ssl_context
 from airflow_provider_d1.exceptions import D1DownloadError
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from airflow_provider_d1.dump.affinity import affinity_of
-from airflow_provider_d1.dump.schema import DeclaredColumn, TableSchema
-from airflow_provider_d1.dump.sqlite_names import fold_case, unquote
+from airflow_provider_d1.dump.schema import DeclaredColumn, TableSchema, fold_case, unquote
 from airflow_provider_d1.dump.statements import SqlToken, tokens
 from airflow_provider_d1.exceptions import D1DumpError
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airflow_provider_d1.dump.literals import Literal, LiteralReader
-from airflow_provider_d1.dump.sqlite_names import fold_case, is_internal, unquote
+from airflow_provider_d1.dump.schema import fold_case, is_internal, unquote
 from airflow_provider_d1.dump.statements import NAME, SPACE, check_statement_text
 from airflow_provider_d1.exceptions import D1DumpError
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from airflow_provider_d1.dump.sqlite_names import fold_case, unquote
+from airflow_provider_d1.dump.schema import fold_case, unquote
 from airflow_provider_d1.exceptions import D1DumpError
 
 #: white space as SQLite's tokenizer knows it (no VT), line and block comments; a block comment may run to the end

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow_provider_d1.cloudflare.credentials import CLOUDFLARE_API, Credentials
-from airflow_provider_d1.cloudflare.secret import Secret
+from airflow_provider_d1.cloudflare.credentials import CLOUDFLARE_API, Credentials, Secret
 from airflow_provider_d1.exceptions import D1ConfigurationError
 
 if TYPE_CHECKING:

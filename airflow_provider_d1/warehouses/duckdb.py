@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from airflow_provider_d1.dump.sqlite_names import fold_case
+from airflow_provider_d1.dump.schema import fold_case
 from airflow_provider_d1.exceptions import D1Error, D1ManifestError, D1WarehouseError
 from airflow_provider_d1.warehouses.base import Run, Warehouse
 from airflow_provider_d1.warehouses.batches import schema_of, staged_batches

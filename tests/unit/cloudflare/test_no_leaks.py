@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from airflow_provider_d1.cloudflare.client import AsyncD1Client, D1Client
-from airflow_provider_d1.cloudflare.credentials import Credentials
+from airflow_provider_d1.cloudflare.credentials import Credentials, Secret
 from airflow_provider_d1.cloudflare.download import Download
 from airflow_provider_d1.cloudflare.download_targets import AllowedTargets
 from airflow_provider_d1.cloudflare.export import run_export
@@ -24,7 +24,6 @@ from airflow_provider_d1.cloudflare.messages import Request
 from airflow_provider_d1.cloudflare.models import ExportRequest
 from airflow_provider_d1.cloudflare.rate_limit import RateLimiter
 from airflow_provider_d1.cloudflare.seal import seal, unseal
-from airflow_provider_d1.cloudflare.secret import Secret
 from airflow_provider_d1.cloudflare.transport import LOGGERS, SyncTransport, quiet
 from airflow_provider_d1.exceptions import D1ConnectionError, D1Error
 from tests.unit.cloudflare.d1_fakes import ACCOUNT, TOKEN, UUID, FakeClock, active, complete, error, inner, ok

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from airflow_provider_d1.staging.cli import _parser
+from airflow_provider_d1.staging.__main__ import _parser
 from airflow_provider_d1.staging.manifest import parse_manifest
 from airflow_provider_d1.staging.options import StagingOptions
 from tests.unit.staging.staged_files import assert_folder_is_what_the_manifest_lists, assert_true_to
@@ -232,7 +232,7 @@ def test_it_needs_no_airflow_and_no_boto3(tmp_path: Path) -> None:
         "        if name.partition('.')[0] in ('airflow', 'boto3', 'botocore', 'httpx', 'pandas'):\n"
         "            raise AssertionError('imported ' + name)\n"
         "sys.meta_path.insert(0, Refuse())\n"
-        "from airflow_provider_d1.staging.cli import main\n"
+        "from airflow_provider_d1.staging.__main__ import main\n"
         f"sys.exit(main([{str(tmp_path / 'dump.sql')!r}, {str(tmp_path / 'out')!r}]))\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
