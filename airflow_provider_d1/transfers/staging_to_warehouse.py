@@ -73,13 +73,14 @@ class D1StagingToWarehouseOperator(BaseOperator):
     :param tables: only these tables, by their exact names; None for all. (templated)
     :param mode: ``"replace"`` swaps new tables in for the old ones; readers see either, never less. ``"append"`` adds
         the rows, once: an export that is loaded already is skipped. New columns are added, and columns that became
-        wider altered.
+        wider altered. (templated)
     :param on_nul: for texts with a NUL character where the warehouse can't hold one (Postgres): ``"fail"``, or
-        ``"replace"`` it by U+FFFD.
+        ``"replace"`` it by U+FFFD. (templated)
     :param verify_checksums: compare the SHA-256 of each staged file, besides its size and rows, which always are.
+        (templated)
     :param allow_other_database: let ``mode="replace"`` replace a table that holds rows of another D1 database, as
-        ``_d1_loads`` says; by default such a load is refused.
-    :param dry_run: load nothing, ask no server; return the statements under ``"statements"``.
+        ``_d1_loads`` says; by default such a load is refused. (templated)
+    :param dry_run: load nothing, ask no server; return the statements under ``"statements"``. (templated)
     :param aws_conn_id: connection for ``s3://`` manifests, also for warehouses that read S3 themselves. (templated)
 
     Arguments that only one warehouse has are declared by it and described in docs/warehouses.md: ``iam_role``
@@ -93,14 +94,7 @@ class D1StagingToWarehouseOperator(BaseOperator):
     ``rows`` counts what this run loaded; ``skipped`` is True when an append found everything loaded already.
     """
 
-    template_fields: Sequence[str] = (
-        "manifest",
-        "conn_id",
-        "schema",
-        "tables",
-        "aws_conn_id",
-        *engine_options(),
-    )
+    template_fields: Sequence[str] = tuple(ATTRIBUTES.get(name, name) for name in RULES)
     ui_color = "#d9e8c4"
     rules: ClassVar[Mapping[str, Rule]] = RULES
 

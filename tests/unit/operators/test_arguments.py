@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from typing import Any
 
 import pytest
 from airflow.sdk import DAG, task
 
 from airflow_provider_d1.exceptions import D1ConfigurationError
+from airflow_provider_d1.operators.arguments import check_rendered_arguments
 from airflow_provider_d1.operators.d1 import D1ExportOperator
-from airflow_provider_d1.transfers.staging_to_warehouse import D1StagingToWarehouseOperator
+from airflow_provider_d1.transfers.staging_to_warehouse import ATTRIBUTES, RULES, D1StagingToWarehouseOperator
+from airflow_provider_d1.warehouses.registry import engine_options
 
 
 @pytest.mark.parametrize(
@@ -92,3 +96,29 @@ def test_dry_run_is_named_as_the_user_wrote_it() -> None:
         D1StagingToWarehouseOperator(
             task_id="load", manifest="s3://b/_manifest.json", conn_id="c", schema="s", dry_run="yes"
         )
+
+
+LOAD = {"task_id": "load", "manifest": "s3://b/_manifest.json", "conn_id": "c", "schema": "s"}
+
+
+def test_every_argument_of_the_loader_is_templated_and_says_so() -> None:
+    parameters = inspect.signature(D1StagingToWarehouseOperator.__init__).parameters.values()
+    own = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    documented = re.findall(r":param (\w+):(.*?)\(templated\)", D1StagingToWarehouseOperator.__doc__ or "", re.DOTALL)
+    assert [name for name, words in documented if ":param" in words] == []
+    assert {name for name, _ in documented} == own - set(engine_options())
+    assert set(RULES) == own
+    assert set(D1StagingToWarehouseOperator.template_fields) == {ATTRIBUTES.get(name, name) for name in own}
+
+
+def test_a_rendered_argument_of_the_loader_gets_its_type() -> None:
+    operator = D1StagingToWarehouseOperator(
+        **LOAD, dry_run="{{ dry }}", mode="{{ mode }}", verify_checksums="{{ dry }}"
+    )
+    operator.render_template_fields({"dry": "true", "mode": "append"})
+    check_rendered_arguments(operator, operator.rules, ATTRIBUTES)
+    assert (operator.only_statements, operator.mode, operator.verify_checksums) == (True, "append", True)
+    operator = D1StagingToWarehouseOperator(**LOAD, mode="{{ mode }}")
+    operator.render_template_fields({"mode": "add"})
+    with pytest.raises(D1ConfigurationError, match=r"^mode must be .*, not 'add'"):
+        check_rendered_arguments(operator, operator.rules, ATTRIBUTES)
