@@ -88,7 +88,7 @@ class D1ConnectionError(D1ApiError):
 
 
 class D1AuthenticationError(D1ApiError):
-    """The token is wrong, expired, or lacks the D1 right."""
+    """The token is wrong, expired, or lacks the D1 permission."""
 
 
 class D1DatabaseNotFoundError(D1ApiError):
@@ -181,8 +181,13 @@ class D1DumpError(D1Error):
         self.table = table
 
 
-class D1FidelityError(D1Error):
-    """``on_lossy="fail"``: D1's exporter lost something in at least one column before we saw it."""
+class D1LossyExportError(D1Error):
+    """``on_lossy="fail"``: D1's export has altered values of at least one column."""
+
+
+#: the former name; code that catches it, and events and pickles that hold it, still work
+D1FidelityError = D1LossyExportError
+D1Error._by_name["D1FidelityError"] = D1LossyExportError  # noqa: SLF001 - the alias's entry
 
 
 class D1TypeConflictError(D1Error):

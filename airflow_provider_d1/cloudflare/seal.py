@@ -75,14 +75,6 @@ def unseal(sealed: str, token: str, *, now: datetime | None = None) -> Secret:
     return url
 
 
-def sealed_expiry(sealed: str) -> datetime:
-    """When the URL in a sealed one stops working; readable without the token.
-
-    :raises D1SealError: when it is no sealed URL.
-    """
-    return _open(sealed)[1]
-
-
 def url_expiry(url: str, issued_at: datetime) -> datetime:
     """When a signed URL stops working.
 

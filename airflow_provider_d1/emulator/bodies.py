@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from airflow_provider_d1.cloudflare.models import ExportOptions
 from airflow_provider_d1.emulator.databases import MAX_STATEMENT_BYTES
-from airflow_provider_d1.emulator.dump_writer import DumpOptions
 from airflow_provider_d1.emulator.envelopes import BAD_BODY, D1_ERROR, ApiError
 
 MAX_PARAMETERS = 100
@@ -58,7 +58,7 @@ def _statement(query: object) -> tuple[str, list[Any]]:
     return sql, parameters
 
 
-def export(body: object) -> tuple[DumpOptions, str | None]:
+def export(body: object) -> tuple[ExportOptions, str | None]:
     """Options of an export call, and the bookmark that makes it a poll.
 
     :raises ApiError: malformed; ``output_format`` is required of polls too.
@@ -77,7 +77,7 @@ def export(body: object) -> tuple[DumpOptions, str | None]:
     bookmark = body.get("current_bookmark")
     if bookmark is not None and not isinstance(bookmark, str):
         raise _malformed("Expected string at body.current_bookmark")
-    return DumpOptions(no_schema, no_data, tuple(tables)), bookmark or None
+    return ExportOptions(tuple(tables) or None, no_data, no_schema), bookmark or None
 
 
 @dataclass(frozen=True, slots=True)

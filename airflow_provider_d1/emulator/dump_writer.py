@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from airflow_provider_d1.emulator import dump_literals
 if TYPE_CHECKING:
     import apsw
 
+    from airflow_provider_d1.cloudflare.models import ExportOptions
     from airflow_provider_d1.emulator.dump_literals import Value
 
 VIRTUAL_TABLE_ERROR = "D1 Export error: cannot export databases with Virtual Tables (fts5)"
@@ -41,40 +41,21 @@ class VirtualTableError(Exception):
     """The dump met a virtual table, where D1's exporter gives up."""
 
 
-@dataclass(frozen=True, slots=True)
-class DumpOptions:
-    """What goes into a dump.
-
-    :param no_schema: no CREATE statements; this and the next two are the export call's ``dump_options``.
-    :param no_data: no rows.
-    :param tables: names of the objects that are wanted; empty means all of them.
-    :param old_newlines: write newlines as D1 did until autumn 2026.
-    """
-
-    no_schema: bool = False
-    no_data: bool = False
-    tables: tuple[str, ...] = ()
-    old_newlines: bool = False
-
-    def wants(self, name: str) -> bool:
-        """Whether an object of that name goes into the dump."""
-        return not self.tables or name in self.tables
-
-
-def statements(connection: apsw.Connection, options: DumpOptions) -> Iterator[bytes]:
+def statements(connection: apsw.Connection, options: ExportOptions, *, old_newlines: bool = False) -> Iterator[bytes]:
     """The dump's statements, each with its semicolon; rows are read one at a time.
 
     :param connection: an open database; nothing may write to it until the iterator ends.
-    :param options: what goes into the dump.
+    :param options: what goes into the dump; D1 takes ``tables`` as names of any objects, not of tables only.
+    :param old_newlines: write newlines as D1 did until autumn 2026.
     :raises VirtualTableError: on reaching a virtual table that the options do not leave out.
     """
     yield b"PRAGMA defer_foreign_keys=TRUE;"
     for name, sql in _objects(connection, _TABLES):
-        if options.wants(name):
-            yield from _table(connection, name, sql, options)
+        if _wanted(name, options):
+            yield from _table(connection, name, sql, options, old_newlines=old_newlines)
     if not options.no_schema:
         for name, sql in _objects(connection, _REST):
-            if options.wants(name):
+            if _wanted(name, options):
                 yield f"{sql};".encode()
 
 
@@ -91,7 +72,13 @@ def _objects(connection: apsw.Connection, query: str) -> list[tuple[str, str]]:
     return [(str(name), str(sql)) for name, sql in connection.execute(query)]
 
 
-def _table(connection: apsw.Connection, name: str, sql: str, options: DumpOptions) -> Iterator[bytes]:
+def _wanted(name: str, options: ExportOptions) -> bool:
+    return options.tables is None or name in options.tables
+
+
+def _table(
+    connection: apsw.Connection, name: str, sql: str, options: ExportOptions, *, old_newlines: bool
+) -> Iterator[bytes]:
     if name == "sqlite_sequence":
         head = "DELETE FROM sqlite_sequence;"
     elif _STATISTICS.match(name):
@@ -107,7 +94,7 @@ def _table(connection: apsw.Connection, name: str, sql: str, options: DumpOption
     if not options.no_schema:
         yield head.encode()
     if not options.no_data:
-        yield from _rows(connection, name, old_newlines=options.old_newlines)
+        yield from _rows(connection, name, old_newlines=old_newlines)
 
 
 def _rows(connection: apsw.Connection, table: str, *, old_newlines: bool) -> Iterator[bytes]:
@@ -131,16 +118,19 @@ def _values(connection: apsw.Connection, columns: Sequence[str], quoted: str) ->
             yield dump_literals.with_text(row)
 
 
-def chunks(connection: apsw.Connection, options: DumpOptions, size: int = 1 << 20) -> Iterator[bytes]:
+def chunks(
+    connection: apsw.Connection, options: ExportOptions, size: int = 1 << 20, *, old_newlines: bool = False
+) -> Iterator[bytes]:
     """The dump as one stream: its statements joined by newlines, in pieces of about ``size`` bytes.
 
     :param connection: an open database; nothing may write to it until the iterator ends.
     :param options: what goes into the dump.
     :param size: a piece ends with the statement that reaches this many bytes.
+    :param old_newlines: write newlines as D1 did until autumn 2026.
     """
     separator = b""
     buffer = bytearray()
-    for statement in statements(connection, options):
+    for statement in statements(connection, options, old_newlines=old_newlines):
         buffer += separator
         buffer += statement
         separator = b"\n"

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from airflow_provider_d1.emulator.dump_writer import VIRTUAL_TABLE_ERROR, DumpOptions
+from airflow_provider_d1.emulator.dump_writer import VIRTUAL_TABLE_ERROR
 
 if TYPE_CHECKING:
+    from airflow_provider_d1.cloudflare.models import ExportOptions
     from airflow_provider_d1.emulator.faults import Faults
 
 LOST = "Not currently exporting anything."
@@ -102,7 +103,7 @@ class ExportSession:
 
     def __init__(
         self,
-        write: Callable[[DumpOptions, str], DumpJob],
+        write: Callable[[ExportOptions, str], DumpJob],
         name: str,
         new_bookmark: Callable[[], str],
         faults: Faults,
@@ -124,7 +125,7 @@ class ExportSession:
             return self._held_by_others(now)
         return self._export is not None or self._held_by_others(now)
 
-    def start(self, options: DumpOptions, now: float) -> ExportAnswer:
+    def start(self, options: ExportOptions, now: float) -> ExportAnswer:
         """Begin an export of what the options say."""
         self._cancel_unpolled(now)
         if self._export is not None or self._held_by_others(now):

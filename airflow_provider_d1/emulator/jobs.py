@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from airflow_provider_d1.emulator.dump_writer import VirtualTableError, chunks, refuse_virtual_tables
 
 if TYPE_CHECKING:
+    from airflow_provider_d1.cloudflare.models import ExportOptions
     from airflow_provider_d1.emulator.bucket import Bucket, StoredObject
     from airflow_provider_d1.emulator.databases import LocalDatabase
-    from airflow_provider_d1.emulator.dump_writer import DumpOptions
     from airflow_provider_d1.emulator.imports import ImportStatistics
 
 
@@ -23,16 +23,25 @@ class DumpThread:
     :param bucket: where it goes.
     :param key: under which name.
     :param no_virtual_tables: a virtual table anywhere in the database is an error, also when the options leave it out.
+    :param old_newlines: write newlines as D1 did until autumn 2026.
     """
 
     def __init__(
-        self, database: LocalDatabase, options: DumpOptions, bucket: Bucket, key: str, *, no_virtual_tables: bool
+        self,
+        database: LocalDatabase,
+        options: ExportOptions,
+        bucket: Bucket,
+        key: str,
+        *,
+        no_virtual_tables: bool,
+        old_newlines: bool,
     ) -> None:
         self._database = database
         self._options = options
         self._bucket = bucket
         self._key = key
         self._no_virtual_tables = no_virtual_tables
+        self._old_newlines = old_newlines
         self._cancelled = threading.Event()
         self._error: str | None = None
         self._thread = threading.Thread(target=self._run, name=f"dump {database.name}", daemon=True)
@@ -66,7 +75,7 @@ class DumpThread:
             with path.open("wb") as file, self._database.reader() as connection:
                 if self._no_virtual_tables:
                     refuse_virtual_tables(connection)
-                for chunk in chunks(connection, self._options):
+                for chunk in chunks(connection, self._options, old_newlines=self._old_newlines):
                     if self._cancelled.is_set():
                         break
                     digest.update(chunk)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,8 @@ from airflow_provider_d1.emulator.signed_downloads import object_path
 from airflow_provider_d1.emulator.signed_uploads import upload_path
 
 if TYPE_CHECKING:
+    from airflow_provider_d1.cloudflare.models import ExportOptions
     from airflow_provider_d1.emulator.bucket import Bucket
-    from airflow_provider_d1.emulator.dump_writer import DumpOptions
     from airflow_provider_d1.emulator.faults import Faults
     from airflow_provider_d1.emulator.signing import Signer
     from airflow_provider_d1.emulator.virtual_clock import VirtualClock
@@ -266,7 +266,7 @@ class Routes:
         return status, body
 
     async def _start(
-        self, database: LocalDatabase, session: ExportSession, options: DumpOptions
+        self, database: LocalDatabase, session: ExportSession, options: ExportOptions
     ) -> exports.ExportAnswer:
         if self._faults.drop_table:
             await run_in_threadpool(database.drop_table, self._faults.drop_table)
@@ -274,7 +274,6 @@ class Routes:
             return exports.ExportFailed(IMPORT_BUSY)
         if self._faults.free_row_reads > 0:
             self._faults.spend("free_row_reads", await run_in_threadpool(lambda: database.row_count))
-        options = replace(options, old_newlines=self._faults.old_newlines)
         answer = session.start(options, self._clock.now())
         if isinstance(answer, ExportActive):
             if self._faults.complete_at_start:
@@ -296,9 +295,15 @@ class Routes:
     def _session(self, database: LocalDatabase) -> ExportSession:
         if database.uuid not in self._sessions:
 
-            def write(options: DumpOptions, filename: str) -> DumpThread:
-                strict = self._faults.virtual_tables_always_fail
-                job = DumpThread(database, options, self._bucket, filename, no_virtual_tables=strict)
+            def write(options: ExportOptions, filename: str) -> DumpThread:
+                job = DumpThread(
+                    database,
+                    options,
+                    self._bucket,
+                    filename,
+                    no_virtual_tables=self._faults.virtual_tables_always_fail,
+                    old_newlines=self._faults.old_newlines,
+                )
                 self._jobs[database.uuid] = job
                 return job
 

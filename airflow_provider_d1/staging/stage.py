@@ -67,7 +67,7 @@ def stage(
     :param parse_threads: more than two do not help; one takes less memory, none does everything in this thread.
     :param on_progress: called in this thread after every piece of the dump; must be quick.
     :raises D1DumpError: when the dump is malformed, with its byte offset.
-    :raises D1FidelityError: with ``on_lossy="fail"``, naming the columns.
+    :raises D1LossyExportError: with ``on_lossy="fail"``, naming the columns.
     :raises D1TypeConflictError: with ``on_type_conflict="fail"``, naming the columns.
     :raises D1StagingError: when files did not arrive whole, or there is a manifest and ``replace`` is False.
     :raises D1TableNotFoundError: for a name in ``exclude_tables`` that no table of the dump has.

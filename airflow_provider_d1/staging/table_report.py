@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from airflow_provider_d1.exceptions import D1FidelityError, D1TypeConflictError
+from airflow_provider_d1.exceptions import D1LossyExportError, D1TypeConflictError
 from airflow_provider_d1.staging.audit import type_name
 from airflow_provider_d1.staging.fidelity import certain_losses, conflict_lines, lossy_line
 from airflow_provider_d1.staging.manifest_tables import ColumnEntry, LossyCounts, StorageCounts, TableEntry
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 def report_values(tables: Sequence[TableWriter], options: StagingOptions) -> None:
     """Log which values do not fit their declared types and which D1's export may have altered, or fail for them.
 
-    :raises D1FidelityError: with ``on_lossy="fail"``, naming every column.
+    :raises D1LossyExportError: with ``on_lossy="fail"``, naming every column.
     :raises D1TypeConflictError: with ``on_type_conflict="fail"``, naming every column.
     """
     conflicts = [
@@ -35,7 +35,7 @@ def report_values(tables: Sequence[TableWriter], options: StagingOptions) -> Non
     if options.on_lossy == "fail":
         losses = [line for table in tables for line in certain_losses(table.plan.schema, table.stats)]
         if losses:
-            raise D1FidelityError("; ".join(losses))
+            raise D1LossyExportError("; ".join(losses))
     for line in conflicts:
         logger.warning("%s", line)
     if options.on_lossy == "warn":

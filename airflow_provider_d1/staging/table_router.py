@@ -83,7 +83,7 @@ class TableRouter:
     def end(self) -> None:
         """Say that the dump has ended: now all types are final.
 
-        :raises D1FidelityError: with ``on_lossy="fail"``, naming every column.
+        :raises D1LossyExportError: with ``on_lossy="fail"``, naming every column.
         :raises D1TypeConflictError: with ``on_type_conflict="fail"``, naming every column.
         """
         settled = settle_newlines([writer.stats for writer in self._writers.values()])

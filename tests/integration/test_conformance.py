@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_d1.cloudflare.exact_results import exact_returning, exact_select
+from airflow_provider_d1.cloudflare.models import ExportOptions
 from airflow_provider_d1.cloudflare.sql_parameters import bind
 from airflow_provider_d1.emulator import dump_writer
 from airflow_provider_d1.emulator.databases import LocalDatabase, QueryError
@@ -193,13 +194,12 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LocalDataba
 def test_same_dump(
     name: str, request_: DumpRequest, engine: dict[str, Outcome], databases: dict[str, LocalDatabase]
 ) -> None:
-    options = dump_writer.DumpOptions(
-        request_.no_schema, request_.no_data, request_.tables, old_newlines=writes_old_newlines(engine)
-    )
+    options = ExportOptions(request_.tables or None, request_.no_data, request_.no_schema)
+    old = writes_old_newlines(engine)
     ours: bytes | str
     with databases[name].reader() as connection:
         try:
-            ours = b"".join(dump_writer.chunks(connection, options))
+            ours = b"".join(dump_writer.chunks(connection, options, old_newlines=old))
         except dump_writer.VirtualTableError as error:
             ours = str(error)
     theirs = engine[name].dumps[request_]
@@ -223,7 +223,7 @@ def test_the_engine_has_one_of_the_two_writers_of_newlines(
     both = []
     for old in (False, True):
         with databases["newlines"].reader() as connection:
-            both.append(b"".join(dump_writer.chunks(connection, dump_writer.DumpOptions(old_newlines=old))))
+            both.append(b"".join(dump_writer.chunks(connection, ExportOptions(), old_newlines=old)))
     assert engine["newlines"].dumps[FULL] == both[writes_old_newlines(engine)]
     assert both[0] != both[1]
 
@@ -280,7 +280,7 @@ def test_random_databases_reach_the_oddities(databases: dict[str, LocalDatabase]
     seen = b""
     for seed in SEEDS:
         with databases[f"random{seed}"].reader() as connection:
-            seen += b"".join(dump_writer.chunks(connection, dump_writer.DumpOptions()))
+            seen += b"".join(dump_writer.chunks(connection, ExportOptions()))
     oddities = [b"replace(replace('", b"9e999", b"-9e999", b"e+21", b"9007199254740992", b"9223372036854776000", b"\0"]
     oddities += ["�".encode(), b"X''", b"DELETE FROM sqlite_sequence;", b"ANALYZE sqlite_schema;", b"AS (upper(", b"["]
     oddities += [b"STRICT", b"WITHOUT ROWID", b"CREATE TRIGGER", b"CREATE VIEW", b"CREATE TABLE IF NOT EXISTS", b"e-7"]

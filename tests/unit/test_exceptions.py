@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import airflow_provider_d1
-from airflow_provider_d1.exceptions import D1Error
+from airflow_provider_d1.exceptions import D1Error, D1FidelityError, D1LossyExportError
 
 
 def family(root: type[D1Error]) -> Iterator[type[D1Error]]:
@@ -30,6 +30,14 @@ def test_every_error_takes_retryable_and_keeps_the_class_default_without_it(erro
         assert made.retryable is retryable
         assert pickle.loads(pickle.dumps(made)).retryable is retryable
     assert str(error("what happened")) == "what happened"
+
+
+def test_the_former_name_of_a_lossy_export_still_works() -> None:
+    with pytest.raises(D1FidelityError):
+        raise D1LossyExportError("t.id: 1 integer of 2^53 and beyond")
+    for name in ("D1FidelityError", "D1LossyExportError"):
+        assert type(D1Error.from_name(name, "x", retryable=False)) is D1LossyExportError
+        assert pickle.loads(f"cairflow_provider_d1.exceptions\n{name}\n.".encode()) is D1LossyExportError
 
 
 def test_nothing_changes_retryable_after_construction() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_d1.cloudflare.seal import seal, sealed_expiry, unseal, url_expiry
+from airflow_provider_d1.cloudflare.seal import seal, unseal, url_expiry
 from airflow_provider_d1.exceptions import D1SealError, D1SignedUrlExpiredError
 from tests.unit.cloudflare.d1_fakes import SIGNED_URL, TOKEN
 
@@ -29,10 +29,6 @@ def test_the_sealed_form_shows_nothing_and_never_repeats() -> None:
     assert all(word not in raw for word in (b"https", b"Signature", b"5e3c7e7", TOKEN.encode()))
     assert first.isascii()
     assert first.split() == [first]
-
-
-def test_its_expiry_is_readable_without_the_token() -> None:
-    assert sealed_expiry(seal(SIGNED_URL, TOKEN, expires_at=NOON)) == NOON
 
 
 def test_another_token_does_not_open_it() -> None:
@@ -61,8 +57,6 @@ def test_a_later_expiry_cannot_be_written_onto_it() -> None:
 def test_what_is_no_seal_is_told_from_a_wrong_token(damaged: str) -> None:
     with pytest.raises(D1SealError, match="not a sealed URL"):
         unseal(damaged, TOKEN)
-    with pytest.raises(D1SealError):
-        sealed_expiry(damaged)
 
 
 @given(st.data())

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from airflow_provider_d1.cloudflare.models import ExportOptions
 from airflow_provider_d1.emulator.bucket import Bucket
 from airflow_provider_d1.emulator.databases import LocalDatabase
-from airflow_provider_d1.emulator.dump_writer import VIRTUAL_TABLE_ERROR, DumpOptions
+from airflow_provider_d1.emulator.dump_writer import VIRTUAL_TABLE_ERROR
 from airflow_provider_d1.emulator.jobs import DumpThread
 
 if TYPE_CHECKING:
@@ -45,10 +46,8 @@ def written(
     tmp_path: Path, bucket: Bucket, seed: Path | str, *, cancel: bool = False, strict: bool = False
 ) -> DumpThread:
     database = HeldDatabase(tmp_path / "db.sqlite", seed)
-    tables = ("docs",) if strict else ()
-    thread = DumpThread(
-        database, DumpOptions(tables=tables, old_newlines=True), bucket, "key.sql", no_virtual_tables=strict
-    )
+    tables = ("docs",) if strict else None
+    thread = DumpThread(database, ExportOptions(tables), bucket, "key.sql", no_virtual_tables=strict, old_newlines=True)
     assert not thread.finished
     if cancel:
         thread.cancel()

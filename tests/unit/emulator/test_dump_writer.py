@@ -8,8 +8,9 @@ from pathlib import Path
 import apsw
 import pytest
 
+from airflow_provider_d1.cloudflare.models import ExportOptions
 from airflow_provider_d1.emulator.databases import LocalDatabase
-from airflow_provider_d1.emulator.dump_writer import DumpOptions, VirtualTableError, chunks, refuse_virtual_tables
+from airflow_provider_d1.emulator.dump_writer import VirtualTableError, chunks, refuse_virtual_tables
 
 CORPUS = Path(__file__).parents[2] / "data" / "corpus"
 
@@ -18,9 +19,9 @@ def database(tmp_path: Path, seed: Path | str | Sequence[str]) -> LocalDatabase:
     return LocalDatabase(tmp_path / "db.sqlite", "db", "db", seed)
 
 
-def dump(tmp_path: Path, seed: Path | str | Sequence[str], **options: object) -> bytes:
+def dump(tmp_path: Path, seed: Path | str | Sequence[str], *, old_newlines: bool = False, **options: object) -> bytes:
     with database(tmp_path, seed).reader() as connection:
-        return b"".join(chunks(connection, DumpOptions(**options)))  # type: ignore[arg-type]
+        return b"".join(chunks(connection, ExportOptions(**options), old_newlines=old_newlines))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     connection.execute("COMMIT")
     tracemalloc.start()
     try:
-        size = sum(len(chunk) for chunk in chunks(connection, DumpOptions(), size=1 << 16))
+        size = sum(len(chunk) for chunk in chunks(connection, ExportOptions(), size=1 << 16))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -119,7 +120,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
 
 def test_a_chunk_ends_with_the_statement_that_fills_it(tmp_path: Path) -> None:
     with database(tmp_path, "CREATE TABLE t(a); INSERT INTO t VALUES (1), (2);").reader() as connection:
-        pieces = list(chunks(connection, DumpOptions(no_schema=True), size=40))
+        pieces = list(chunks(connection, ExportOptions(no_schema=True), size=40))
     assert pieces == [
         b'PRAGMA defer_foreign_keys=TRUE;\nINSERT INTO "t" ("a") VALUES(1);',
         b'\nINSERT INTO "t" ("a") VALUES(2);',

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from airflow_provider_d1.emulator.dump_writer import VIRTUAL_TABLE_ERROR, DumpOptions
+from airflow_provider_d1.cloudflare.models import ExportOptions
+from airflow_provider_d1.emulator.dump_writer import VIRTUAL_TABLE_ERROR
 from airflow_provider_d1.emulator.exports import (
     BUSY_START,
     LOST,
@@ -39,7 +40,7 @@ class Bench:
         self.next_job = Job()
         self.session = ExportSession(self._write, "shop", self._bookmark, self.faults)
 
-    def _write(self, _options: DumpOptions, _filename: str) -> Job:
+    def _write(self, _options: ExportOptions, _filename: str) -> Job:
         self.jobs.append(self.next_job)
         return self.next_job
 
@@ -47,7 +48,7 @@ class Bench:
         return f"bookmark{len(self.jobs)}"
 
     def start(self) -> ExportAnswer:
-        return self.session.start(DumpOptions(), self.now)
+        return self.session.start(ExportOptions(), self.now)
 
     def poll(self, bookmark: str = "bookmark0", after: float = 0.0) -> ExportAnswer:
         self.now += after

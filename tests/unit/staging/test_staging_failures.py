@@ -17,7 +17,7 @@ from airflow_provider_d1.dump.reader import DumpReader
 from airflow_provider_d1.exceptions import (
     D1DownloadError,
     D1DumpError,
-    D1FidelityError,
+    D1LossyExportError,
     D1StagingError,
     D1TypeConflictError,
 )
@@ -246,7 +246,7 @@ def test_a_fault_of_our_own_stops_everything(stage_name: str, tmp_path: Path, mo
             D1TypeConflictError,
             "t.v: declared INTEGER, but holds 1 real number;",
         ),
-        (StagingOptions(on_lossy="fail"), D1FidelityError, "t.id: 1 integer of 2\\^53 and beyond"),
+        (StagingOptions(on_lossy="fail"), D1LossyExportError, "t.id: 1 integer of 2\\^53 and beyond"),
     ],
 )
 def test_told_to_fail(options: StagingOptions, error: type[Exception], words: str, tmp_path: Path) -> None:
