@@ -13,6 +13,7 @@ from airflow_provider_d1.exceptions import D1ConfigurationError
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
+_EXTRA_FIELDS = ("account_id", "timeout", "requests_per_5_minutes", "allowed_download_hosts")
 _CLOUDFLARE_HOSTS = ("api.cloudflare.com", "dash.cloudflare.com", "www.cloudflare.com", "cloudflare.com")
 
 
@@ -39,9 +40,36 @@ class Settings:
         return self.database
 
 
-def read_settings(  # noqa: C901 - one check for each field
-    connection: Connection, extra: Mapping[str, Any], database: str | None = None
-) -> Settings:
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """The fields of an Airflow connection that are read here.
+
+    Airflow's ``Connection`` shows its password in its repr, and error reporters send the repr of every local variable.
+    So the object is dropped before its fields are checked, which is what can fail.
+    """
+
+    conn_id: str
+    login: str
+    password: Secret
+    schema: str
+    host: str
+    port: int | None
+    extra: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, connection: Connection, extra: Mapping[str, Any]) -> _Fields:
+        return cls(
+            conn_id=str(connection.conn_id),
+            login=(connection.login or "").strip(),
+            password=Secret((connection.password or "").strip()),
+            schema=(connection.schema or "").strip(),
+            host=(connection.host or "").strip(),
+            port=connection.port,
+            extra={name: extra.get(name) for name in _EXTRA_FIELDS},
+        )
+
+
+def read_settings(connection: Connection, extra: Mapping[str, Any], database: str | None = None) -> Settings:
     """Turn a connection into settings; no I/O.
 
     :param connection: *login* is the account ID and *password* the API token, or, for a Global API Key, *login* the
@@ -52,21 +80,25 @@ def read_settings(  # noqa: C901 - one check for each field
     :param database: takes precedence over the connection's.
     :raises D1ConfigurationError: names the field that is missing or wrong, and what it should hold.
     """
-    conn_id = str(connection.conn_id)
+    fields = _Fields.of(connection, extra)
+    del connection
+    return _settings(fields, database)
+
+
+def _settings(fields: _Fields, database: str | None) -> Settings:  # noqa: C901 - one check for each field
+    conn_id, extra = fields.conn_id, fields.extra
 
     def wrong(field: str, should: str) -> D1ConfigurationError:
         return D1ConfigurationError(f"Connection {conn_id!r}: {field} {should}.")
 
-    token = Secret((connection.password or "").strip())
-    if not token:
+    if not fields.password:
         raise wrong("password", "is empty; it should hold a Cloudflare API token with the permission D1: Edit")
     account_id = str(extra.get("account_id") or "").strip()
-    login = (connection.login or "").strip()
-    email = login if "@" in login else None
-    if login and email is None:
-        if account_id and account_id != login:
+    email = fields.login if "@" in fields.login else None
+    if fields.login and email is None:
+        if account_id and account_id != fields.login:
             raise wrong("login", "and extra field 'account_id' hold different account IDs; leave one of them empty")
-        account_id = login
+        account_id = fields.login
     if not account_id:
         raise wrong(
             "login (the account ID)",
@@ -84,14 +116,14 @@ def read_settings(  # noqa: C901 - one check for each field
     if (hosts := _host_names(extra.get("allowed_download_hosts"))) is None:
         raise wrong("extra field 'allowed_download_hosts'", "should be a list of host names")
     optional["allowed_download_hosts"] = hosts
-    base_url = _base_url(connection)
+    base_url = _base_url(fields)
     if urlsplit(base_url).hostname in _CLOUDFLARE_HOSTS and base_url.rstrip("/") != CLOUDFLARE_API:
         raise wrong("host", f"should be {CLOUDFLARE_API} or empty")
     try:
-        credentials = Credentials(account_id=account_id, token=token, email=email, base_url=base_url, **optional)
+        credentials = Credentials(account_id, fields.password, email=email, base_url=base_url, **optional)
     except D1ConfigurationError as error:
         raise D1ConfigurationError(f"Connection {conn_id!r}: {error}") from None
-    return Settings(conn_id, credentials, (database or connection.schema or "").strip() or None)
+    return Settings(conn_id, credentials, (database or fields.schema).strip() or None)
 
 
 async def fetch_settings(conn_id: str, database: str | None = None) -> Settings:
@@ -108,7 +140,9 @@ async def fetch_settings(conn_id: str, database: str | None = None) -> Settings:
         connection = await get_async_connection(conn_id)
     except AirflowNotFoundException:
         raise no_connection(conn_id) from None
-    return read_settings(connection, await get_async_extra_dejson(connection), database)
+    fields = _Fields.of(connection, await get_async_extra_dejson(connection))
+    del connection
+    return _settings(fields, database)
 
 
 def no_connection(conn_id: str) -> D1ConfigurationError:
@@ -137,14 +171,13 @@ def _host_names(value: object) -> tuple[str, ...] | None:
     return tuple(name.strip() for name in names if name.strip())
 
 
-def _base_url(connection: Connection) -> str:
-    host = (connection.host or "").strip()
-    if not host:
+def _base_url(fields: _Fields) -> str:
+    if not fields.host:
         return CLOUDFLARE_API
-    url = host if "://" in host else f"https://{host}"
+    url = fields.host if "://" in fields.host else f"https://{fields.host}"
     parts = urlsplit(url)
     standard = 443 if parts.scheme == "https" else 80
-    if connection.port and connection.port != standard and parts.port is None:
+    if fields.port and fields.port != standard and parts.port is None:
         # a connection given as d1://http://:token@127.0.0.1:8787/… arrives with its port apart
-        url = parts._replace(netloc=f"{parts.netloc}:{connection.port}").geturl()
+        url = parts._replace(netloc=f"{parts.netloc}:{fields.port}").geturl()
     return url

@@ -80,10 +80,9 @@ class D1Hook(DbApiHook):
 
         if self._settings is None:
             try:
-                connection = self.connection
+                self._settings = read_settings(self.connection, self.connection_extra)
             except AirflowNotFoundException:
                 raise no_connection(self.get_conn_id()) from None
-            self._settings = read_settings(connection, self.connection_extra)
             mask(self._settings.credentials.token)
         return self._settings
 

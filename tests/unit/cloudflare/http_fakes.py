@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import socket
 import ssl
 import struct
@@ -13,13 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from tests.unit.cloudflare.d1_fakes import ok
 
 DUMP = b"".join(hashlib.sha256(n.to_bytes(4, "big")).digest() for n in range(30_000))  # 960,000 bytes that never repeat
 
@@ -168,6 +172,11 @@ def refusal(status: int, body: bytes = b"", **fields: object) -> Behaviour:
     return answer
 
 
+def good(result: Any) -> Behaviour:
+    """The API's answer of success."""
+    return refusal(200, json.dumps(ok(result)).encode(), Connection="close")
+
+
 def redirect(target: str) -> Behaviour:
     return refusal(302, Location=target)
 
@@ -177,8 +186,11 @@ def silence(request: Connection) -> None:
     request.reset()
 
 
-def self_signed() -> ssl.SSLContext:
-    """TLS for 127.0.0.1 with a certificate that nobody vouches for."""
+def self_signed(authority: Path | None = None) -> ssl.SSLContext:
+    """TLS for 127.0.0.1 with a certificate that nobody vouches for.
+
+    :param authority: takes the certificate, for a client that is to trust it.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.now(UTC)
@@ -191,6 +203,8 @@ def self_signed() -> ssl.SSLContext:
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, SHA256())
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -198,5 +212,7 @@ def self_signed() -> ssl.SSLContext:
         file.write(certificate.public_bytes(Encoding.PEM))
         file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         file.flush()
+        if authority is not None:
+            authority.write_bytes(certificate.public_bytes(Encoding.PEM))
         context.load_cert_chain(file.name)
     return context

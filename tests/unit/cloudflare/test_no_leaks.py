@@ -9,7 +9,6 @@ import logging
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -26,18 +25,20 @@ from airflow_provider_d1.cloudflare.rate_limit import RateLimiter
 from airflow_provider_d1.cloudflare.seal import seal, unseal
 from airflow_provider_d1.cloudflare.transport import LOGGERS, SyncTransport, quiet
 from airflow_provider_d1.exceptions import D1ConnectionError, D1Error
-from tests.unit.cloudflare.d1_fakes import ACCOUNT, TOKEN, UUID, FakeClock, active, complete, error, inner, ok
+from tests.unit.cloudflare.d1_fakes import ACCOUNT, TOKEN, UUID, FakeClock, active, complete, error, inner
 from tests.unit.cloudflare.http_fakes import (
     DUMP,
     Behaviour,
     Connection,
     Server,
+    good,
     redirect,
     refusal,
     self_signed,
     silence,
     whole,
 )
+from tests.unit.error_reports import frames_of
 
 LOOPBACK = AllowedTargets(loopback=True)
 SECRETS = (TOKEN, "5e3c7e7", "X-Amz-Signature", "top-secret-place")
@@ -95,10 +96,6 @@ def api(replies: dict[str, list[Any]]) -> Behaviour:
             refusal(reply.status, json.dumps(reply.body).encode(), Connection="close")(request)
 
     return answer
-
-
-def good(result: Any, **more: Any) -> Behaviour:
-    return refusal(200, json.dumps(ok(result, **more)).encode(), Connection="close")
 
 
 def credentials_for(server: Server) -> Credentials:
@@ -214,21 +211,6 @@ FAILING_BUCKETS = {
 }
 
 
-def frames_of(error: BaseException | None) -> str:
-    """The local variables of every frame of every error in the chain, as an error reporter would send them."""
-    text = ""
-    while error is not None:
-        report = traceback.TracebackException.from_exception(error, capture_locals=True)
-        for frame in report.stack:
-            if not frame.filename.startswith(TESTS):
-                text += f"{frame.filename}:{frame.name} {frame.locals!r}\n"
-        error = error.__cause__ or error.__context__
-    return text
-
-
-TESTS = str(Path(__file__).parent)
-
-
 @pytest.mark.parametrize("failing", FAILING_APIS)
 @pytest.mark.parametrize("use", [export_from, query])
 def test_no_frame_of_a_failing_call_holds_a_secret(failing: str, use: Callable[[Server], None]) -> None:
@@ -297,40 +279,6 @@ def test_a_bad_url_is_not_repeated(url: str) -> None:
     with pytest.raises(D1Error) as caught:
         Download(url)
     assert not any(secret in everything_about(caught.value) for secret in SECRETS)
-
-
-def test_a_loopback_connection_goes_through_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Server([refusal(500)]) as proxy, Server([LISTED, whole()]) as server:
-        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
-        for name in ("NO_PROXY", "no_proxy"):
-            monkeypatch.delenv(name, raising=False)
-        with D1Client(credentials_for(server), limiter=RateLimiter(1000)) as client:
-            assert client.list_databases()
-        with Download(server.url, targets=LOOPBACK) as download:
-            assert download.read() == DUMP
-    assert proxy.requests == []
-
-
-@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "ALL_PROXY"])
-def test_https_goes_through_the_proxy_of_the_environment(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Server([refusal(502)]) as proxy:
-        for name in ("HTTPS_PROXY", "ALL_PROXY", "https_proxy", "all_proxy"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.port}")
-        for name in ("NO_PROXY", "no_proxy"):
-            monkeypatch.delenv(name, raising=False)
-        credentials = Credentials(ACCOUNT, TOKEN, base_url="https://d1.invalid/client/v4")
-        client = D1Client(credentials, limiter=RateLimiter(1000), clock=FakeClock())
-        with client, pytest.raises(D1ConnectionError):
-            client.query(UUID, "SELECT 1")
-        with pytest.raises(D1Error):
-            Download("https://r2.invalid/x?X-Amz-Signature=5e3c7e7", clock=FakeClock())
-    assert {(request.method, request.target) for request in proxy.requests} == {
-        ("CONNECT", "d1.invalid:443"),
-        ("CONNECT", "r2.invalid:443"),
-    }
-    assert not any("authorization" in request.headers for request in proxy.requests)
 
 
 def test_an_untrusted_api_gets_no_token() -> None:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from pathlib import Path
 
-import certifi
 import httpcore
 import pytest
 
 from airflow_provider_d1.cloudflare.credentials import Credentials
 from airflow_provider_d1.cloudflare.messages import Request
-from airflow_provider_d1.cloudflare.transport import CA_VARIABLES, AsyncTransport, SyncTransport, ssl_context
-from airflow_provider_d1.exceptions import D1ConfigurationError, D1ConnectionError
+from airflow_provider_d1.cloudflare.transport import AsyncTransport, SyncTransport
+from airflow_provider_d1.exceptions import D1ConnectionError
 from tests.unit.cloudflare.d1_fakes import ACCOUNT, TOKEN, ok
 from tests.unit.cloudflare.http_fakes import Connection, Server
 
@@ -86,22 +84,3 @@ def test_one_certificate_store_serves_all() -> None:
     assert first._options["verify"] is second._options["verify"]
     first.close()
     second.close()
-
-
-@pytest.mark.parametrize("variable", CA_VARIABLES)
-def test_a_bundle_of_authorities_from_the_environment_counts_for_api_and_download(
-    variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    for name in CA_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-    missing = tmp_path / "missing.pem"
-    monkeypatch.setenv(variable, str(missing))
-    ssl_context.cache_clear()
-    try:
-        with pytest.raises(D1ConfigurationError, match=variable):
-            ssl_context()
-        monkeypatch.setenv(variable, certifi.where())
-        ssl_context.cache_clear()
-        assert ssl_context().get_ca_certs()
-    finally:
-        ssl_context.cache_clear()

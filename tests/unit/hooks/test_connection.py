@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import Connection
 from airflow_provider_d1.exceptions import D1ConfigurationError
 from airflow_provider_d1.hooks.connection import Settings, fetch_settings, read_settings
 from airflow_provider_d1.hooks.d1 import D1Hook
+from tests.unit.error_reports import frames_of
 
 ACCOUNT = "0123456789abcdef0123456789abcdef"
 API = "https://api.cloudflare.com/client/v4"
@@ -42,6 +43,36 @@ def test_every_field_is_used() -> None:
     assert (found.credentials.timeout, found.credentials.requests_per_5_minutes) == (5, 300)
     assert found.database == "shop"
     assert settings(schema="shop", database="other").database == "other"
+
+
+WRONG = [
+    ({"password": "two tok-123 words"}, "password"),
+    ({"extra": {}}, "account_id"),
+    ({"login": "f" * 32, "extra": {"account_id": ACCOUNT}}, "login"),
+    ({"extra": {"account_id": ACCOUNT, "timeout": "soon"}}, "timeout"),
+    ({"extra": {"account_id": ACCOUNT, "requests_per_5_minutes": 0}}, "requests_per_5_minutes"),
+    ({"extra": {"account_id": ACCOUNT, "allowed_download_hosts": [1]}}, "allowed_download_hosts"),
+    ({"host": "http://api.example.com/client/v4"}, "host"),
+    ({"host": "https://api.cloudflare.com"}, "host"),
+]
+
+
+@pytest.mark.parametrize(("fields", "named"), WRONG)
+async def test_no_frame_of_a_wrong_connection_shows_its_password(
+    fields: dict[str, Any], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow's ``Connection`` has the password in its repr."""
+    definition = {"conn_type": "d1", "password": "tok-123", "extra": {"account_id": ACCOUNT}, **fields}
+    assert "tok-123" in repr(Connection(conn_id="d1_default", conn_type="d1", password="tok-123"))
+    monkeypatch.setenv("AIRFLOW_CONN_D1_DEFAULT", json.dumps(definition))
+    with pytest.raises(D1ConfigurationError, match=named) as in_a_task:
+        D1Hook().get_client()
+    with pytest.raises(D1ConfigurationError, match=named) as in_a_trigger:
+        await fetch_settings("d1_default")
+    for raised in (in_a_task, in_a_trigger):
+        frames = frames_of(raised.value)
+        assert "hooks/connection.py" in frames
+        assert "tok-123" not in frames
 
 
 @pytest.mark.parametrize(
