@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from airflow_provider_d1.cloudflare.credentials import Secret
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1WarehouseError
 from airflow_provider_d1.warehouses.session import CursorSession
 
@@ -139,20 +140,21 @@ def connect(conn_id: str, schema: str) -> MySQLSession:
 
     connection = BaseHook.get_connection(conn_id)
     extra = connection.extra_dejson
+    options: dict[str, Any] = {
+        "host": connection.host or "localhost",
+        "port": connection.port or 3306,
+        "user": connection.login,
+        "password": Secret(connection.password or ""),
+        "charset": "utf8mb4",
+        "autocommit": True,
+    }
+    del connection  # its repr shows the password, and error reporters send the repr of local variables
     if extra.get("iam"):
         raise D1ConfigurationError(
             f"Connection {conn_id!r} asks for IAM authentication (extra 'iam'), which is not supported here: give it a "
             "user with a password"
         )
-    options: dict[str, Any] = {
-        "host": connection.host or "localhost",
-        "port": connection.port or 3306,
-        "user": connection.login,
-        "password": connection.password or "",
-        "connect_timeout": int(extra.get("connect_timeout", _CONNECT_TIMEOUT)),
-        "charset": "utf8mb4",
-        "autocommit": True,
-    }
+    options["connect_timeout"] = int(extra.get("connect_timeout", _CONNECT_TIMEOUT))
     if extra.get("unix_socket"):
         options["unix_socket"] = extra["unix_socket"]
     if (context := _tls(conn_id, extra)) is not None:
