@@ -161,7 +161,7 @@ class RateLimiter:
     # --- exports
 
     def enqueue(self, gap: float = POLL_GAP) -> Slot:
-        """Queue an export that polls every ``gap`` seconds at most; returns the slot to :meth:`admit`."""
+        """Queue an export that polls at least every ``gap`` seconds; returns the slot to :meth:`admit`."""
         with self._lock:
             slot = Slot(gap, self._clock.monotonic() + _SLOT_TIMEOUT)
             self._queue.append(slot)
@@ -230,6 +230,12 @@ class RateLimiter:
                 self._queue.remove(slot)
             self._running.discard(slot)
             slot.admitted_at = -math.inf
+
+    @property
+    def running(self) -> frozenset[Slot]:
+        """The slots of the admitted exports."""
+        with self._lock:
+            return frozenset(self._running)
 
     @property
     def under_pressure(self) -> bool:

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     :param arguments: without the program's name; those of the process by default.
     """
-    options = _parser().parse_args(arguments)
+    options = argument_parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)
     on_terminal = sys.stderr.isatty()
     logging.basicConfig(
@@ -166,7 +166,8 @@ class _Bar:
         self._terminal.flush()
 
 
-def _parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
+    """The command's parser."""
     parser = argparse.ArgumentParser(
         prog="python -m airflow_provider_d1.staging",
         description="Turn a D1 (or any SQLite) dump into typed files, one folder for each table, and a manifest.",

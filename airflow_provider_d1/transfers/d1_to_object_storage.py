@@ -43,13 +43,20 @@ class D1ToObjectStorageOperator(D1ToStagingOperator):
         check_arguments(self, PATH_RULES)
 
     def _storage(self) -> Storage:
-        """The prefix of the store; a local folder is written with the atomic renames that it allows."""
-        from airflow.providers.common.compat.sdk import ObjectStoragePath
+        return storage_at(self.path)
 
-        from airflow_provider_d1.storage.folder import FolderStorage
-        from airflow_provider_d1.storage.object_storage import ObjectStorage
 
-        path = ObjectStoragePath(self.path)
-        if path.protocol in ("", "file", "local"):
-            return FolderStorage(path.path)
-        return ObjectStorage(path)
+def storage_at(url: str) -> Storage:
+    """The storage behind a URL; a local folder is written with the atomic renames that it allows.
+
+    :param url: what ``ObjectStoragePath`` takes.
+    """
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+    from airflow_provider_d1.storage.folder import FolderStorage
+    from airflow_provider_d1.storage.object_storage import ObjectStorage
+
+    path = ObjectStoragePath(url)
+    if path.protocol in ("", "file", "local"):
+        return FolderStorage(path.path)
+    return ObjectStorage(path)

@@ -112,15 +112,16 @@ def test_a_source_that_fails_leaves_no_object_and_no_upload(server, bucket, stor
     assert dangling(server, bucket) == []
 
 
-def test_a_store_that_keeps_less_than_was_sent_is_found_out(server, bucket, storage, monkeypatch) -> None:
-    whole = storage._client.upload_fileobj
+def test_a_store_that_keeps_less_than_was_sent_is_found_out(server, bucket, monkeypatch) -> None:
+    client = server.client()
+    whole = client.upload_fileobj
     monkeypatch.setattr(
-        storage._client,
+        client,
         "upload_fileobj",
         lambda stream, *args, **kwargs: whole(io.BytesIO(stream.read(10)), *args, **kwargs),
     )
     with pytest.raises(D1StagingError, match="should have"):
-        stage(io.BytesIO(b"x" * 1000), storage, StagingOptions(file_format="sql"), SOURCE)
+        stage(io.BytesIO(b"x" * 1000), S3Storage(client, bucket, "raw/shop"), StagingOptions(file_format="sql"), SOURCE)
     assert everything(server, bucket) == set()
 
 
@@ -170,8 +171,9 @@ def test_of_many_who_replace_an_object_at_once_one_succeeds(server, bucket, stor
         assert [future.result() for future in done].count(True) == 1
 
 
-def test_a_store_without_conditional_writes_is_written_to_all_the_same(server, bucket, storage, monkeypatch) -> None:
-    client = storage._client
+def test_a_store_without_conditional_writes_is_written_to_all_the_same(server, bucket, monkeypatch) -> None:
+    client = server.client()
+    storage = S3Storage(client, bucket, "raw/shop")
     whole = client.put_object
 
     def put_object(**arguments: object) -> object:

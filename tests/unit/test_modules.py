@@ -13,7 +13,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init_
 #: module names that several packages have on purpose: Airflow's and Python's convention, and each package's base class
 SHARED_NAMES = {"d1.py", "__main__.py", "base.py"}
 LONGEST, SHORT, SHORT_MODULES = 400, 40, 5
-PRIVATE_LINES = 25
+PRIVATE_LINES = 10
 #: a private name as monkeypatch takes it
 PATCHED = re.compile(r"airflow_provider_d1(\.\w+)*\._[a-z]\w*(\.\w+)*")
 

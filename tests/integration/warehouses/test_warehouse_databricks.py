@@ -41,12 +41,12 @@ class SailSession(Session):
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
         if found := _COLUMNS.search(statement):
-            if found[2] not in self._tables(found[1]):
+            if found[2] not in self.tables(found[1]):
                 return []
             described = self._collect(f"DESCRIBE TABLE `{found[1]}`.`{found[2]}`")
             return [(name, kind) for name, kind, *_ in described]
         if found := _HELPERS.search(statement):
-            return [(name,) for name in self._tables(found[1])]
+            return [(name,) for name in self.tables(found[1])]
         if found := _SCHEMATA.search(statement):
             return [(1,) for name, *_ in self._collect("SHOW DATABASES") if name == found[1]]
         if found := _COPY.search(statement):
@@ -58,7 +58,7 @@ class SailSession(Session):
             return self._collect(f"CREATE TABLE {found[1]}{Databricks.table_suffix} AS SELECT * FROM {found[2]}")
         return self._collect(statement)
 
-    def _tables(self, schema: str) -> list[str]:
+    def tables(self, schema: str) -> list[str]:
         return [row["tableName"] for row in self.spark.sql(f"SHOW TABLES IN `{schema}`").collect()]
 
     def _collect(self, statement: str) -> list[tuple[Any, ...]]:
@@ -132,7 +132,7 @@ def test_replace_and_append(spark, schema, load_staged, stage) -> None:
     assert load_staged(first, mode="append")["rows"] == 2
     assert load_staged(first, mode="append")["skipped"] is True
     assert rows(spark, schema) == values(USERS, MORE)
-    assert set(SailSession(spark)._tables(schema)) == {"users", "empty", "_d1_loads"}
+    assert set(SailSession(spark).tables(schema)) == {"users", "empty", "_d1_loads"}
 
 
 def test_replace_takes_the_new_shape(spark, schema, load_staged, stage) -> None:
@@ -146,4 +146,4 @@ def test_an_error_leaves_no_helper_table(spark, schema, load_staged, stage, monk
     monkeypatch.setattr(load_history, "insert_statement", lambda *_: "INSERT INTO no such table")
     with pytest.raises((AirflowFailException, D1WarehouseError), match="Databricks rejected"):
         load_staged(stage({"users": MORE}))
-    assert set(SailSession(spark)._tables(schema)) == {"users", "_d1_loads"}
+    assert set(SailSession(spark).tables(schema)) == {"users", "_d1_loads"}

@@ -64,11 +64,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self.virtual
 
     def _run_once(self) -> None:
-        while self._scheduled and self._scheduled[0]._cancelled:
+        while self._scheduled and self._scheduled[0].cancelled():
             heapq.heappop(self._scheduled)._scheduled = False
             self._timer_cancelled_count -= 1
         if not self._ready and self._scheduled:
-            self.virtual = max(self.virtual, self._scheduled[0]._when)
+            self.virtual = max(self.virtual, self._scheduled[0].when())
         super()._run_once()
 
 

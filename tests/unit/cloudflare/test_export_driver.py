@@ -522,11 +522,11 @@ def test_a_cancelled_export_gives_its_place_back() -> None:
         async with connected(fake) as client:
             task = asyncio.create_task(run_export(client, ExportRequest("shop", timeout=600)))
             await asyncio.sleep(10)
-            assert client.limiter._running
+            assert client.limiter.running
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert not client.limiter._running
+            assert not client.limiter.running
             polls = fake.count("poll")
             await asyncio.sleep(60)
             assert fake.count("poll") == polls

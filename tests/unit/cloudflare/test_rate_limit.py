@@ -256,7 +256,7 @@ def test_slots_outlive_a_block() -> None:
     limiter.observe(answer(429, retry_after="300"))
     clock.now = 301.0
     assert limiter.take(priority=True) == 0.0
-    assert limiter._running == set(running)
+    assert limiter.running == set(running)
 
 
 def test_after_a_block_without_headers_a_process_keeps_to_its_share() -> None:
@@ -273,7 +273,7 @@ def test_after_a_block_without_headers_a_process_keeps_to_its_share() -> None:
             exports += 1
         elif not slot.confirmed:
             limiter.release(slot)
-        for each in tuple(limiter._running):
+        for each in limiter.running:
             limiter.renew(each)
     assert exports == 3  # 61 n + 14 <= 0.9 * 240
 
@@ -481,7 +481,7 @@ def test_event_loops_in_different_threads_share_it() -> None:
         thread.join()
     assert done == [4] * 4
     assert len(limiter._calls) == 16
-    assert not limiter._running
+    assert not limiter.running
 
 
 # --- whole exports

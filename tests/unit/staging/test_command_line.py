@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from airflow_provider_d1.staging.__main__ import _parser
+from airflow_provider_d1.staging.__main__ import argument_parser
 from airflow_provider_d1.staging.manifest import parse_manifest
 from airflow_provider_d1.staging.options import StagingOptions
 from tests.unit.staging.staged_files import assert_folder_is_what_the_manifest_lists, assert_true_to
@@ -129,7 +129,7 @@ def test_every_option_arrives(tmp_path: Path) -> None:
 
 
 def test_every_option_has_a_flag_a_default_and_a_help() -> None:
-    parser = _parser()
+    parser = argument_parser()
     given = vars(parser.parse_args(["dump.sql", "out"]))
     for option in dataclasses.fields(StagingOptions):
         assert (option.name not in given) if option.name == "keep_runs" else given[option.name] == option.default

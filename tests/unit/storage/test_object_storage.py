@@ -19,7 +19,7 @@ from airflow_provider_d1.staging.options import StagingOptions
 from airflow_provider_d1.staging.stage import stage
 from airflow_provider_d1.storage.folder import FolderStorage
 from airflow_provider_d1.storage.object_storage import ObjectStorage
-from airflow_provider_d1.transfers.d1_to_object_storage import D1ToObjectStorageOperator
+from airflow_provider_d1.transfers.d1_to_object_storage import D1ToObjectStorageOperator, storage_at
 
 DUMP = b"PRAGMA defer_foreign_keys=TRUE;\nCREATE TABLE t(a);\n" + b'INSERT INTO "t" ("a") VALUES(1);\n' * 100_000
 
@@ -124,16 +124,14 @@ def test_the_connection_stays_out_of_uris() -> None:
     assert "a_connection" not in storage.uri("x")
 
 
-def test_the_operator_writes_folders_with_the_folder_storage(tmp_path: Path) -> None:
-    operator = D1ToObjectStorageOperator(task_id="stage", path=tmp_path.as_uri(), database="shop")
-    storage = operator._storage()
+def test_a_local_folder_is_written_by_the_folder_storage(tmp_path: Path) -> None:
+    storage = storage_at(tmp_path.as_uri())
     assert isinstance(storage, FolderStorage)
     assert storage.path == tmp_path
 
 
-def test_the_operator_takes_any_other_store(path: ObjectStoragePath) -> None:
-    operator = D1ToObjectStorageOperator(task_id="stage", path=str(path), database="shop")
-    assert isinstance(operator._storage(), ObjectStorage)
+def test_any_other_url_is_object_storage(path: ObjectStoragePath) -> None:
+    assert isinstance(storage_at(str(path)), ObjectStorage)
 
 
 @pytest.mark.parametrize("bad", ["bucket/prefix", "", None, 7])
