@@ -63,7 +63,11 @@ def get_provider_info() -> dict[str, Any]:
                 "to_openlineage_converter": "airflow_provider_d1.assets.d1.convert_asset_to_openlineage",
             }
         ],
-        "extra-links": ["airflow_provider_d1.links.d1.D1DatabaseLink"],
+        "extra-links": [
+            "airflow_provider_d1.links.d1.D1DatabaseLink",
+            "airflow_provider_d1.links.d1.D1StagedRunLink",
+            "airflow_provider_d1.links.d1.D1WarehouseLink",
+        ],
         "connection-types": [
             {
                 "connection-type": "d1",

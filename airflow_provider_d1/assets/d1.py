@@ -6,14 +6,15 @@ everywhere. Characters that a URI reserves are percent-encoded in both parts.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
-    from airflow.providers.common.compat.assets import Asset
     from airflow.providers.common.compat.openlineage.facet import Dataset
+    from airflow.providers.common.compat.sdk import Asset
 
 #: OpenLineage and Airflow both use it as the namespace's scheme
 SCHEME = "d1"
@@ -30,7 +31,7 @@ def create_asset(
     :param extra: the asset's extra, as for any Airflow asset.
     :raises ValueError: when a part is empty.
     """
-    from airflow.providers.common.compat.assets import Asset
+    from airflow.providers.common.compat.sdk import Asset
 
     parts = [account_id, database] if table is None else [account_id, database, table]
     if not all(parts):
@@ -62,3 +63,29 @@ def convert_asset_to_openlineage(asset: Asset, lineage_context: object) -> Datas
     uri = urlsplit(asset.uri)
     name = ".".join(unquote(part) for part in uri.path.strip("/").split("/"))
     return Dataset(namespace=f"{SCHEME}://{uri.netloc}", name=name)
+
+
+def record_events(
+    context: Mapping[str, Any], outlets: Iterable[object], asset: Asset, extra: Mapping[str, Any]
+) -> None:
+    """Give the asset events of a task's outlets their extra; Airflow emits them when the task succeeds.
+
+    Airflow schedules a DAG on an asset only when a DAG file names it, so the outlets come from there and are never
+    added here.
+
+    :param context: the task's context.
+    :param outlets: the task's ``outlets``. Every asset gets ``extra`` on its event, and every ``AssetAlias`` an event
+        of ``asset``; extra that is already there is kept.
+    :param asset: the asset of the D1 database.
+    :param extra: plain JSON.
+    """
+    from airflow.providers.common.compat.sdk import AssetAlias
+
+    events = context.get("outlet_events")
+    if events is None:
+        return
+    for outlet in outlets:
+        if isinstance(outlet, AssetAlias):
+            events[outlet].add(asset, extra=dict(extra))
+        else:
+            events[outlet].extra = {**extra, **events[outlet].extra}

@@ -20,7 +20,7 @@ from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error
 from airflow_provider_d1.hooks.connection import Settings, fetch_settings, no_connection, read_settings
 from airflow_provider_d1.hooks.event_loop import run_coroutine
 from airflow_provider_d1.hooks.frames import read_polars
-from airflow_provider_d1.hooks.lineage import openlineage_database, report_sql
+from airflow_provider_d1.hooks.lineage import openlineage_database, report_export, report_sql
 from airflow_provider_d1.hooks.masking import mask, mask_signed_url
 from airflow_provider_d1.hooks.sql_dialect import D1Dialect
 
@@ -205,7 +205,9 @@ class D1Hook(DbApiHook):
         async def run() -> D1Export:
             return await export_database(settings, request, on_progress=on_progress or self.log.info)
 
-        return run_coroutine(run)
+        export = run_coroutine(run)
+        report_export(self, export)
+        return export
 
     def download(self, export: D1Export | Mapping[str, Any]) -> Download:
         """Open the dump of a finished export.

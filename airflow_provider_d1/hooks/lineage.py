@@ -1,4 +1,4 @@
-"""What the hook reports about its SQL: to Airflow's hook lineage, and to OpenLineage."""
+"""What the hook reports about its SQL and its exports: to Airflow's hook lineage, and to OpenLineage."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from airflow.providers.openlineage.sqlparser import DatabaseInfo
 
+    from airflow_provider_d1.cloudflare.models import D1Export
     from airflow_provider_d1.cloudflare.sql_parameters import Parameters
 
 
@@ -24,6 +25,16 @@ def report_sql(
     except ImportError:
         return
     send_sql_hook_lineage(context=hook, sql=sql, sql_parameters=parameters, row_count=rows, default_db=database)
+
+
+def report_export(hook: Any, export: D1Export) -> None:  # noqa: ANN401 - see report_sql
+    """Report the exported tables to Airflow's hook lineage collector, or the database where they are unknown."""
+    from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
+
+    collector: Any = get_hook_lineage_collector()  # type: ignore[no-untyped-call]
+    for table in export.tables or (None,):
+        asset = {"account_id": export.account_id, "database": export.database_name, "table": table}
+        collector.add_input_asset(context=hook, scheme="d1", asset_kwargs=asset)
 
 
 def openlineage_database(account_id: str) -> DatabaseInfo:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, BaseOperatorLink
 
 from airflow_provider_d1.cloudflare.models import EXPORT_RULES, ExportRequest
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error
@@ -19,6 +19,7 @@ from airflow_provider_d1.operators.arguments import OPERATOR_RULES, check_argume
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_d1.assets.openlineage import Lineage
     from airflow_provider_d1.cloudflare.models import D1Export, OnVirtualTable
     from airflow_provider_d1.hooks.d1 import D1Hook
     from airflow_provider_d1.triggers.d1 import D1ExportTrigger
@@ -79,7 +80,7 @@ class D1ExportOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = (*EXPORT_RULES, "d1_conn_id")
-    operator_extra_links = (D1DatabaseLink(),)
+    operator_extra_links: Sequence[BaseOperatorLink] = (D1DatabaseLink(),)
     ui_color = "#f6c6a0"
     #: argument → what it must be
     rules: ClassVar[Mapping[str, Rule]] = OPERATOR_RULES
@@ -114,13 +115,16 @@ class D1ExportOperator(BaseOperator):
         self.max_restarts = max_restarts
         self.d1_conn_id = d1_conn_id
         self.deferrable = deferrable
-        #: the exported database in the dashboard, for :class:`D1DatabaseLink`; known after the export
+        #: the database in the dashboard, for :class:`D1DatabaseLink`; known when the task ends
         self.database_page = ""
+        #: for OpenLineage: the export, or of a failed one the account and database
+        self._exported: D1Export | None = None
+        self._source: tuple[str, str] | None = None
         check_arguments(self, OPERATOR_RULES)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Start the export in the triggerer, or with ``deferrable=False`` run it here."""
-        with permanent_errors_fail_task(self._where()):
+        with self._errors_reported():
             check_rendered_arguments(self, self.rules)
             self._label_mapped_task(context)
             request = self._request()
@@ -132,7 +136,7 @@ class D1ExportOperator(BaseOperator):
         """Go on after the trigger's event."""
         from airflow_provider_d1.triggers.events import exported
 
-        with permanent_errors_fail_task(self._where()):
+        with self._errors_reported():
             check_rendered_arguments(self, self.rules)  # Airflow has rendered them again
             self._label_mapped_task(context)
             return self._finish(context, exported(event))
@@ -142,12 +146,44 @@ class D1ExportOperator(BaseOperator):
         self._report(export)
         return export.to_dict()
 
+    def get_openlineage_facets_on_complete(self, task_instance: object) -> Lineage | None:  # noqa: ARG002
+        """The exported tables as inputs, with the bookmark as their version."""
+        from airflow_provider_d1.assets.openlineage import database_lineage, export_lineage
+
+        if self._exported is not None:
+            return export_lineage(self._exported)
+        return None if self._source is None else database_lineage(*self._source)
+
+    def get_openlineage_facets_on_failure(self, task_instance: object) -> Lineage | None:
+        """What is known of the inputs; OpenLineage adds the error itself."""
+        return self.get_openlineage_facets_on_complete(task_instance)
+
     @cached_property
     def hook(self) -> D1Hook:
         """The connection's hook; only for a running task, as the arguments may be templates before."""
         from airflow_provider_d1.hooks.d1 import D1Hook
 
         return D1Hook(self.d1_conn_id, database=self.database)
+
+    @contextmanager
+    def _errors_reported(self) -> Iterator[None]:
+        """Fail the task at once for a permanent error, and note before any failure what its links lead to."""
+        with permanent_errors_fail_task(self._where()):
+            try:
+                yield
+            except Exception:
+                with suppress(Exception):  # a missing connection, say: the error itself must get through
+                    self._note_failure()
+                raise
+
+    def _note_failure(self) -> None:
+        """Keep what links and lineage of a failed task show."""
+        settings = self.hook.get_settings()
+        database = self.database or settings.database
+        if not self.database_page:
+            self.database_page = database_page(settings.credentials.account_id, database)
+        if database is not None:
+            self._source = (settings.credentials.account_id, database)
 
     def _label_mapped_task(self, context: Context) -> None:
         """Show the database in place of a mapped task's index, unless the DAG says what to show."""
@@ -180,6 +216,7 @@ class D1ExportOperator(BaseOperator):
         return D1ExportTrigger(request=request.to_dict(), deadline=deadline, d1_conn_id=self.d1_conn_id)
 
     def _report(self, export: D1Export) -> None:
+        self._exported = export
         self.database_page = database_page(export.account_id, export.database_id)
         self.log.info(
             "Exported: database=%s id=%s bookmark=%s file=%s polls=%d restarts=%d unavailable_seconds=%.1f",

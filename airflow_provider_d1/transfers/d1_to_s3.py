@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from airflow_provider_d1.links.d1 import storage_page
 from airflow_provider_d1.operators.arguments import check_arguments
 from airflow_provider_d1.transfers.staging import D1ToStagingOperator
 from airflow_provider_d1.validation import STRING, Rule, optional
@@ -75,3 +76,13 @@ class D1ToS3Operator(D1ToStagingOperator):
         from airflow_provider_d1.storage.s3 import S3Storage
 
         return S3Storage(S3Hook(aws_conn_id=self.aws_conn_id), self.s3_bucket, self.s3_prefix, self.extra_args)
+
+    def _page(self, run: str | None = None) -> str:
+        from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+        connection = S3Hook(aws_conn_id=self.aws_conn_id).conn_config
+        return storage_page(
+            self._folder_uri(run),
+            region=connection.region_name,
+            endpoint=connection.get_service_endpoint_url("s3"),
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -14,20 +15,22 @@ from airflow_provider_d1.exceptions import (
     D1SealError,
     D1SignedUrlExpiredError,
 )
+from airflow_provider_d1.links.d1 import D1StagedRunLink, storage_page
 from airflow_provider_d1.operators.arguments import (
     OPERATOR_RULES,
     check_arguments,
     check_rendered_arguments,
     has_no_value_yet,
 )
-from airflow_provider_d1.operators.d1 import D1ExportOperator, permanent_errors_fail_task
+from airflow_provider_d1.operators.d1 import D1ExportOperator
 from airflow_provider_d1.staging.options import MIB, STAGING_RULES, StagingOptions
 from airflow_provider_d1.transfers.resume import FinishedExport
 from airflow_provider_d1.validation import optional, string
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import BaseOperatorLink, Context
 
+    from airflow_provider_d1.assets.openlineage import Lineage
     from airflow_provider_d1.cloudflare.models import D1Export
     from airflow_provider_d1.staging.manifest import Manifest
     from airflow_provider_d1.staging.options import FileFormat
@@ -68,6 +71,10 @@ class D1ToStagingOperator(D1ExportOperator):
     ``manifest`` is this run's own and does not change, so a task that loads it loads this run. ``latest`` is the
     manifest of the newest run. Two runs at once do not disturb each other.
 
+    The events of the task's ``outlets`` get an extra with ``manifest``, ``latest``, ``run``, ``database_id``,
+    ``database_name``, ``bookmark``, ``rows`` and ``bytes``, so that a DAG that is scheduled by the asset can load this
+    run. An ``AssetAlias`` among the outlets gets an event of the database's ``d1://`` asset.
+
     Where Airflow has a ``task_state_store`` (3.3), a retry within the URL's hour stages the export that an earlier try
     has finished instead of blocking the database again.
     """
@@ -75,6 +82,7 @@ class D1ToStagingOperator(D1ExportOperator):
     template_fields: Sequence[str] = (
         *dict.fromkeys((*D1ExportOperator.template_fields, "export", *STAGING_RULES, "temp_dir")),
     )
+    operator_extra_links: Sequence[BaseOperatorLink] = (*D1ExportOperator.operator_extra_links, D1StagedRunLink())
     rules: ClassVar[Mapping[str, Rule]] = {
         **OPERATOR_RULES,
         **STAGING_RULES,
@@ -113,6 +121,10 @@ class D1ToStagingOperator(D1ExportOperator):
         self.replace = replace
         self.keep_runs = keep_runs
         self.temp_dir = temp_dir
+        #: the staged files in the store's console, for :class:`D1StagedRunLink`; known when the task ends
+        self.staged_page = ""
+        #: for OpenLineage
+        self._staged: tuple[Manifest, str] | None = None
         check_arguments(self, STAGING_RULES)
         if not any(has_no_value_yet(getattr(self, name)) for name in (*STAGING_RULES, "no_schema")):
             self._options()
@@ -126,7 +138,7 @@ class D1ToStagingOperator(D1ExportOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Stage what is exported already, or export first."""
-        with permanent_errors_fail_task(self._where()):
+        with self._errors_reported():
             check_rendered_arguments(self, self.rules)
             self._options()
             self._refuse_without_schema(self.no_schema)
@@ -205,6 +217,9 @@ class D1ToStagingOperator(D1ExportOperator):
                 temp_dir=temp_dir,
             )
         result = summary(manifest, storage)
+        self._staged = (manifest, result["manifest"])
+        self.staged_page = self._page(manifest.run)
+        self._record_events(context, export, result)
         self.log.info(
             "Staged: tables=%d rows=%d bytes=%d manifest=%s",
             len(manifest.tables),
@@ -213,6 +228,40 @@ class D1ToStagingOperator(D1ExportOperator):
             result["manifest"],
         )
         return result
+
+    def _page(self, run: str | None = None) -> str:
+        """The console's page about a run's folder; about the prefix without one."""
+        return storage_page(self._folder_uri(run))
+
+    def _folder_uri(self, run: str | None) -> str:
+        from airflow_provider_d1.staging.manifest import MANIFEST_KEY
+
+        key = MANIFEST_KEY if run is None else f"{run}/{MANIFEST_KEY}"
+        return self._storage().uri(key).removesuffix(MANIFEST_KEY)
+
+    def _note_failure(self) -> None:
+        with suppress(Exception):  # what is wrong with the store does not hide the database
+            self.staged_page = self.staged_page or self._page()
+        super()._note_failure()
+
+    def _record_events(self, context: Context, export: D1Export, result: Mapping[str, Any]) -> None:
+        if not self.outlets:
+            return
+        from airflow_provider_d1.assets.d1 import create_asset, record_events
+
+        # under the name by which the DAG calls the database, as assets are compared by their URIs
+        database = self.hook.database or self.hook.get_settings().database or export.database_name
+        asset = create_asset(account_id=export.account_id, database=database)
+        extra = {name: value for name, value in result.items() if name != "tables"}
+        record_events(context, self.outlets, asset, {**extra, "database_name": export.database_name})
+
+    def get_openlineage_facets_on_complete(self, task_instance: object) -> Lineage | None:
+        """Each table of D1 with its schema and column metrics, and what it became in staging."""
+        from airflow_provider_d1.assets.openlineage import staging_lineage
+
+        if self._staged is not None:
+            return staging_lineage(*self._staged)
+        return super().get_openlineage_facets_on_complete(task_instance)
 
     def _options(self) -> StagingOptions:
         options = {name: getattr(self, name) for name in STAGING_RULES}

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 from airflow.providers.common.compat.sdk import BaseHook, BaseOperator
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError
+from airflow_provider_d1.links.d1 import D1WarehouseLink, warehouse_page
 from airflow_provider_d1.operators.arguments import check_arguments, check_rendered_arguments
 from airflow_provider_d1.operators.d1 import permanent_errors_fail_task
 from airflow_provider_d1.validation import BOOLEAN, STRING, TABLES, Rule, one_of, optional, string
 from airflow_provider_d1.warehouses.registry import engine_options
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import Connection, Context
 
+    from airflow_provider_d1.assets.openlineage import Lineage
     from airflow_provider_d1.staging.manifest import Manifest
     from airflow_provider_d1.storage.base import Storage
     from airflow_provider_d1.warehouses.base import Warehouse
@@ -95,6 +97,7 @@ class D1StagingToWarehouseOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = tuple(ATTRIBUTES.get(name, name) for name in RULES)
+    operator_extra_links = (D1WarehouseLink(),)
     ui_color = "#d9e8c4"
     rules: ClassVar[Mapping[str, Rule]] = RULES
 
@@ -128,6 +131,10 @@ class D1StagingToWarehouseOperator(BaseOperator):
         self.aws_conn_id = aws_conn_id
         for name, value in engine.items():
             setattr(self, name, value)
+        #: what was loaded in the warehouse's console, for :class:`D1WarehouseLink`; known when the task ends
+        self.warehouse_page = ""
+        #: for OpenLineage: the manifest and its URI, the warehouse, the tables with their rows
+        self._lineage: tuple[Manifest, str, Connection, dict[str, int | None]] | None = None
         check_arguments(self, self.rules, ATTRIBUTES)
 
     def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
@@ -142,21 +149,40 @@ class D1StagingToWarehouseOperator(BaseOperator):
         from airflow_provider_d1.warehouses.session import Connections
         from airflow_provider_d1.warehouses.staged_files import StagedFiles, storage_of
 
-        warehouse = warehouse_for(BaseHook.get_connection(self.conn_id).conn_type, self.conn_id)
+        connection = BaseHook.get_connection(self.conn_id)
+        warehouse = warehouse_for(connection.conn_type, self.conn_id)
         uri = self._uri()
         storage, key = storage_of(uri, self.aws_conn_id)
-        plan = self._plan(warehouse, self._manifest(storage, key), uri)
+        manifest = self._manifest(storage, key)
+        plan = self._plan(warehouse, manifest, uri)
+        table = plan.tables[0].name if len(plan.tables) == 1 else None
+        self.warehouse_page = warehouse_page(connection, self.schema, table)
         if self.only_statements:
             statements = planned_statements(warehouse, plan)
             self.log.info("A dry run; the statements would be:\n%s", ";\n".join(statements))
             return {**self._result(plan, []), "statements": statements}
+        self._lineage = (manifest, uri, connection, {each.name: None for each in plan.tables})
         files = StagedFiles(storage, verify_checksums=self.verify_checksums)
-        for table in plan.tables:
-            files.check(table)
+        for each in plan.tables:
+            files.check(each)
         loaded = load(warehouse, plan, files, Connections(self.conn_id, self.aws_conn_id))
+        self._lineage = (manifest, uri, connection, {table.name: table.rows for table in loaded})
         result = self._result(plan, loaded)
         self.log.info("Loaded %d rows into %d tables.", result["rows"], sum(not table.skipped for table in loaded))
         return result
+
+    def get_openlineage_facets_on_complete(self, task_instance: object) -> Lineage | None:  # noqa: ARG002
+        """The staged tables as inputs, the warehouse's as outputs, with schemas, column metrics and rows."""
+        from airflow_provider_d1.assets.openlineage import load_lineage
+
+        if self._lineage is None:
+            return None
+        manifest, uri, connection, loaded = self._lineage
+        return load_lineage(manifest, uri, connection, self.schema, loaded, self.mode)
+
+    def get_openlineage_facets_on_failure(self, task_instance: object) -> Lineage | None:
+        """The same without rows; OpenLineage adds the error itself."""
+        return self.get_openlineage_facets_on_complete(task_instance)
 
     def _uri(self) -> str:
         if isinstance(self.manifest, str):

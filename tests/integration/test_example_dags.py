@@ -86,6 +86,30 @@ def test_many_databases(emulator: Emulator, s3: S3Server) -> None:
         assert json.loads(stored(s3, uri))["source"]["database_name"] == name
 
 
+def test_an_asset_event_names_the_run_that_its_consumer_loads(emulator: Emulator, s3: S3Server) -> None:
+    """What the scheduler does with the event is in tests/system/test_assets.py."""
+    from airflow.models.asset import AssetEvent
+    from airflow.sdk.api.datamodels._generated import AssetEventDagRunReference
+    from airflow.sdk.execution_time.comms import AssetEventDagRunReferenceResult
+    from airflow.sdk.execution_time.context import TriggeringAssetEventsAccessor
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    staged = [run_dag("d1_asset").results["stage", -1] for _ in range(2)]
+    with create_session() as session:
+        events = session.scalars(select(AssetEvent).where(AssetEvent.source_dag_id == "d1_asset")).all()
+        assert [event.extra["manifest"] for event in events] == [result["manifest"] for result in staged]
+        for name in ("run", "bookmark", "rows", "bytes", "database_id", "latest"):
+            assert events[-1].extra[name] == staged[-1][name]
+        references = [AssetEventDagRunReference.model_validate(event, from_attributes=True) for event in events]
+    triggering = TriggeringAssetEventsAccessor.build(
+        map(AssetEventDagRunReferenceResult.from_asset_event_dag_run_reference, references)
+    )
+    (load,) = runpy.run_path(str(REPOSITORY / "example_dags" / "d1_asset.py"))["load_dag"].tasks
+    load.render_template_fields({"triggering_asset_events": triggering, "params": {"warehouse": "w", "schema": "s"}})
+    assert load.manifest == staged[-1]["manifest"]
+
+
 CREDITS = [(1, "Ada", 12.5), (2, "Grace", None), (3, "Line\nbreak", -0.25)]
 ORDERS = [(10, 1, ""), (11, 3, None)]
 
@@ -283,8 +307,9 @@ def test_every_example_is_a_dag_of_its_files_name(name: str) -> None:
     assert dag.dag_id == name
     assert dag.tasks
     assert "d1" in dag.tags
-    assert {"bucket", "prefix"} < set(dag.params)
-    assert {"database", "databases"} & set(dag.params)
+    assert {"bucket", "prefix"} <= set(dag.params)
+    # an asset names its database, so that is not a parameter
+    assert {"database", "databases"} & set(dag.params) or any(task.outlets for task in dag.tasks)
     assert all(dag.params.get_param(name).description for name in dag.params)
     assert dag.max_active_runs == 1
 

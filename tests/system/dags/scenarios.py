@@ -9,10 +9,11 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from airflow.sdk import DAG
+from airflow.sdk import DAG, Asset
 
 from airflow_provider_d1.operators.d1 import D1ExportOperator
 from airflow_provider_d1.transfers.d1_to_s3 import D1ToS3Operator
+from airflow_provider_d1.transfers.staging_to_warehouse import D1StagingToWarehouseOperator
 
 BUCKET = "system-tests"
 
@@ -108,6 +109,17 @@ s3_no_bucket = stage("s3_no_bucket", retries=1, s3_bucket="no-such-bucket")
 
 temp_full = stage("temp_full", retries=1, operator=StageWithoutRoom)
 temp_read_only = stage("temp_read_only", retries=1, temp_dir="/sys")  # not even root can create a folder there
+
+shop = Asset("d1://system-tests/shop")
+asset = stage("asset", outlets=[shop])
+with DAG("asset_load", schedule=[shop], catchup=False) as asset_load:
+    D1StagingToWarehouseOperator(
+        task_id="load",
+        manifest="{{ (triggering_asset_events.values() | first | last).extra.manifest }}",
+        conn_id="asset_warehouse",
+        schema="d1",
+        aws_conn_id="asset_s3",
+    )
 
 with DAG("two_at_once", schedule=None, catchup=False) as two_at_once:
     for task_id in ("one", "other"):
