@@ -1,4 +1,4 @@
-"""The errors of this package, in one tree under :class:`D1Error`.
+"""The errors of this package, all subclasses of :class:`D1Error`.
 
 ``retryable`` says whether the same call can succeed later. The operators turn an error that is not retryable into
 ``AirflowFailException``, which ends the task without further retries. No message contains an API token or a signed URL.
@@ -14,12 +14,12 @@ class D1Error(Exception):
 
     ``retryable`` is True when the same call may succeed later without any change.
 
-    :param message: what happened, with the remedy where there is one; the error's text.
+    :param message: the error's text: what is wrong, and the remedy where there is one.
     :param retryable: None keeps the class's default.
     """
 
     retryable: bool = False
-    #: name → class, so that an error can cross from the triggerer to the worker as plain JSON
+    #: name → class, so that the triggerer can send an error to the worker as plain JSON
     _by_name: ClassVar[dict[str, type[D1Error]]] = {}
 
     def __init__(self, message: str, *, retryable: bool | None = None) -> None:
@@ -37,23 +37,23 @@ class D1Error(Exception):
 
         :param name: the class's name, as in ``type(error).__name__``.
         :param message: the text.
-        :param retryable: what the sender knew; it overrides the class's default.
+        :param retryable: as sent; it overrides the class's default.
         """
         return D1Error._by_name.get(name, D1Error)(message, retryable=retryable)
 
 
 class D1ConfigurationError(D1Error):
-    """A connection or an argument that cannot work: it names the field and what it should hold."""
+    """An invalid connection or argument; the message names the field and the expected value."""
 
 
 class D1ApiError(D1Error):
     """The D1 API refused or failed a request.
 
-    :param message: what happened, with the remedy where there is one; also the error's text.
-    :param status: HTTP status, None when no answer arrived.
+    :param message: the error's text: what is wrong, and the remedy where there is one.
+    :param status: HTTP status, None when no response arrived.
     :param code: Cloudflare's own code (7400, 7500, 10000, …), None when the body had none.
     :param retryable: whether sending the request again may help.
-    :param retry_after: seconds to wait before it as the server said, None when it did not say.
+    :param retry_after: the server's ``retry-after`` in seconds, None without one.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class D1ApiError(D1Error):
 
 
 class D1ConnectionError(D1ApiError):
-    """No whole answer came: no connection, a reset, a timeout, a cut body.
+    """No complete response arrived: no connection, a reset, a timeout, a cut body.
 
     :param message: what happened.
-    :param sent: False when the request surely never left, so that repeating it cannot do anything twice.
+    :param sent: False when the request was certainly not sent, so that repeating it cannot have two effects.
     :param retryable: False where repeating cannot help (an untrusted certificate).
     """
 
@@ -96,7 +96,7 @@ class D1DatabaseNotFoundError(D1ApiError):
 
 
 class D1RateLimitError(D1ApiError):
-    """Cloudflare's request limit (1,200 calls in 5 minutes for a token) is used up, or D1 is overloaded."""
+    """Cloudflare's request limit (1,200 calls in 5 minutes for a token) is exceeded, or D1 is overloaded."""
 
     retryable = True
 
@@ -113,13 +113,13 @@ class D1RateLimitError(D1ApiError):
 
 
 class D1ExportError(D1Error):
-    """An export failed on Cloudflare's side for a reason without a class of its own."""
+    """D1 failed to export the database, and no subclass describes the reason."""
 
     retryable = True
 
 
 class D1TableNotFoundError(D1ExportError):
-    """A table in ``tables`` does not exist; D1 itself would have exported an empty dump without a word."""
+    """A table in ``tables`` does not exist; D1 itself would have exported an empty dump without an error."""
 
     retryable = False
 
@@ -131,11 +131,11 @@ class D1VirtualTableError(D1ExportError):
 
 
 class D1ExportBusyError(D1ExportError):
-    """Another export of this database was still running when the deadline came."""
+    """Another export of this database was still running at the deadline."""
 
 
 class D1ExportLostError(D1ExportError):
-    """D1 forgot the export more often than ``max_restarts`` allows."""
+    """D1 lost the export more often than ``max_restarts`` allows."""
 
 
 class D1ExportTimeoutError(D1ExportError):
@@ -143,23 +143,23 @@ class D1ExportTimeoutError(D1ExportError):
 
 
 class D1DownloadError(D1Error):
-    """The dump could not be downloaded whole."""
+    """The dump could not be downloaded completely."""
 
     retryable = True
 
 
 class D1SignedUrlExpiredError(D1DownloadError):
-    """The signed URL is past its hour; only a new export gives a new one."""
+    """The signed URL has expired; only a new export returns a new one."""
 
 
 class D1SealError(D1DownloadError):
-    """A sealed URL does not open with this connection's token: sealed with another one, or damaged."""
+    """A sealed URL cannot be decrypted with this connection's token: it was sealed with another one, or is damaged."""
 
     retryable = False
 
 
 class D1DumpError(D1Error):
-    """The dump holds something that is not what D1 or ``sqlite3 .dump`` writes.
+    """The dump contains something that neither D1 nor ``sqlite3 .dump`` writes.
 
     :param message: what was found.
     :param offset: byte offset of the statement in the uncompressed dump.
@@ -195,13 +195,13 @@ class D1TypeConflictError(D1Error):
 
 
 class D1StagingError(D1Error):
-    """Staged files or the manifest could not be written, or did not arrive whole."""
+    """Staged files or the manifest could not be written, or did not arrive completely."""
 
     retryable = True
 
 
 class D1ManifestError(D1Error):
-    """A manifest, or a staged file that it lists, is missing, broken or of an unknown version."""
+    """A manifest, or a staged file that it lists, is missing, malformed or of an unknown version."""
 
 
 class D1WarehouseError(D1Error):

@@ -1,4 +1,4 @@
-"""What Airflow's providers manager reads: integration, connection type and form, operators, triggers, transfers."""
+"""The provider's metadata for Airflow: integration, connection type and form, operators, triggers, transfers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WAREHOUSES = (
 
 
 def get_provider_info() -> dict[str, Any]:
-    """Return the provider's metadata, as the entry point ``apache_airflow_provider`` promises it."""
+    """Return the provider's metadata, as the entry point ``apache_airflow_provider`` returns it."""
     return {
         "package-name": "airflow-provider-d1",
         "name": INTEGRATION,
@@ -73,7 +73,7 @@ def get_provider_info() -> dict[str, Any]:
                 "connection-type": "d1",
                 "hook-class-name": "airflow_provider_d1.hooks.d1.D1Hook",
                 "hook-name": INTEGRATION,
-                # the fields in the form's order; Airflow folds away what is not a standard field
+                # the fields in the form's order; Airflow collapses those that are not standard fields
                 "ui-field-behaviour": {
                     "hidden-fields": [],
                     "relabeling": {
@@ -88,7 +88,7 @@ def get_provider_info() -> dict[str, Any]:
                         "login": "32 hexadecimal digits, as in dash.cloudflare.com/<account ID>",
                         "password": "an API token with the permission D1: Edit",
                         "port": "443; the Test button of Airflow 3.3 needs a port",
-                        "schema": "name or UUID; the operators' parameter database comes before it",
+                        "schema": "name or UUID; the operators' parameter database overrides it",
                     },
                 },
                 "conn-fields": {

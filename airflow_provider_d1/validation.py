@@ -13,12 +13,12 @@ from airflow_provider_d1.exceptions import D1ConfigurationError
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What an argument must be: a predicate, and the same in words for the error.
+    """What an argument must be: a predicate, and its description for the error message.
 
-    :param holds: whether a value is good.
+    :param holds: whether a value is valid.
     :param words: what the value must be.
-    :param read: how a rendered template, which is a string, becomes a value. It raises ValueError for a string that
-        means no value. None for an argument that is a string.
+    :param read: how a rendered template, which is a string, becomes a value. It raises ValueError for a
+        string that is not a value. None for an argument that is a string.
     """
 
     holds: Callable[[Any], bool]
@@ -26,7 +26,7 @@ class Rule:
     read: Callable[[str], Any] | None = None
 
     def check(self, name: str, value: object) -> None:
-        """Refuse a value that cannot work.
+        """Refuse an invalid value.
 
         :param name: the argument's name, for the message.
         :raises D1ConfigurationError: names the argument, what it must be and what it is.
@@ -36,7 +36,7 @@ class Rule:
             raise D1ConfigurationError(f"{name} must be {self.words}, not {shown}.")
 
     def from_rendered(self, value: object) -> object:
-        """Return what a rendered template means; a string that means nothing stays, for :meth:`check` to refuse."""
+        """Convert a rendered template; an invalid string is not changed, and :meth:`check` refuses it."""
         if self.read is None or not isinstance(value, str) or self.holds(value):
             return value
         try:
@@ -46,17 +46,17 @@ class Rule:
 
 
 def is_string(value: object) -> bool:
-    """Whether it is a string with something in it."""
+    """Whether it is a string that is not empty."""
     return isinstance(value, str) and bool(value.strip())
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a finite number; a boolean is none."""
+    """Whether it is a finite number; a boolean is not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
 
 
 def is_integer(value: object, minimum: int = 0) -> bool:
-    """Whether it is a whole number of at least ``minimum``; a boolean is none."""
+    """Whether it is an integer of at least ``minimum``; a boolean is not."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
@@ -71,7 +71,7 @@ def optional(rule: Rule) -> Rule:
 
 
 def one_of(*choices: str | None) -> Rule:
-    """One of a few values."""
+    """One of the given values."""
     return Rule(lambda value: value in choices, " or ".join(repr(choice) for choice in choices))
 
 
@@ -86,8 +86,8 @@ def number(words: str, holds: Callable[[float], bool]) -> Rule:
 
 
 def integer(minimum: int) -> Rule:
-    """A whole number of at least ``minimum``."""
-    return Rule(lambda value: is_integer(value, minimum), f"a whole number of at least {minimum}", int)
+    """An integer of at least ``minimum``."""
+    return Rule(lambda value: is_integer(value, minimum), f"an integer of at least {minimum}", int)
 
 
 def names(words: str, *, empty: bool = False) -> Rule:

@@ -1,6 +1,6 @@
-"""What an unsuccessful answer means: which error it is, and whether trying again can help.
+"""Map an unsuccessful response to an error and decide whether a retry can help.
 
-Status and code alone do not tell: a busy database, an SQL error and a code update of D1 all come as code 7500.
+Status and code are not enough: a busy database, an SQL error and a code update of D1 all have code 7500.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.messages import Response
 
 BUSY = "Currently processing a long-running export"
-#: failures that pass by themselves, in Cloudflare's words (besides HTTP 408, 429 and 5xx)
+#: messages of transient failures (besides HTTP 408, 429 and 5xx)
 TRANSIENT = (
     "D1 DB reset because its code was updated",
     "Network connection lost",
@@ -31,11 +31,11 @@ TRANSIENT = (
     "Cannot resolve D1 DB due to transient issue on remote node",
     "D1 DB is overloaded",
 )
-#: a failure that comes back, whatever its status
+#: message of a permanent failure, whatever its status
 PERMANENT = "exceeded its CPU time limit"
 
-#: longest wait that a server may ask for, in seconds. Cloudflare's block lasts 300; a longer one is a mistake that must
-#: not close the token until the process ends.
+#: longest wait that a server may ask for, in seconds. Cloudflare's block lasts 300; a longer one is a
+#: mistake, which must not block the token for the rest of the process.
 MAX_RETRY_AFTER = 900.0
 
 _AUTHENTICATION_CODES = frozenset({10000, 9109, 9106, 9103, 6003, 6111, 1000})
@@ -44,10 +44,10 @@ _URL_QUERY = re.compile(r"(https?://[^\s\"'<>?]+)\?[^\s\"'<>]*", re.IGNORECASE)
 
 
 def failure(answer: Response, failures: Sequence[tuple[int | None, str]]) -> D1ApiError:
-    """The error that an unsuccessful answer means.
+    """The error for an unsuccessful response.
 
-    :param answer: for its status and header fields.
-    :param failures: ``(code, message)`` pairs from its body, the decisive one first.
+    :param answer: the response; its status and header fields are read.
+    :param failures: ``(code, message)`` pairs from its body, the most relevant first.
     """
     status = answer.status
     code = failures[0][0] if failures else None
@@ -58,7 +58,7 @@ def failure(answer: Response, failures: Sequence[tuple[int | None, str]]) -> D1A
         if is_overloaded(words):
             return D1RateLimitError(f"D1 is overloaded: {said}", code=code, retry_after=retry_after(answer))
         return D1RateLimitError(
-            f"Cloudflare's request limit is used up: {said}", code=code, retry_after=retry_after(answer)
+            f"Cloudflare's rate limit is exceeded: {said}", code=code, retry_after=retry_after(answer)
         )
     if status == 404 or (status < 500 and codes & _NOT_FOUND_CODES):
         return D1DatabaseNotFoundError(f"not found: {said}", status=status, code=code)
@@ -79,29 +79,29 @@ def failure(answer: Response, failures: Sequence[tuple[int | None, str]]) -> D1A
 
 
 def is_busy(message: str) -> bool:
-    """True when the database is being exported, by whomever."""
+    """True when an export of the database is running, this process's or another."""
     return BUSY in message
 
 
 def is_transient(message: str) -> bool:
-    """True for a failure that passes by itself."""
+    """True for a failure that a later attempt may not have."""
     return any(words in message for words in TRANSIENT) or is_busy(message)
 
 
 def is_permanent(message: str) -> bool:
-    """True for a failure that comes back however often one tries."""
+    """True for a failure that every attempt would have."""
     return PERMANENT in message
 
 
 def is_overloaded(message: str) -> bool:
-    """True when D1 itself is overloaded, which is not the token's request limit though both are HTTP 429."""
+    """True when D1 itself is overloaded; the token's rate limit is another case of HTTP 429."""
     return "overloaded" in message
 
 
 def retry_after(answer: Response, *, at_most: float = MAX_RETRY_AFTER) -> float | None:
-    """Seconds to wait as the ``retry-after`` field says, but no more than ``at_most``; None without a usable one.
+    """Seconds to wait by the ``retry-after`` field, at most ``at_most``; None without a valid field.
 
-    A date is held against the answer's own ``date`` where it has one, so that a wrong clock does not matter.
+    A date is compared with the response's own ``date`` where it has one, so that a wrong clock does not matter.
     """
     value = answer.headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value):
@@ -111,7 +111,7 @@ def retry_after(answer: Response, *, at_most: float = MAX_RETRY_AFTER) -> float 
 
 
 def http_date(value: str) -> float | None:
-    """An HTTP date as seconds since the epoch, None when it is none."""
+    """An HTTP date as seconds since the epoch, None for anything else."""
     try:
         return parsedate_to_datetime(value).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):
@@ -119,7 +119,7 @@ def http_date(value: str) -> float | None:
 
 
 def text_of(value: object) -> str:
-    """One line of what the API wrote, without the query of any URL in it (it may be signed), at most 500 characters."""
+    """A message of the API as one line of at most 500 characters, without the query of URLs, which may be signed."""
     if value is None or value == "":
         return ""
     if isinstance(value, dict):

@@ -1,7 +1,7 @@
 """Two thin clients over :mod:`~airflow_provider_d1.cloudflare.protocol`: one for event loops, one for threads.
 
-Both ask the token's rate limiter, send, read, and retry by one policy. Neither imports httpx before
-its first request, so that importing this module costs a DAG parser and a triggerer next to nothing.
+Both wait for the token's rate limiter, send, read, and retry by one policy. Neither imports httpx before its first
+request, so that importing this module costs a DAG parser and a triggerer next to nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class AsyncD1Client:
     """The D1 API from an event loop. Use as ``async with``, or call :meth:`aclose`.
 
     :param credentials: account, token and API base.
-    :param clock: the time that waits and deadlines go by.
+    :param clock: measures waits and deadlines.
     :param transport_options: passed to httpx's client (``transport=`` in tests).
     """
 
@@ -82,7 +82,7 @@ class AsyncD1Client:
     async def execute(self, database_id: str, statements: Sequence[Statement]) -> list[StatementResult]:
         """Run statements in order and in one transaction; a result for each.
 
-        Exact are the values of the last one; see :func:`~airflow_provider_d1.cloudflare.sql_calls.run`.
+        Only the values of the last one are exact; see :func:`~airflow_provider_d1.cloudflare.sql_calls.run`.
         """
         return await self._run_plan(sql_calls.run(self.credentials.account_id, database_id, statements))
 
@@ -114,10 +114,10 @@ class AsyncD1Client:
         deadline: float | None = None,
         priority: bool = False,
     ) -> T:
-        """Send a request until it is answered for good, by the shared retry policy.
+        """Send a request and read its response, with retries by the shared policy.
 
-        :param deadline: when to give up, in epoch seconds; by default ten minutes from now.
-        :param priority: goes before other calls: for admitted exports.
+        :param deadline: no attempt starts after it; in epoch seconds, by default ten minutes from now.
+        :param priority: send before other calls; used by admitted exports.
         """
         end = self.clock.time() + DEFAULT_TIMEOUT if deadline is None else deadline
 
@@ -176,7 +176,7 @@ class AsyncD1Client:
 
     async def _transport(self) -> AsyncTransport:
         if self._opening is None:
-            # In a thread: importing httpx and reading the certificate authorities would hold up the event loop.
+            # In a thread: importing httpx and reading the certificate authorities would block the event loop.
             self._opening = asyncio.create_task(asyncio.to_thread(_open_async, self.credentials, self._options))
         return await asyncio.shield(self._opening)
 
@@ -288,7 +288,7 @@ def _open_async(credentials: Credentials, options: dict[str, Any]) -> AsyncTrans
 
 
 def _whole(credentials: Credentials, left: float) -> float:
-    """Seconds that one exchange may take as a whole: an answer that trickles endlessly must end."""
+    """Seconds that one exchange may take as a whole, so that a response that arrives slowly ends."""
     return min(4 * credentials.timeout, max(1.0, left))
 
 
@@ -305,7 +305,7 @@ _limiters_lock = threading.Lock()
 
 
 def limiter_for(credentials: Credentials) -> RateLimiter:
-    """The process's one limiter for a token, whatever connection it comes from.
+    """The process's one limiter for a token, shared by all connections with it.
 
     Connections may differ in ``requests_per_5_minutes``: the lowest that was used within the last hour counts.
     """

@@ -1,4 +1,4 @@
-"""Tell why a connection does not work: bad token, wrong account, missing database, or no right to D1."""
+"""Find out why a connection does not work: bad token, wrong account, missing database or missing D1 permission."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.lookup import Plan
     from airflow_provider_d1.cloudflare.models import Database
 
-#: "Unauthorized to access requested resource": what lies under this account is out of the token's reach altogether
+#: "Unauthorized to access requested resource": the token has no access to anything in this account
 _NO_ACCESS = 9109
 
 
@@ -25,13 +25,19 @@ class Access:
     databases: int
     database: Database | None
 
+    def describe(self) -> str:
+        """The result as text for the connection form."""
+        counted = f"The account has {self.databases} D1 database{'' if self.databases == 1 else 's'}."
+        found = self.database
+        return counted if found is None else f"{counted} Default database: {found.name} ({found.uuid})."
+
 
 def verify(account_id: str, database: str | None, *, global_key: bool) -> Plan[Access]:
-    """Check token, account, D1 right and, if named, the database.
+    """Check token, account, D1 permission and, if named, the database.
 
     Only reads: whether the token may also *edit*, which exports need, shows when one is started.
 
-    :raises D1AuthenticationError: for a bad token, a wrong account, or no D1 right; the message tells which.
+    :raises D1AuthenticationError: for a bad token, a wrong account, or no D1 permission; the message says which.
     :raises D1DatabaseNotFoundError: when only the database is missing.
     """
     try:
@@ -50,7 +56,7 @@ def verify(account_id: str, database: str | None, *, global_key: bool) -> Plan[A
 
 def _refusal(account_id: str, code: int | None, *, global_key: bool) -> Plan[str]:
     account = quote(account_id, safe="")
-    # Cloudflare knows tokens of users and of accounts; each kind verifies at its own place, and neither place knows D1.
+    # Cloudflare knows tokens of users and of accounts; each kind has its own verify route, and neither route covers D1.
     places = ["/user"] if global_key else ["/user/tokens/verify", f"/accounts/{account}/tokens/verify"]
     for place in places:
         identity = yield from _ask(place)
@@ -62,7 +68,7 @@ def _refusal(account_id: str, code: int | None, *, global_key: bool) -> Plan[str
     if identity.get("status", "active") != "active":
         return f"the API token is {identity['status']}, not active"
     if (yield from _ask(f"/accounts/{account}")):
-        return _no_right(account_id)
+        return _no_permission(account_id)
     visible = yield from _ask("/accounts")
     if (
         isinstance(visible, list)
@@ -72,7 +78,7 @@ def _refusal(account_id: str, code: int | None, *, global_key: bool) -> Plan[str
         return _wrong_account(account_id)
     if code == _NO_ACCESS:
         return _wrong_account(account_id)
-    return f"{_no_right(account_id)}; or account_id is not an account that the token reaches"
+    return f"{_no_permission(account_id)}; or account_id is not an account that the token can access"
 
 
 def _ask(path: str) -> Plan[Any]:
@@ -86,8 +92,11 @@ def _ask(path: str) -> Plan[Any]:
 
 
 def _wrong_account(account_id: str) -> str:
-    return f"wrong account: the token is accepted, but does not reach account_id {account_id!r}"
+    return f"wrong account: the token is valid but has no access to account_id {account_id!r}"
 
 
-def _no_right(account_id: str) -> str:
-    return f"the token is valid but has no D1 right on account {account_id!r}: it needs D1 Edit (Read does not export)"
+def _no_permission(account_id: str) -> str:
+    return (
+        f"the token is valid but has no D1 permission on account {account_id!r}; it needs D1: Edit (D1: Read cannot"
+        " export)"
+    )

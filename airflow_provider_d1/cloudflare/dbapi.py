@@ -1,8 +1,8 @@
 """D1 as a database module in the sense of PEP 249.
 
 D1 has no transactions over several calls. A call is a transaction of its own: one statement, a script, or what
-:meth:`Cursor.executemany` sends at once. So :meth:`Connection.commit` has nothing to do, and
-:meth:`Connection.rollback` raises when there is something that it would have to undo.
+:meth:`Cursor.executemany` sends at once. So :meth:`Connection.commit` does nothing, and
+:meth:`Connection.rollback` raises an error when there are changes to undo.
 """
 
 from __future__ import annotations
@@ -153,9 +153,9 @@ class Cursor:
         return self
 
     def executemany(self, sql: str, parameters: Iterable[Parameters]) -> Self:
-        """Run SQL once for each set of parameters, as many in one call and one transaction as fit into it.
+        """Run SQL once for each set of parameters. A call is one transaction and takes at most 500 statements or 1 MB.
 
-        A failure leaves what earlier calls have done: a call takes at most 500 statements or 1 MB.
+        A failure leaves the changes of earlier calls.
 
         :param sql: as for :meth:`execute`; there is no result.
         :param parameters: sets of parameters; all are checked before the first call.
@@ -200,7 +200,7 @@ class Cursor:
         """Do nothing."""
 
     def close(self) -> None:
-        """Forget the result."""
+        """Discard the result."""
         self._closed = True
         self._rows = []
 
@@ -254,7 +254,7 @@ class Connection:
         return Cursor(self)
 
     def execute(self, sql: str, parameters: Parameters | None = None) -> Cursor:
-        """A new cursor that has run ``sql``."""
+        """Run ``sql`` with a new cursor, and return the cursor."""
         return self.cursor().execute(sql, parameters)
 
     def commit(self) -> None:
@@ -263,10 +263,10 @@ class Connection:
         self._changed = False
 
     def rollback(self) -> None:
-        """Refuse to roll back.
+        """Do nothing when there is nothing to roll back.
 
         :raises NotSupportedError: when statements since the last :meth:`commit` may have changed something: D1 has
-            committed them already. Without any there is nothing to roll back, and nothing is done.
+            committed them already.
         """
         self._check_open()
         if self._changed:

@@ -1,13 +1,13 @@
-"""Read a finished export's dump from its signed URL, whole or with an error, whatever the connection does.
+"""Download a finished export's dump from its signed URL. A cut transfer is resumed; an incomplete one is an error.
 
-A cut transfer goes on where it stopped if the server proves that it still serves the same bytes: HTTP 206 with exactly
-the range that was asked for, and the strong ETag of the first answer, or (from a server that offers ranges but no such
-tag) the same length and the last bytes that were handed out once more. Otherwise it starts again from zero, and what
-was already handed out is read again and compared by hash before anything new is.
+A transfer resumes where it stopped if the response proves that the bytes are the same: HTTP 206 with exactly the
+requested range and the strong ETag of the first response or, from a server with ranges but without such a tag, the same
+length and the same last bytes. Otherwise it starts again from zero, and the bytes that the caller has already received
+are downloaded again and compared by hash.
 
-The URL is a credential: it is in no error, no repr and no log record, and no other credential ever goes with it. The
-bytes come through :mod:`http.client`, which reads them straight into the caller's buffer, at about twice the speed of
-httpx, and which logs nothing.
+The URL is a credential: it is in no error, no repr and no log record, and no other credential is sent with it.
+:mod:`http.client` reads the bytes directly into the caller's buffer, at about twice the speed of httpx, and logs
+    nothing.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from airflow_provider_d1.exceptions import D1DownloadError, D1SignedUrlExpiredEr
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-#: attempts in a row that bring no new byte
+#: attempts in a row without a new byte, after which the download fails
 ATTEMPTS = 8
-#: longest pause between two of them, in seconds
+#: longest pause between two attempts, in seconds
 MAX_PAUSE = 15.0
-#: a longer wait than this that the server asks for, in seconds, is not worth a worker
+#: the longest ``retry-after`` that is waited for, in seconds; a longer one would occupy a worker slot for too long
 LONGEST_WAIT = 600.0
 MAX_REDIRECTS = 5
-#: a transfer may wait so many seconds, and a second more for each SLOWEST bytes that it has brought
+#: seconds that a transfer may wait for bytes, plus one second for each SLOWEST bytes that it has received
 GRACE = 600.0
 SLOWEST = 256 * 1024
 #: longest dump whose length the server did not announce: the size of the largest D1 database
 MAX_UNANNOUNCED_BYTES = 10 * 1024**3
-#: bytes that are asked for a second time where no ETag tells one dump from another
+#: bytes that are requested a second time where no ETag identifies the dump
 OVERLAP = 4096
-#: an error's body is read only so far
+#: at most so many bytes of an error's body are read
 _ERROR_BYTES = 16 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d+/(\d+|\*)$")
@@ -57,15 +57,15 @@ _EXPIRED = re.compile(
 class Download(io.RawIOBase):
     """The dump behind a signed URL, as a readable binary stream that survives cut connections.
 
-    ``read(n)`` returns exactly ``n`` bytes until the end, so a short read never looks like an end. ``content_length``
-    is the dump's size as the server announced it, None when it did not.
+    ``read(n)`` returns exactly ``n`` bytes until the end, so a short read is not mistaken for the end.
+    ``content_length`` is the dump's size as the server announced it, None when it did not.
 
     :param url: the signed URL; https, or http on loopback.
-    :param targets: what it may lead to besides public addresses.
+    :param targets: the addresses besides public ones that it may refer to.
     :param timeout: seconds to wait for a connection or for the next bytes.
-    :param clock: the time that pauses between attempts go by.
-    :raises D1SignedUrlExpiredError: when the URL is past its hour.
-    :raises D1DownloadError: when the dump cannot be had whole; reading raises it too.
+    :param clock: measures the pauses between attempts.
+    :raises D1SignedUrlExpiredError: when the URL has expired.
+    :raises D1DownloadError: when the dump cannot be downloaded completely; reading raises it too.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Download(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        """Fill ``buffer``; fewer bytes only at the verified end of the dump or where the connection was cut."""
+        """Fill ``buffer``; fewer bytes only at the verified end of the dump or at a cut connection."""
         self._check_open()
         with memoryview(buffer).cast("B") as view:
             while view and not self._ended:
@@ -112,7 +112,7 @@ class Download(io.RawIOBase):
                 if count:
                     self._delivered(view[:count])
                     return count
-                self._after_silence(problem)
+                self._after_body_end(problem)
         return 0
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -127,7 +127,7 @@ class Download(io.RawIOBase):
                 pieces.append(piece)
                 left = None if left is None else left - len(piece)
             else:
-                self._after_silence(problem)
+                self._after_body_end(problem)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def readall(self) -> bytes:
@@ -148,10 +148,10 @@ class Download(io.RawIOBase):
     ) -> None:
         self.close()
 
-    # Reading: nothing below raises what the network raised.
+    # Reading: exceptions of the network are turned into text, which cannot hold the URL.
 
     def _receive(self, size: int) -> tuple[bytes, str]:
-        """Up to ``size`` of the next bytes; b"" at the body's end, with a word on it where it came too early."""
+        """Up to ``size`` of the next bytes; b"" at the body's end, with the problem where the end is unexpected."""
         if self._response is None:
             return b"", ""
         begin = self._clock.monotonic()
@@ -172,13 +172,13 @@ class Download(io.RawIOBase):
         return len(piece), problem
 
     def _check_bounds(self, begin: float, count: int) -> None:
-        """End a transfer that brings next to nothing for ever, or more than a database can hold."""
+        """Stop a transfer that is too slow, or that has more bytes than a database can hold."""
         self._waited += self._clock.monotonic() - begin
         self._received += count
         if self._waited > GRACE + self._received / SLOWEST:
             raise D1DownloadError(
-                f"the download is too slow: {self._received} bytes in {self._waited:.0f} s, at least"
-                f" {SLOWEST // 1024} KiB/s are expected"
+                f"the download is too slow: {self._received} bytes in {self._waited:.0f} s, expected at"
+                f" least {SLOWEST // 1024} KiB/s"
             )
         if self.content_length is None and self._position + count > MAX_UNANNOUNCED_BYTES:
             raise D1DownloadError(
@@ -193,8 +193,8 @@ class Download(io.RawIOBase):
         self._last = (self._last + bytes(piece[-OVERLAP:]))[-OVERLAP:]
         self._failures = 0
 
-    def _after_silence(self, problem: str) -> None:
-        """The body ended: for good when all of it came, else go and get the rest."""
+    def _after_body_end(self, problem: str) -> None:
+        """Finish when the whole body has arrived, otherwise reconnect and get the rest."""
         # http.client takes a connection that is cut inside the headers for their end, and then finds no length and no
         # body. Even an empty database's dump holds a PRAGMA, so a dump without a byte was cut.
         whole = bool(self._position) if self.content_length is None else self.content_length == self._position
@@ -209,10 +209,10 @@ class Download(io.RawIOBase):
         if self.closed:
             raise ValueError("read of a closed download")
 
-    # Connecting, and proving that it is still the same dump.
+    # Connecting, and checking that the dump is still the same.
 
     def _connect(self) -> None:
-        """Ask for the dump from where it stopped, until the server gives it or there is no hope left."""
+        """Request the dump from where the transfer stopped, until the server sends it or no attempt is left."""
         begin = self._resume_at()
         while True:
             response, problem = self._request(begin)
@@ -221,7 +221,7 @@ class Download(io.RawIOBase):
             elif response.status == 206 and begin and self._continues(response, begin):
                 return
             elif response.status in (206, 416) and begin:
-                begin = 0  # it knows ranges, but not ours, or has something else now
+                begin = 0  # not the requested range, or another file by now
             elif response.status == 200:
                 if self._begins(response):
                     return
@@ -229,13 +229,13 @@ class Download(io.RawIOBase):
                 self._refused(response)
 
     def _resume_at(self) -> int:
-        """Where a range begins that can prove itself; 0 where none can."""
+        """Where a range begins whose content can be verified; 0 where none can be."""
         if self._etag is not None:
             return self._position
         return self._position - len(self._last) if self._offers_ranges and self.content_length is not None else 0
 
     def _request(self, begin: int) -> tuple[HTTPResponse | None, str]:
-        """The answer to one request, or None and what went wrong."""
+        """The response to one request, or None and the problem."""
         headers = {"Range": f"bytes={begin}-"} if begin else {}
         if begin and self._etag is not None:
             headers["If-Range"] = self._etag
@@ -249,7 +249,7 @@ class Download(io.RawIOBase):
         raise D1DownloadError("the signed URL redirects too often")
 
     def _continues(self, response: HTTPResponse, begin: int) -> bool:
-        """True when a 206 is exactly the rest of what was delivered."""
+        """True when a 206 continues exactly where the transfer stopped."""
         found = _CONTENT_RANGE.match(response.headers.get("content-range", ""))
         if found is None or int(found[1]) != begin:
             return False
@@ -268,7 +268,7 @@ class Download(io.RawIOBase):
         return again == self._last
 
     def _begins(self, response: HTTPResponse) -> bool:
-        """True when a 200 repeats what was delivered and so can go on behind it; False when it was cut before that."""
+        """True when a 200 begins with the bytes already delivered; False when it was cut before their end."""
         _check_plain(response)
         length = response.headers.get("content-length", "")
         announced = int(length) if re.fullmatch(r"\d{1,18}", length) else None
@@ -291,7 +291,7 @@ class Download(io.RawIOBase):
         return True
 
     def _refused(self, response: HTTPResponse) -> None:
-        """Pause after an answer that may get better, raise for one that will not."""
+        """Pause after a temporary refusal, raise an error for a permanent one."""
         status = response.status
         if status in (404, 410) or (status in (400, 401, 403) and self._says_expired()):
             raise D1SignedUrlExpiredError(
@@ -303,7 +303,10 @@ class Download(io.RawIOBase):
         headers = {name: response.headers.get(name, "") for name in ("retry-after", "date")}
         asked = retry_after(Response(status, headers, b""), at_most=math.inf)
         if asked is not None and asked > LONGEST_WAIT:
-            raise D1DownloadError(f"the dump's server answered HTTP {status} and asks to wait for {asked:.0f} s")
+            raise D1DownloadError(
+                f"the dump's server answered HTTP {status} with retry-after: {asked:.0f} s, expected at"
+                f" most {LONGEST_WAIT:.0f} s"
+            )
         self._pause(f"HTTP {status}", asked)
 
     def _says_expired(self) -> bool:
@@ -332,8 +335,10 @@ class Download(io.RawIOBase):
 
 def _check_plain(response: HTTPResponse) -> None:
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise D1DownloadError("the dump comes compressed although none was asked for", retryable=False)
+        raise D1DownloadError(
+            "the dump's server sent a compressed response, expected identity encoding", retryable=False
+        )
 
 
 def _changed() -> D1DownloadError:
-    return D1DownloadError("the dump changed between two attempts to download it: start the download again")
+    return D1DownloadError("the dump changed between two attempts to download it. Start the download again")

@@ -1,6 +1,6 @@
-"""Which addresses a signed URL may lead to.
+"""Which addresses a signed URL may refer to.
 
-The URL comes from a response, and its content ends up in a bucket. Without a check a forged response could have the
+The URL comes from a response, and its content is stored in a bucket. Without a check a forged response could make the
 worker read services of its own network: loopback, link-local (cloud metadata) and private addresses.
 """
 
@@ -19,12 +19,12 @@ from airflow_provider_d1.cloudflare.credentials import Credentials, is_loopback
 
 
 class RefusedTargetError(OSError):
-    """The host has an address that a signed URL may not lead to."""
+    """The host has an address that a signed URL may not refer to."""
 
 
 @dataclass(frozen=True, slots=True)
 class AllowedTargets:
-    """What a signed URL may lead to besides public addresses.
+    """The addresses besides public ones that a signed URL may refer to.
 
     :param loopback: loopback addresses: where the connection's own host is one, as with the emulator.
     :param hosts: names or addresses, in lower case, whatever they resolve to.
@@ -62,7 +62,7 @@ PUBLIC = AllowedTargets()
 
 def _is_public(address: str) -> bool:
     ip = ip_address(address.split("%", maxsplit=1)[0])
-    # An IPv6 form of an IPv4 address is judged by the address that it leads to.
+    # An IPv6 form of an IPv4 address is checked as that IPv4 address.
     if isinstance(ip, IPv6Address):
         ip = ip.ipv4_mapped or ip.sixtofour or ip
     return ip.is_global and not ip.is_multicast
@@ -71,7 +71,7 @@ def _is_public(address: str) -> bool:
 def _connect(
     targets: AllowedTargets, address: tuple[str, int], timeout: float, source: tuple[str, int] | None = None
 ) -> socket.socket:
-    """As :func:`socket.create_connection`, to an address that was checked: the name is resolved only once."""
+    """As :func:`socket.create_connection`, but to a checked address: the name is resolved only once."""
     host, port = address
     found = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     if not all(targets.permit(host, each) for each in found):

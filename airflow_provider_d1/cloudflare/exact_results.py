@@ -1,9 +1,9 @@
-"""Statements are rewritten here so that their results come through D1's JSON as SQLite has them.
+"""Rewrite statements so that D1's JSON results carry SQLite's exact values.
 
-D1 rounds integers beyond 2^53, has null for infinities, 1 for 1.0 and U+FFFD for bytes that are no UTF-8. A SELECT is
-put into a common table expression, and each of its columns is selected through
-:func:`~airflow_provider_d1.cloudflare.sql_values.exact`. That takes the number of columns; where the statement's text
-does not tell it, the statement is run with ``LIMIT 0`` first. The names of the columns come from such a run too.
+D1 rounds integers beyond 2^53, returns null for infinities, 1 for 1.0 and U+FFFD for bytes that are not UTF-8. A SELECT
+is put into a common table expression, and each of its columns is selected through
+:func:`~airflow_provider_d1.cloudflare.sql_values.exact`. That needs the number of columns; where it is not clear from
+    the statement's text, the statement runs with ``LIMIT 0`` first. Such a run also provides the names of the columns.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _AFTER_COLUMNS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ExactSelect:
-    """A SELECT or VALUES, taken apart.
+    """A SELECT or VALUES that can be rewritten.
 
-    ``names`` is the statement with its columns but no rows; ``width`` the number of columns, None when the text does
-    not tell it.
+    ``names`` is the statement with its columns but no rows; ``width`` is the number of columns, None when it is not
+    clear from the text.
     """
 
     sql: str
@@ -41,9 +41,9 @@ class ExactSelect:
 
 
 def exact_select(sql: str) -> ExactSelect | None:
-    """Take one statement apart; None when it is no SELECT and no VALUES.
+    """Analyse one statement; None when it is neither SELECT nor VALUES.
 
-    :param sql: one statement; its semicolon does no harm.
+    :param sql: one statement, with or without its semicolon.
     """
     statement = split(sql)[0]
     kind = verb(statement)
@@ -57,7 +57,7 @@ def exact_select(sql: str) -> ExactSelect | None:
 
 
 def exact_returning(sql: str) -> str | None:
-    """A statement with RETURNING whose columns come twice: as they are, for their names, and exact.
+    """A statement that returns its RETURNING columns twice: as they are, for their names, and exact.
 
     :return: None when there is no RETURNING, or one with ``*``.
     """
@@ -98,7 +98,7 @@ def _width(statement: Sequence[Token], top: Sequence[tuple[int, Token]]) -> int 
 
 
 def _columns(statement: Sequence[Token], start: int, end: int) -> list[list[Token]]:
-    """The expressions of a list, parted at the commas outside of parentheses."""
+    """The expressions of a list, split at the commas outside of parentheses."""
     found: list[list[Token]] = [[]]
     depth = 0
     for token in statement[start:end]:
@@ -117,7 +117,7 @@ def _significant(column: Sequence[Token]) -> list[Token]:
 def _without_alias(column: Sequence[Token]) -> str:
     words = _significant(column)
     named = len(words) > 2 and words[-2].keyword == "AS"
-    # two tokens without a space are one text with a quote in it
+    # two tokens without a space are one string with a quote in it
     apart = len(words) == 2 and words[0].start + len(words[0].text) < words[1].start
     if apart and all(token.kind in ("word", "quoted") for token in words):
         return words[0].text

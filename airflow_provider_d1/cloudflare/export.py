@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.messages import Response
     from airflow_provider_d1.cloudflare.sql_calls import StatementResult
 
-#: seconds one poll may take, below the 15 s without a poll after which D1 cancels. Not much shorter: the response that
-#: is given up may have been the only one to announce the end.
+#: seconds one poll may take, below the 15 s without a poll after which D1 cancels. Not much shorter: the abandoned
+#: response may have been the only one to announce the end.
 POLL_TIMEOUT = 9.5
 #: seconds that reading the schema after an export may take
 VERIFY_TIMEOUT = 30.0
@@ -59,17 +59,16 @@ async def run_export(
 
     :param client: an open client; its clock, rate limiter and credentials are used.
     :param request: what to export, ``database`` included.
-    :param deadline: when to give up in any case, in epoch seconds: for an export that was asked for earlier, in another
-        process; by default :meth:`ExportRequest.deadline`.
-    :param on_progress: called with a line of text now and then (waiting, started again, parts uploaded), which never
-        holds a secret.
+    :param deadline: the latest end, in epoch seconds: for an export that was requested earlier, in another process; by
+        default :meth:`ExportRequest.deadline`.
+    :param on_progress: called with progress messages (waiting, restarted, parts uploaded); they contain no secrets.
     :raises D1DatabaseNotFoundError: no such database.
     :raises D1TableNotFoundError: a name in ``tables`` is not exactly that of a table.
-    :raises D1VirtualTableError: a virtual table is in the way.
+    :raises D1VirtualTableError: the database has a virtual table, which ``on_virtual_table`` does not skip.
     :raises D1ExportBusyError: another export of the database ran until the deadline.
     :raises D1ExportLostError: D1 lost the export more often than ``max_restarts`` allows.
     :raises D1ExportTimeoutError: the deadline came first.
-    :raises D1ApiError: the API refused for good.
+    :raises D1ApiError: the API refused, and a retry cannot help.
     """
     run = _ExportRun(client, request, deadline, on_progress)
     try:
@@ -100,7 +99,7 @@ class _ExportRun:
         self._database = Database("", "")
 
     async def run(self) -> D1Export:
-        """Until the start the database answers queries, so all waiting for others comes before it."""
+        """Do all waiting for other exports before the start, while the database still answers queries."""
         await self._wait_for_admission()
         try:
             self._database = await self._client.get_database(
@@ -133,13 +132,13 @@ class _ExportRun:
         while (wait := self._limiter.confirm(self._slot)) > 0:
             await self._queue(wait)
             self._begin_timeout()
-            # Also a probe: its response tells the rate limiter what other processes do.
+            # The response also shows the rate limiter how many calls other processes make.
             schema = await self._read_schema_when_free()
         self._begin_timeout()
         return schema
 
     async def _wait_for_admission_again(self) -> None:
-        """After a block of the token all exports begin again, so each has to wait for room once more."""
+        """Wait for admission once more: after a block of the token all exports begin again."""
         self._queue_end = min(self._deadline, self._clock.time() + self._request.longest_wait)
         self._limiter.requeue(self._slot)
         await self._wait_for_admission()
@@ -160,7 +159,7 @@ class _ExportRun:
     # --- look-ups
 
     async def _read_schema_when_free(self) -> preflight.Schema:
-        """Read the database's schema, after the end of an export that is running already."""
+        """Read the database's schema, after the end of an export that is already running."""
         while (schema := await self._read_schema(self._end)) is None:
             self._progress.busy()
             await self._pause(Send(None, BUSY_GAP), State(busy=True))
@@ -172,7 +171,7 @@ class _ExportRun:
         :raises D1TableNotFoundError: a table of the list is gone.
         """
         try:
-            # The dump is finished and its URL expires: no long wait is worth this.
+            # The dump is finished and its URL will expire, so the check must not wait for long.
             schema = await self._read_schema(self._clock.time() + VERIFY_TIMEOUT)
         except D1ApiError as error:
             self._progress.unchecked(str(error))
@@ -198,7 +197,7 @@ class _ExportRun:
     # --- the export
 
     async def _poll_until_complete(self, options: ExportOptions) -> D1Export:
-        """Start, poll and start again until D1 hands out the dump's URL."""
+        """Start, poll and restart until D1 returns the dump's URL."""
         clock, limiter = self._clock, self._limiter
         accepted_at: float | None = None
         running_since = answered_at = clock.monotonic()
@@ -231,11 +230,11 @@ class _ExportRun:
             state, send = after, outcome
 
     async def _pause(self, send: Send, state: State) -> None:
-        """Sleep until the next request is due; raise when the deadline comes first."""
+        """Sleep until the next request is due; raise an error when the deadline is earlier."""
         left = self._end - self._clock.time()
         if send.refused and send.delay >= left:
             raise D1ExportTimeoutError(
-                f"Cloudflare's rate limit is used up for another {send.delay:.0f} s, past the export's deadline"
+                f"Cloudflare's rate limit blocks calls for another {send.delay:.0f} s, past the export's deadline"
             )
         if left > 0:
             await self._sleep(min(send.delay, left))
@@ -257,7 +256,7 @@ class _ExportRun:
         await self._clock.sleep_async(seconds)
 
     async def _send(self, options: ExportOptions, bookmark: str | None) -> tuple[ExportAnswer, timedelta]:
-        """Send a start or a poll once; what it means, and how far Cloudflare's clock is ahead of ours."""
+        """Send a start or a poll once; returns its meaning, and how far Cloudflare's clock is ahead of ours."""
         client, credentials = self._client, self._client.credentials
         self._limiter.renew(self._slot)
         total = credentials.timeout if bookmark is None else min(POLL_TIMEOUT, credentials.timeout)
@@ -277,7 +276,7 @@ class _ExportRun:
         completed_at = datetime.fromtimestamp(self._client.clock.time(), UTC)
         # The URL states times of Cloudflare's clock, and is later compared with ours.
         expires_at = url_expiry(end.url, completed_at + skew) - skew
-        if expires_at <= completed_at:  # D1 hands out no expired URL: it was signed by a clock that differs from both
+        if expires_at <= completed_at:  # D1 returns no expired URL: it was signed by a clock that differs from both
             expires_at = completed_at + URL_LIFETIME
         return D1Export(
             database_id=database.uuid,
@@ -296,7 +295,7 @@ class _ExportRun:
 
 
 def _rows_or_busy(answer: Response) -> StatementResult | None:
-    """None for a busy database: waiting is the export's business, not the retry policy's."""
+    """None for a busy database: the export waits for it, not the retry policy."""
     try:
         return sql_calls.read_results(answer)[0]
     except D1ApiError as error:

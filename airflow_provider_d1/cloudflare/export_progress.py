@@ -32,7 +32,7 @@ class ProgressReporter:
         self._parts_at = 0.0
 
     def queued(self, now: float) -> None:
-        """The export waits for the rate limiter; reported once, when it takes more than a moment."""
+        """The export waits for the rate limiter; reported once, after a few seconds."""
         if self._queued_at is None:
             self._queued_at = now
         if not self._queue_reported and now - self._queued_at > BUSY_GAP:
@@ -52,7 +52,7 @@ class ProgressReporter:
 
     def unchecked(self, reason: str) -> None:
         """The schema was not checked after the export."""
-        self._say(f"could not check whether a table vanished during the export: {reason}")
+        self._say(f"could not check whether a table was dropped during the export: {reason}")
 
     def stepped(self, before: State, after: State, answer: ExportAnswer, sent: Sent, now: float) -> None:
         """One request was answered."""
@@ -66,7 +66,7 @@ class ProgressReporter:
         elif after.restarts > before.restarts:
             self._say(f"D1 lost the export, starting again (restart {after.restarts})")
         elif isinstance(answer, Unclear) and not before.unclear:
-            self._say(f"{answer.error}; trying again")
+            self._say(f"{answer.error}; retrying")
         elif before.bookmark is None and after.bookmark is not None:
             self._parts, self._parts_at = 0, now
             self._say("export started")

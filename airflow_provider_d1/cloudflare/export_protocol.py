@@ -1,9 +1,9 @@
 """The export endpoint as a pure state machine: requests, what a response means, and what to send next.
 
-Its responses are odd: a running export has a status that the published types do not list, a failure can come as HTTP
-200 with ``success: true`` outside, and the same message means "finished and fetched", "cancelled" and "never
-existed". What shapes the transitions: D1 cancels an export that was not polled for 15 seconds, may announce its end
-only once, forgets exports, and runs one at a time for each database.
+Its responses need care: a running export has a status that the published types do not list, a failure can be HTTP 200
+with ``success: true`` in the envelope, and one message means "finished and fetched", "cancelled" and "never existed".
+The transitions follow from how D1 behaves: it cancels an export that was not polled for 15 seconds, announces the
+end only once, can lose exports, and runs one at a time for each database.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PART = re.compile(r"Uploaded part (\d{1,9})")
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """The export goes on; ``bookmark`` is None where the answer had none."""
+    """The export is running; ``bookmark`` is None where the response had none."""
 
     bookmark: str | None
     parts: frozenset[int] = frozenset()
@@ -41,7 +41,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """The dump is there. ``url`` is a credential; D1 may never tell it again."""
+    """The dump is ready. ``url`` is a credential, and D1 may not return it a second time."""
 
     bookmark: str | None
     filename: str
@@ -56,12 +56,12 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """D1 knows no such export: cancelled, timed out, or its end was already told."""
+    """D1 knows no such export: it was cancelled or timed out, or its end was announced before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unclear:
-    """No answer, or one that tells nothing about the export: a reset, a gateway's page, a passing trouble of D1."""
+    """No response, or one that says nothing about the export: a reset, a gateway's page, a transient error of D1."""
 
     error: D1ApiError | D1ExportError
 
@@ -77,7 +77,7 @@ ExportAnswer = Running | Complete | Busy | Lost | Unclear | Failed
 
 
 def export(account_id: str, database_id: str, options: ExportOptions, *, bookmark: str | None = None) -> Request:
-    """Start an export or, with its bookmark, poll it; D1 wants all options again on every poll."""
+    """Start an export or, with its bookmark, poll it; D1 needs all options on every poll."""
     body: dict[str, Any] = {
         "output_format": "polling",
         "dump_options": {
@@ -92,7 +92,7 @@ def export(account_id: str, database_id: str, options: ExportOptions, *, bookmar
 
 
 def read_export(answer: Response) -> ExportAnswer:
-    """What an answer to a start or a poll means: first the failures, outer and inner, then the status."""
+    """Read the response to a start or a poll: first the failures, outer and inner, then the status."""
     try:
         envelope = protocol.read_envelope(answer)
     except D1ApiError as error:
@@ -106,7 +106,7 @@ def read_export(answer: Response) -> ExportAnswer:
     status = result.get("status")
     if result.get("success") is False or inner or status == "error":
         return _from_message(inner) or Failed(
-            D1ExportError(f"D1 could not export the database: {inner or 'it gave no reason'}")
+            D1ExportError(f"D1 could not export the database: {inner or 'no reason given'}")
         )
     bookmark = result.get("at_bookmark")
     bookmark = bookmark if isinstance(bookmark, str) and bookmark else None
@@ -115,12 +115,14 @@ def read_export(answer: Response) -> ExportAnswer:
         filename = dump.get("filename")
         return Complete(bookmark, filename if isinstance(filename, str) else "", dump["signed_url"], parts)
     if status == "complete":
-        return Failed(D1ExportError("D1 said that the export is complete but gave no URL for the dump"))
+        return Failed(
+            D1ExportError("unexpected response: the export is complete, but the signed_url of the dump is missing")
+        )
     return Running(bookmark, parts)
 
 
 def _dump(result: dict[str, Any], status: object) -> dict[str, Any] | None:
-    """The part of a complete export's result with the URL in it; a status may be missing here as elsewhere."""
+    """The part of a complete export's result with the URL in it; the status may be missing."""
     if status not in ("complete", None):
         return None
     inner = result.get("result")
@@ -138,8 +140,8 @@ def _from_message(message: str) -> ExportAnswer | None:
     if "virtual table" in message.lower():
         return Failed(
             D1VirtualTableError(
-                f"D1 refused the export: {message}. Such an attempt can leave the database locked; name the tables to"
-                ' export, or use on_virtual_table="skip"'
+                f"D1 refused the export: {message}. Such an attempt can leave the database locked. Pass tables=[…]"
+                ' without virtual tables, or on_virtual_table="skip"'
             )
         )
     if api_errors.is_permanent(message):
@@ -224,15 +226,15 @@ def first_step() -> tuple[State, Send]:
 
 
 def step(state: State, answer: ExportAnswer, sent: Sent, request: ExportRequest) -> tuple[State, Send | Complete]:
-    """What an answer leads to.
+    """The next step after a response.
 
     :param state: where the export stood when the request was sent.
-    :param answer: what came back.
+    :param answer: the response.
     :param sent: circumstances of the request.
     :param request: what the user asked for.
     :return: the new state, and what to send next or the finished export.
     :raises D1ExportError: when it is over without a dump.
-    :raises D1ApiError: when the API refuses for good.
+    :raises D1ApiError: when the API refuses, and a retry cannot help.
     """
     if isinstance(answer, Failed):
         raise answer.error
@@ -246,7 +248,7 @@ def _after_start(state: State, answer: Running | Busy | Lost | Unclear) -> tuple
         case Running(bookmark) if bookmark is not None:
             return replace(state, bookmark=bookmark, unclear=0, busy=False, parts=answer.parts), Send(bookmark, 0.0)
         case Busy():
-            # Somebody's export, or the orphan of a start whose answer was lost: the one ends, the other times out.
+            # Another export, or our own start whose response was lost: the first ends, the second times out.
             return replace(state, busy=True, unclear=0), Send(None, BUSY_GAP)
         case Unclear(D1RateLimitError(retry_after=float(seconds))):
             wait = Send(None, max(seconds, RESTART_GAP), refused=True, readmit=True)
@@ -264,8 +266,8 @@ def _after_poll(
     match answer:
         case Lost():
             if sent.blocked or state.refused:
-                # Every running export is lost when the rate limit blocks the token: that says nothing about this one.
-                # All others begin again too, so each has to be admitted once more.
+                # When the rate limit blocks the token, every running export is lost and begins again. So this loss
+                # does not count against max_restarts, and each export has to be admitted once more.
                 begun_again = State(polls=state.polls, restarts=state.restarts + 1, excused=state.excused + 1)
                 return begun_again, Send(None, RESTART_GAP, readmit=True)
             if state.restarts - state.excused >= request.max_restarts:
@@ -289,7 +291,7 @@ def _after_poll(
                 parts=state.parts | answer.parts,
             )
         case Busy():
-            pass  # if it is ours that runs, go on polling; if not, D1 will say that ours is lost
+            pass  # if our own export is running, go on polling; if not, the next response says that ours is lost
     return state, Send(state.bookmark, max(0.0, gap_after(sent, request.poll_interval) - sent.took))
 
 

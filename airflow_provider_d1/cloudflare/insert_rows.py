@@ -1,4 +1,4 @@
-"""Rows become INSERT statements, and those become batches, within D1's limits."""
+"""Turn rows into INSERT statements, and those into batches within D1's limits."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ def insert_batches(
     replace: bool = False,
     rows_per_batch: int = 1000,
 ) -> Iterator[tuple[list[Statement], int]]:
-    """Bring rows into batches; a batch is one call and one transaction.
+    """Group rows into batches; a batch is one call and one transaction.
 
     :param table: an identifier, quoted here.
     :param rows: sequences of one length, or mappings from columns to values.
-    :param columns: identifiers, quoted here; None for all of the table's, or for the first row's when it is a mapping.
+    :param columns: identifiers, quoted here; None for all of the table's, or for those of the first row when it is a
+        mapping.
     :param replace: INSERT OR REPLACE.
     :param rows_per_batch: at most so many rows in a batch, and at most 1 MB; 0 for all rows in one batch of any size.
     :return: batches, each with the number of its rows.
@@ -31,7 +32,7 @@ def insert_batches(
         type that cannot be stored.
     """
     if isinstance(columns, str):
-        raise ProgrammingError("insert_rows: target_fields is a text; expected a list of column names.")
+        raise ProgrammingError("insert_rows: target_fields is a string; expected a list of column names.")
     rest = iter(rows)
     while block := list(islice(rest, rows_per_batch or None)):
         if columns is None and isinstance(block[0], Mapping):
@@ -75,5 +76,5 @@ def insert_sql(table: str, columns: Sequence[str] | None, *, replace: bool = Fal
 
 
 def quoted(identifier: str) -> str:
-    """An SQL identifier, whatever is in it."""
+    """Any string as an SQL identifier."""
     return '"' + identifier.replace('"', '""') + '"'

@@ -1,7 +1,7 @@
-"""Find databases by name or UUID, as plans of calls that either client carries out.
+"""Find databases by name or UUID, as plans of calls that either client can run.
 
-A plan is a generator: it yields a :class:`~airflow_provider_d1.cloudflare.messages.Call`, is sent what the answer
-held (or thrown the error), and returns its result. So the steps are written once for threads and event loops.
+A plan is a generator: it yields a :class:`~airflow_provider_d1.cloudflare.messages.Call`, receives what was read from
+the response (or the error), and returns its result. So the steps are written once for threads and event loops.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 def all_databases(account_id: str, name: str | None = None, *, exactly: bool = False) -> Plan[list[Database]]:
     """Every page of the account's databases, or of those that a search for ``name`` finds.
 
-    :param exactly: only the database of exactly that name, which ends the reading: names are unique in an account.
+    :param exactly: only the database of exactly that name; the listing ends there, as names are unique in an account.
     """
     found: dict[str, Database] = {}
     page = 1
@@ -41,7 +41,7 @@ def all_databases(account_id: str, name: str | None = None, *, exactly: bool = F
         match = [database for database in listing.databases if database.name == name]
         if exactly and match:
             return match
-        # A page without news ends the listing, whatever the totals say: they can be absent, and change while we read.
+        # A page without new databases ends the listing: the totals can be absent, and change during the listing.
         if listing.last or len(found) == before or (listing.total is not None and len(found) >= listing.total):
             return [] if exactly else list(found.values())
         page += 1

@@ -1,4 +1,4 @@
-"""One exchange with the API as plain values: what is sent, what came back, and both tied together."""
+"""One exchange with the API as plain values: request, response, and how to read the response."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from airflow_provider_d1.cloudflare.credentials import Secret
 
 MIB = 1024 * 1024
-#: more than any control answer needs; a longer one is cut off before it is parsed
+#: more than any control response needs; a longer one is refused before it is parsed
 MAX_ANSWER_BYTES = 4 * MIB
-#: rows are data: a query may answer with more
+#: the result of a query may be longer
 MAX_QUERY_ANSWER_BYTES = 64 * MIB
 
 
@@ -19,8 +19,8 @@ MAX_QUERY_ANSWER_BYTES = 64 * MIB
 class Request:
     """One API call.
 
-    ``idempotent`` says that sending it twice does no more than sending it once. ``max_answer_bytes`` bounds what is
-    read.
+    ``idempotent`` says that sending it twice has the same effect as sending it once. ``max_answer_bytes`` is the
+    longest response that is read.
     """
 
     method: str
@@ -33,17 +33,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What came back: status, header fields with lower-case names, and the whole body."""
+    """Status, header fields with lower-case names, and the whole body."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
-    secret: Secret = field(default=Secret(), repr=False)  # the token that was sent, to be kept out of messages
+    secret: Secret = field(default=Secret(), repr=False)  # the token that was sent; removed from messages
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request, and what reads its answer (raising :class:`D1ApiError` for a failure)."""
+    """A request, and the function that reads its response (raising :class:`D1ApiError` for a failure)."""
 
     request: Request
     read: Callable[[Response], Any]

@@ -52,7 +52,7 @@ class ExportOptions:
     no_schema: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON, as it stands in a manifest's ``source.options``."""
+        """Plain JSON, as in a manifest's ``source.options``."""
         return {
             "tables": None if self.tables is None else list(self.tables),
             "no_data": self.no_data,
@@ -79,10 +79,13 @@ EXPORT_RULES: Mapping[str, Rule] = {
     "no_schema": BOOLEAN,
     "on_virtual_table": one_of("fail", "skip"),
     "poll_interval": optional(
-        number(f"seconds above 0 and at most {MAX_POLL_INTERVAL:g}", lambda seconds: 0 < seconds <= MAX_POLL_INTERVAL)
+        number(
+            f"a number of seconds above 0 and at most {MAX_POLL_INTERVAL:g}",
+            lambda seconds: 0 < seconds <= MAX_POLL_INTERVAL,
+        )
     ),
-    "timeout": number("seconds above 0", lambda seconds: seconds > 0),
-    "queue_timeout": optional(number("seconds from 0", lambda seconds: seconds >= 0)),
+    "timeout": number("a number of seconds above 0", lambda seconds: seconds > 0),
+    "queue_timeout": optional(number("a number of seconds, 0 or more", lambda seconds: seconds >= 0)),
     "max_restarts": integer(0),
 }
 
@@ -91,10 +94,10 @@ EXPORT_RULES: Mapping[str, Rule] = {
 class ExportRequest:
     """What to export and how, as one value that can be stored as JSON.
 
-    The operator, the hook and the trigger take the same names: a new option stands here, in :data:`EXPORT_RULES` and
+    The operator, the hook and the trigger take the same names: a new option is added here, in :data:`EXPORT_RULES` and
     :class:`ExportKeywords`, and in the signature of the operator.
 
-    :param database: name or UUID; None where the connection's default is still to be filled in.
+    :param database: name or UUID; None for the connection's default.
     :param tables: exact names, or None for the whole database.
     :param exclude_tables: exact names of tables to leave out of the whole database. Virtual tables are left out with
         their shadow tables.
@@ -141,7 +144,7 @@ class ExportRequest:
         return DEFAULT_QUEUE_TIMEOUT if self.queue_timeout is None else self.queue_timeout
 
     def deadline(self, now: float) -> float:
-        """The absolute time by which an export that is asked for at ``now`` has ended, in epoch seconds."""
+        """The latest end of an export that is requested at ``now``, in epoch seconds."""
         return now + self.longest_wait + self.timeout
 
     def to_dict(self) -> dict[str, Any]:
@@ -177,10 +180,10 @@ class ExportKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class D1Export:
-    """A finished export: where its dump can be fetched, until when, and what it cost.
+    """A finished export: where its dump can be downloaded, until when, and how it ran.
 
     ``sealed_url`` is the signed URL encrypted with a key derived from the connection's API token
-    (:mod:`airflow_provider_d1.cloudflare.seal`): the URL alone would let anybody read the whole database for an hour.
+    (:mod:`airflow_provider_d1.cloudflare.seal`): the URL alone gives read access to the whole database for an hour.
     ``started_at`` is when D1 accepted the first start, ``completed_at`` when the last poll saw the end: the database
     answered no queries in between. All times are timezone-aware UTC. ``polls`` counts polls over all restarts.
     ``restarts`` is how often the export was started again because D1 had lost it. Where another triggerer has started
@@ -205,11 +208,11 @@ class D1Export:
 
     @property
     def unavailable_seconds(self) -> float:
-        """How long the database answered no queries, in seconds."""
+        """Seconds for which the database answered no queries."""
         return round((self.completed_at - self.started_at).total_seconds(), 3)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON (times as ISO 8601), fit for XCom and trigger events; holds no usable URL."""
+        """Plain JSON (times as ISO 8601) for XCom and trigger events; contains no usable URL."""
         return {
             "database_id": self.database_id,
             "database_name": self.database_name,

@@ -1,7 +1,7 @@
 """Estimate how many calls other processes make with the token, from the server's count.
 
-Processes that share a token do not know of each other. What they share is the number of remaining calls in each
-response: what was used beyond this process's own calls was used by others.
+Processes that share a token have no other connection than the number of remaining calls in each response: calls that
+were used beyond this process's own ones were used by others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 WINDOW = 300.0
 #: calls in five minutes from which others matter: half of what one long export makes
 SIGNIFICANT = 30
-#: seconds after which an observation says nothing about the present
+#: seconds after which an observation is too old
 _FRESH = 10.0
 #: seconds of one entry of the history, and of the history that a rise is measured over: at least and at most
 _SPAN = 5.0
@@ -46,8 +46,8 @@ class OtherCallers:
     def observe(self, now: float, count: int) -> None:
         """Note that others have made ``count`` of the calls that the server counts now.
 
-        Own calls that are still on their way make the count too low for a moment, by a few; so the highest count of
-        some seconds is the best one.
+        Own calls that have no response yet make the count too low, by a few; so the highest count of some seconds is
+        used.
         """
         count = max(count, 0)
         if self._latest - count > max(_RESET, self._latest // 2) and now - self._observed_at <= _FRESH:
@@ -64,11 +64,11 @@ class OtherCallers:
             self._history.append(_Span(now, count, count))
 
     def fresh(self, now: float) -> bool:
-        """Whether the last observation still says something about the present."""
+        """Whether the last observation is recent enough."""
         return now - self._observed_at <= _FRESH
 
     def measured(self, now: float) -> bool:
-        """Whether a rise can be measured: one observation is no measure of a rate."""
+        """Whether a rise can be measured, which takes two observations."""
         return self.fresh(now) and any(now - _RECENT <= span.started_at <= now - _SHORT for span in self._history)
 
     def level(self, now: float) -> int:
@@ -78,8 +78,8 @@ class OtherCallers:
     def calls(self, now: float) -> int:
         """How many calls the others will make in five minutes.
 
-        Two measures, and the larger one counts. The level: calls leave a server's sliding window as new ones come,
-        so at a steady rate the level is the rate. The rise: others that have just begun are not in the level yet.
+        The larger of two measures. The level: calls leave a server's sliding window as new ones arrive, so at a steady
+        rate the level is the rate. The rise: the level does not include others that have just begun.
         """
         if now - self._observed_at > WINDOW:
             return 0
@@ -93,5 +93,5 @@ class OtherCallers:
         return max(level, int(rise * WINDOW / seconds))
 
     def significant(self, now: float) -> bool:
-        """Whether there are others that matter."""
+        """Whether the others make enough calls to matter."""
         return self.calls(now) >= SIGNIFICANT

@@ -1,8 +1,8 @@
-"""What to look for in a database before its export is started; pure functions over the rows of its schema.
+"""Check a database's schema before its export is started: pure functions over the rows of the schema.
 
 D1 exports an empty dump, without an error, for a table that does not exist, and refuses a database with a virtual
-table in a way that has left databases locked for hours. Both show in ``sqlite_schema``, so an export is started only
-after a look there.
+table in a way that has left databases locked for hours. Both are visible in ``sqlite_schema``, which is therefore read
+before an export is started.
 """
 
 from __future__ import annotations
@@ -59,53 +59,53 @@ def read_schema(rows: Iterable[Mapping[str, Any]]) -> Schema:
 
 
 def decide(request: ExportRequest, schema: Schema) -> tuple[ExportOptions, tuple[SkippedObject, ...]]:
-    """Which tables to ask D1 for.
+    """Which tables to request from D1.
 
     :param request: what the user asked for.
-    :param schema: what the database has.
-    :return: the options to send, and what they leave out. The options list the tables as soon as anything is left out.
+    :param schema: the database's tables.
+    :return: the options to send, and the skipped tables. The options list the tables when any table is skipped.
     :raises D1TableNotFoundError: when a name in ``tables`` or ``exclude_tables`` is not exactly that of a table, and
         when nothing is left to export.
-    :raises D1VirtualTableError: when a virtual table is in the way, or nothing is left without it.
+    :raises D1VirtualTableError: when a virtual table prevents the export, or no other table is left.
     """
     excluded = set(_known_names(request.exclude_tables or (), schema, "exclude_tables"))
     excluded |= {name for name, owner in schema.shadows.items() if owner in excluded}
     wanted = None if request.tables is None else _known_names(request.tables, schema, "tables")
     unfit = {name: f"virtual table ({module})" for name, module in schema.virtual.items()}
     unfit |= {name: f"shadow table of {owner}" for name, owner in schema.shadows.items()}
-    in_the_way = [name for name in unfit if name not in excluded and (wanted is None or name in wanted)]
-    if in_the_way and request.on_virtual_table != "skip":
-        # a shadow table goes without saying when its virtual table is named
-        virtual = [name for name in in_the_way if schema.shadows.get(name) not in in_the_way]
+    blocking = [name for name in unfit if name not in excluded and (wanted is None or name in wanted)]
+    if blocking and request.on_virtual_table != "skip":
+        # a shadow table is not named beside its virtual table
+        virtual = [name for name in blocking if schema.shadows.get(name) not in blocking]
         named = ", ".join(f"{name} ({unfit[name]})" for name in virtual)
         raise D1VirtualTableError(
-            f"D1 cannot export {named}. Nothing was started. Leave it out with exclude_tables, or leave out all virtual"
-            ' tables with on_virtual_table="skip"'
+            f"cannot export {named}; no export was started. Pass exclude_tables to leave it out, or"
+            ' on_virtual_table="skip" to leave out all virtual tables'
         )
-    if not in_the_way and not excluded:
+    if not blocking and not excluded:
         return replace(request.options, tables=wanted), ()
     rest = tuple(
         name for name in (schema.tables if wanted is None else wanted) if name not in unfit and name not in excluded
     )
     if not rest:
-        left_out = ", ".join([*in_the_way, *excluded])
-        kind = D1VirtualTableError if in_the_way else D1TableNotFoundError
-        raise kind(f"nothing is left to export without {left_out}")
+        left_out = ", ".join([*blocking, *excluded])
+        kind = D1VirtualTableError if blocking else D1TableNotFoundError
+        raise kind(f"no tables left to export without {left_out}")
     known = (*schema.tables, *unfit)
     skipped = [SkippedObject(name, EXCLUDED) for name in known if name in excluded]
-    skipped += [SkippedObject(name, unfit[name]) for name in in_the_way]
+    skipped += [SkippedObject(name, unfit[name]) for name in blocking]
     return replace(request.options, tables=rest), tuple(skipped)
 
 
 def check_still_there(options: ExportOptions, schema: Schema) -> None:
-    """After an export: a table that vanished meanwhile may be missing in the dump, and D1 does not say so.
+    """Check after an export that its tables still exist: D1 leaves a dropped table out of the dump without an error.
 
     :raises D1TableNotFoundError: when a table of an explicit list is gone.
     """
     gone = [name for name in options.tables or () if name not in schema.tables]
     if gone:
         raise D1TableNotFoundError(
-            f"dropped or renamed while the export ran, so the dump may lack it: {', '.join(gone)}"
+            f"tables dropped or renamed during the export, which may be missing from the dump: {', '.join(gone)}"
         )
 
 

@@ -1,6 +1,6 @@
-"""The D1 REST API as pure functions: requests are built here and answers are read here; nothing is sent.
+"""The D1 REST API as pure functions: build requests and read responses; nothing is sent.
 
-Cloudflare wraps every answer in ``{"success", "errors", "messages", "result", "result_info"}``.
+Cloudflare wraps every response in ``{"success", "errors", "messages", "result", "result_info"}``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Envelope:
 
     @property
     def message(self) -> str:
-        """All failures in one line."""
+        """All failures as one line."""
         return "; ".join(text for _, text in self.errors)
 
 
@@ -43,7 +43,7 @@ class Envelope:
 
 
 def database_path(account_id: str, database_id: str, action: str = "") -> str:
-    """``/accounts/…/d1/database/…``, with whatever the names hold kept inside their path segment."""
+    """``/accounts/…/d1/database/…``, with each name quoted as one path segment."""
     tail = f"/{action}" if action else ""
     return f"{databases_path(account_id)}/{quote(database_id, safe='')}{tail}"
 
@@ -66,19 +66,18 @@ def get_database(account_id: str, database_id: str) -> Request:
     return Request("GET", database_path(account_id, database_id))
 
 
-# --- answers ----------------------------------------------------------------------------------------------------------
+# --- responses --------------------------------------------------------------------------------------------------------
 
 
 def read_envelope(answer: Response) -> Envelope:
-    """Take an answer out of its wrapper.
+    """Take a response out of its wrapper.
 
-    :raises D1ApiError: for a body that is no such wrapper (an HTML error page, cut JSON, a redirect); it may be
-        retried.
+    :raises D1ApiError: for a body without the wrapper (an HTML error page, cut JSON, a redirect).
     """
     if 300 <= answer.status < 400:
         raise D1ApiError(
-            f"the D1 API answered with a redirect (HTTP {answer.status}), which is never followed because the request"
-            " carries the token; check the host of the connection",
+            f"the D1 API answered with a redirect (HTTP {answer.status}), which is not followed because the request"
+            " carries the token. Check the host of the connection",
             status=answer.status,
             retryable=False,
         )
@@ -89,9 +88,9 @@ def read_envelope(answer: Response) -> Envelope:
     if not isinstance(body, dict):
         if answer.status in (401, 403, 404, 429):
             raise api_errors.failure(answer, ())
-        # A gateway's page, or JSON that was cut on its way: neither says that D1 refused anything.
+        # A gateway's page, or JSON that was cut: neither means that D1 refused the request.
         raise D1ApiError(
-            f"the D1 API answered HTTP {answer.status} with {_kind_of(answer)} instead of JSON",
+            f"the D1 API answered HTTP {answer.status} with {_kind_of(answer)}, expected JSON",
             status=answer.status,
             retryable=answer.status in (200, 202, 408) or answer.status >= 500,
             retry_after=api_errors.retry_after(answer),
@@ -106,9 +105,9 @@ def read_envelope(answer: Response) -> Envelope:
 
 
 def read_result(answer: Response) -> Any:  # noqa: ANN401 - any JSON
-    """The ``result`` of a successful answer.
+    """The ``result`` of a successful response.
 
-    :raises D1ApiError: and its subclasses, for anything else.
+    :raises D1ApiError: or one of its subclasses, for any other response.
     """
     return _successful(answer).result
 
@@ -122,7 +121,7 @@ def _successful(answer: Response) -> Envelope:
 
 @dataclass(frozen=True, slots=True)
 class DatabasePage:
-    """One page of a listing; ``total`` is None where the API does not say, and then ``last`` when the page is short."""
+    """One page of a listing; ``total`` is None where the API does not state it, and then a short page is the last."""
 
     databases: tuple[Database, ...]
     last: bool
@@ -130,11 +129,11 @@ class DatabasePage:
 
 
 def read_databases(answer: Response) -> DatabasePage:
-    """Read an answer to :func:`list_databases`."""
+    """Read the response to :func:`list_databases`."""
     envelope = _successful(answer)
     items = envelope.result or []
     if not isinstance(items, list):
-        raise unexpected("a list of databases")
+        raise unexpected("list of databases")
     total, size = envelope.result_info.get("total_count"), envelope.result_info.get("per_page")
     return DatabasePage(
         databases=tuple(_database(item) for item in items if isinstance(item, dict) and item.get("uuid")),
@@ -144,15 +143,15 @@ def read_databases(answer: Response) -> DatabasePage:
 
 
 def read_database(answer: Response) -> Database:
-    """Read an answer to :func:`get_database`."""
+    """Read the response to :func:`get_database`."""
     result = read_result(answer)
     if not isinstance(result, dict) or not result.get("uuid"):
-        raise unexpected("the database's uuid")
+        raise unexpected("uuid of the database")
     return _database(result)
 
 
 def _redacted(result: Any, secret: Secret) -> Any:  # noqa: ANN401 - any JSON
-    """A result whose inner failures repeat neither the token nor a signed URL; data are left as they are."""
+    """A result without the token and signed URLs in its inner failures; rows are not changed."""
     for item in result if isinstance(result, list) else [result]:
         if isinstance(item, dict) and item.get("success") is False:
             for name in item.keys() & {"error", "errors"}:
@@ -185,9 +184,9 @@ def _database(item: Mapping[str, Any]) -> Database:
 def _kind_of(answer: Response) -> str:
     if "html" in answer.headers.get("content-type", "") or answer.body.lstrip()[:1] == b"<":
         return "an HTML page"
-    return "something broken" if answer.body else "an empty body"
+    return "invalid JSON" if answer.body else "an empty body"
 
 
 def unexpected(missing: str) -> D1ApiError:
-    """The error for an answer that lacks something."""
-    return D1ApiError(f"the D1 API's answer lacks {missing}", status=200, retryable=True)
+    """The error for a response without an expected part."""
+    return D1ApiError(f"unexpected response of the D1 API: {missing} missing", status=200, retryable=True)

@@ -2,15 +2,15 @@
 
 Past Cloudflare's limit (1,200 calls in five minutes for a token) every call fails for five minutes, and every export
 that is running then is lost. So an export is admitted *before* it starts, while its database still answers queries, and
-from then on its polls go first. Admission has two steps, because other processes use the same token and only the
-server's responses tell of them:
+from then on its polls have priority. Admission has two steps, because other processes use the same token, and only the
+server's responses show their calls:
 
-1. :meth:`RateLimiter.admit` lets an export look up its database. It checks this process's own calls and, as far as they
-   are known, those of the others.
+1. :meth:`RateLimiter.admit` lets an export look up its database. It checks this process's own calls and the known
+   calls of others.
 2. :meth:`RateLimiter.confirm` lets it start. It checks the server's count as of the look-up's response.
 
-Nothing here sleeps or awaits: each method answers at once, with the seconds after which to ask again. That is what lets
-one limiter serve every thread and every event loop of the process.
+Nothing here sleeps or awaits: each method returns at once, with the seconds after which to call it again. So one
+limiter can serve every thread and every event loop of the process.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ EXPORT_CALLS = 14
 _FIRST_SECONDS = 20.0
 #: Cloudflare's limit for a token, where the server does not state one
 _CLOUDFLARE = Limit(1200, WINDOW)
-#: parts of every limit that are kept free, for calls that this process does not know of
+#: parts of every limit that are kept free, for calls of others that are not known yet
 _EXPORT_RESERVE = 0.1
 _CALL_RESERVE = 0.05
-#: seconds after which a slot that was not renewed is released: its event loop must have died
+#: seconds after which a slot that was not renewed is released, as when its event loop has ended
 _SLOT_TIMEOUT = 60.0
 #: sums of floats that are equal on paper may differ by this much, in calls
 _ROUNDING = 1e-6
 _LONGEST_WAIT = 5.0
 _NEXT_TRY = 0.2
 #: seconds between two starts of this process while others are active: their first calls must show in the server's count
-#: before the next decision. Random, so that two processes do not decide at the same moment for ever.
+#: before the next decision. Random, so that two processes do not always decide at the same moment.
 _PACE = (10.0, 20.0)
-#: seconds between two looks at the server's count, to see how fast it rises
+#: seconds between two readings of the server's count, to measure how fast it rises
 _PROBE = (5.0, 10.0)
 #: longest waits between the attempts of a process that has no export running, in seconds: the first, doubling
 _FIRST_BACKOFF = 20.0
 _LONGEST_BACKOFF = 120.0
-#: a refusal is believed for so long at least, in seconds: "retry-after: 0" must not make a busy loop
+#: shortest block after a refusal, in seconds: "retry-after: 0" must not make a busy loop
 _SHORTEST_BLOCK = 1.0
 #: seconds after a block over which the processes spread their starts
 _AFTER_BLOCK = 30.0
@@ -69,7 +69,7 @@ _LIMIT_LASTS = 3600.0
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """An export's place in the queue, then its right to run.
+    """An export's place in the queue, and after admission its share of the limit.
 
     ``gap`` is the number of seconds between its polls; ``confirmed`` says that it may start.
     """
@@ -82,7 +82,7 @@ class Slot:
 
 
 class RateLimiter:
-    """Counts the calls of one token and says who may call now.
+    """Counts the calls of one token and decides which call may be sent now.
 
     :param limit: calls in five minutes.
     :param clock: its ``monotonic`` counts.
@@ -96,13 +96,13 @@ class RateLimiter:
         self._wanted = {limit: clock.monotonic()}  # limit → when a connection asked for it last
         self._server: Limit | None = None  # the limit that the server itself states
         self._left: Limit | None = None  # the calls that it has left, until the moment ``seconds``
-        self._counted: bool | None = None  # whether the server's responses tell its count; None before the first one
+        self._counted: bool | None = None  # whether responses state the server's count; None before the first one
         self._others = OtherCallers()
         self._calls: list[float] = []  # when each was made, in order
         self._running: set[Slot] = set()
         self._queue: list[Slot] = []  # in order of arrival
         self._blocked_until = -math.inf
-        self._held_until = -math.inf  # calls waited for a block, or for the end of the server's window
+        self._held_until = -math.inf  # until when calls waited for a block, or for the end of the server's window
         self._share: tuple[int, float] | None = None  # calls for exports in WINDOW, and until when that holds
         self._next_start = -math.inf
         self._swept_at = -math.inf
@@ -117,9 +117,9 @@ class RateLimiter:
     # --- single calls
 
     def take(self, *, priority: bool = False) -> float:
-        """Ask for one call: 0.0 means go (it is counted), else seconds after which to ask again.
+        """Request one call: 0.0 allows and counts it, otherwise the seconds after which to ask again.
 
-        :param priority: for the calls of an admitted export: held back only while the server refuses everything.
+        :param priority: for calls of an admitted export, which wait only while the server refuses all calls.
         """
         with self._lock:
             now = self._now()
@@ -136,7 +136,7 @@ class RateLimiter:
             return 0.0
 
     def observe(self, response: Response) -> None:
-        """Take in what a response says about the limit, and a refusal."""
+        """Read the limit headers of a response, and whether it is a refusal."""
         policy, left = read_policy(response), read_remaining(response)
         refused = response.status == 429 and not is_overloaded(response.body[:2000].decode("latin-1"))
         wait = retry_after(response) if refused else None
@@ -155,7 +155,7 @@ class RateLimiter:
 
     @property
     def blocked_until(self) -> float:
-        """Until when calls were last held back or refused, in the clock's monotonic seconds."""
+        """Until when calls last had to wait or were refused, in the clock's monotonic seconds."""
         return max(self._blocked_until, self._held_until)
 
     # --- exports
@@ -168,11 +168,12 @@ class RateLimiter:
             return slot
 
     def admit(self, slot: Slot) -> float:
-        """Ask to look up an export's database: 0.0 means go, else seconds after which to ask again.
+        """Request the look-up of an export's database: 0.0 allows it, otherwise the seconds after which to ask again.
 
         First come, first served. At every moment of the coming window these must stay below the limit together: the
         calls made until now that still count then, the polls of every running export, and what the new export needs. An
-        export that would run alone needs room only for its first calls: it could not become fewer.
+        export that would run alone needs capacity for its first calls only: waiting could not reduce the number of
+        exports.
         """
         with self._lock:
             now = self._now()
@@ -189,9 +190,9 @@ class RateLimiter:
             return min(_LONGEST_WAIT, max(wait, _NEXT_TRY * (place + 1)))
 
     def confirm(self, slot: Slot) -> float:
-        """Ask to start an admitted export: 0.0 means go, else seconds after which to ask again.
+        """Request the start of an admitted export: 0.0 allows it, otherwise the seconds after which to ask again.
 
-        After a wait, send a call first: only a response tells what the others do now.
+        After a wait, send a call first: only a response shows the others' present calls.
         """
         with self._lock:
             now = self._now()
@@ -210,7 +211,7 @@ class RateLimiter:
             return 0.0
 
     def renew(self, slot: Slot, seconds: float = 0.0) -> None:
-        """Keep a slot, for the coming ``seconds`` and a minute."""
+        """Keep a slot for ``seconds`` and one minute more."""
         with self._lock:
             self._renew(slot, self._clock.monotonic(), seconds)
 
@@ -258,7 +259,7 @@ class RateLimiter:
             self._left = None
         if self._share is not None and self._share[1] <= now:
             self._share = None
-        # Nobody renews a slot while a block lasts, but the exports are alive.
+        # No slot is renewed during a block, but the exports still run.
         if self._swept_at < now - _LONGEST_WAIT and self.blocked_until + _SLOT_TIMEOUT <= now:
             self._swept_at = now
             self._queue = [slot for slot in self._queue if slot.expires_at >= now]
@@ -275,7 +276,7 @@ class RateLimiter:
         return [own] if self._server is None else [own, self._server]
 
     def _closed_for(self, now: float) -> float:
-        """Seconds for which the server will refuse every call."""
+        """Seconds for which the server refuses every call; 0 or less when it does not."""
         used_up = self._left.seconds if self._left is not None and self._left.calls <= 0 else -math.inf
         return max(used_up, self._blocked_until) - now
 
@@ -287,8 +288,8 @@ class RateLimiter:
             return
         spread = _AFTER_BLOCK
         if self._counted is False:
-            # No header tells what the others do, but the block tells the sum: the limit was reached, and this process
-            # had that part of it. A part too small for one export is used by starting one now and then.
+            # No header states the others' calls, but the block shows that the sum reached the limit, and this process
+            # made a known part of it. A part too small for one export allows one start after a longer time.
             share = max(1, int(_SHARE * self._used(now, _CLOUDFLARE)))
             self._share = (share, self._blocked_until + _SHARE_LASTS)
             needed = EXPORT_CALLS + int(WINDOW / POLL_GAP)
@@ -305,7 +306,7 @@ class RateLimiter:
         """Seconds until a refused export asks again."""
         if any(each.confirmed for each in self._running):
             return self._random.uniform(*_PROBE)  # polls keep this process informed
-        # Probes are calls too: the more processes wait, the longer each must.
+        # Probes are calls too: the more processes wait, the longer each one has to.
         slot.refusals += 1
         return self._random.uniform(_PROBE[0], min(_FIRST_BACKOFF * 2.0**slot.refusals, _LONGEST_BACKOFF))
 
@@ -354,7 +355,7 @@ class RateLimiter:
         :param others: calls of other processes in any WINDOW to come; they count against the server's limit only.
         """
         reserve = _CALL_RESERVE if limits is None else _EXPORT_RESERVE
-        # What others have made already is gone from the server's remaining calls; they go on while an export runs.
+        # The server's remaining calls already exclude the others' past calls; they make more while an export runs.
         others_rate = 0.0 if limits is None else others / WINDOW
         # fsum, since the built-in sum of floats rounds differently before and since Python 3.12.
         young = math.fsum(max(0.0, 1 - (now - slot.admitted_at) / _FIRST_SECONDS) for slot in exports)

@@ -1,4 +1,4 @@
-"""The one retry policy of both clients: what is worth a retry, after how long, and when to give up."""
+"""The retry policy of both clients: which failures are retried, after how long, and for how long."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from airflow_provider_d1.exceptions import D1ApiError, D1ConnectionError, D1Rate
 if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.clock import Clock
 
-#: attempts at one call, the first included; waits for the request limit that the server asked for are no failures
+#: attempts at one call, the first included; a wait for the rate limit is not counted
 ATTEMPTS = 6
-#: seconds a call may take, its retries included, unless its caller knows better: longer than Cloudflare's five-minute
-#: block
+#: default deadline of a call and its retries, in seconds; must exceed Cloudflare's five-minute block
 DEFAULT_TIMEOUT = 600.0
 _backoff = tenacity.wait_random_exponential(multiplier=0.5, max=20)
 
 
 def worth_a_retry(error: BaseException, *, idempotent: bool) -> bool:
-    """Whether sending the request again may help, and cannot do anything twice.
+    """Whether sending the request again may help, and cannot repeat an effect.
 
     :param error: what the call raised.
     :param idempotent: whether the request may be repeated though D1 may have acted on it.
@@ -68,11 +67,11 @@ def _stop(clock: Clock, deadline: float, state: tenacity.RetryCallState) -> bool
 
 
 def _asked_for(state: tenacity.RetryCallState) -> float | None:
-    """Seconds that the server asked to wait, None when it did not ask."""
+    """The server's ``retry-after`` in seconds, None without one."""
     error = state.outcome.exception() if state.outcome else None
     return error.retry_after if isinstance(error, D1ApiError) else None
 
 
 def _refused(state: tenacity.RetryCallState) -> bool:
-    """Whether the call was one too many, and no failure."""
+    """Whether the rate limit refused the call."""
     return state.outcome is not None and isinstance(state.outcome.exception(), D1RateLimitError)

@@ -1,8 +1,8 @@
 """Seal a signed URL so that only holders of the connection's own API token can use it.
 
-The URL alone lets anybody read the whole database for an hour, while XCom, trigger events and logs are open to many
-eyes. The key is derived (HKDF-SHA256) from the API token, which trigger and worker hold anyway; AES-256-GCM then
-encrypts and authenticates. The moment of expiry stays readable, and is authenticated too.
+The URL alone gives read access to the whole database for an hour, while XCom, trigger events and logs have many
+readers. The key is derived (HKDF-SHA256) from the API token, which trigger and worker have; AES-256-GCM encrypts and
+authenticates the URL. The time of expiry is readable, and authenticated too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from airflow_provider_d1.exceptions import D1SealError, D1SignedUrlExpiredError
 _MAGIC = "d1seal1"
 _SALT_BYTES = 16
 _NONCE_BYTES = 12
-#: how long Cloudflare signs a dump's URL for, where the URL itself does not say
+#: how long a dump's URL is valid, where its query does not say
 URL_LIFETIME = timedelta(hours=1)
 
 
@@ -32,8 +32,8 @@ def seal(url: str, token: str, *, expires_at: datetime | None = None) -> str:
     """Encrypt a signed URL under a key derived from ``token``.
 
     :param url: the signed URL.
-    :param token: the API token of the connection that asked for it.
-    :param expires_at: when the URL stops working; by default as the URL itself says, or an hour from now.
+    :param token: the API token of the connection that made the export.
+    :param expires_at: when the URL expires; by default as its query says, or an hour from now.
     :return: printable ASCII without spaces, of the form ``d1seal1.<epoch of expiry>.<base64>``.
     """
     expiry = expires_at or url_expiry(url, datetime.now(UTC))
@@ -48,8 +48,8 @@ def unseal(sealed: str, token: str, *, now: datetime | None = None) -> Secret:
 
     :param sealed: the sealed URL.
     :param token: the API token of the connection; it must be the one that sealed it.
-    :param now: the time to hold the expiry against; by default the present.
-    :raises D1SignedUrlExpiredError: when the URL is past its expiry; only a new export gives a new one.
+    :param now: the time to compare the expiry with; by default the present.
+    :raises D1SignedUrlExpiredError: when the URL has expired; only a new export returns a new one.
     :raises D1SealError: when it was sealed with another token, or is damaged.
     """
     token = Secret(token)
@@ -70,16 +70,16 @@ def unseal(sealed: str, token: str, *, now: datetime | None = None) -> Secret:
         )
     if (now or datetime.now(UTC)) >= expiry:
         raise D1SignedUrlExpiredError(
-            f"the signed URL of this export expired at {expiry:%Y-%m-%d %H:%M:%S} UTC; export again to get a new one"
+            f"the signed URL of this export expired at {expiry:%Y-%m-%d %H:%M:%S} UTC. Run the export again"
         )
     return url
 
 
 def url_expiry(url: str, issued_at: datetime) -> datetime:
-    """When a signed URL stops working.
+    """When a signed URL expires.
 
-    :param url: the URL; a presigned one tells by ``X-Amz-Date`` and ``X-Amz-Expires``.
-    :param issued_at: when it was received: the hour runs from here when the URL does not tell.
+    :param url: the URL; ``X-Amz-Date`` and ``X-Amz-Expires`` in its query are used.
+    :param issued_at: when it was received: the hour starts here when the URL has no dates.
     """
     query = {name.lower(): values[0] for name, values in parse_qs(urlsplit(url).query).items()}
     try:
@@ -97,7 +97,7 @@ def _open(sealed: str) -> tuple[str, datetime, bytes]:
     except (AttributeError, ValueError, OverflowError, OSError, binascii.Error):
         magic = ""
     if magic != _MAGIC or len(box) <= _SALT_BYTES + _NONCE_BYTES:
-        raise D1SealError("this is not a sealed URL; it may have been cut or masked on its way")
+        raise D1SealError("not a sealed URL; it may have been cut or masked before it arrived here")
     return f"{magic}.{epoch}", expiry, box
 
 

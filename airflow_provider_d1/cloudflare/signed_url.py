@@ -1,4 +1,4 @@
-"""Open a signed URL without giving anything away: https only, no other credential, no redirect followed unseen."""
+"""Open a signed URL safely: https only, no other credential, every redirect checked."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from airflow_provider_d1.cloudflare.transport import ssl_context
 from airflow_provider_d1.exceptions import D1DownloadError
 
 _REFUSED = (
-    "the signed URL leads to an address that is not public, which is refused. If the dumps are really there, name the"
-    " host in allowed_download_hosts of the connection's extra"
+    "the signed URL refers to an address that is not public, which is refused. If the dumps are stored there, add the"
+    " host to allowed_download_hosts in the connection's extra"
 )
 
 
 def check_url(url: str, targets: AllowedTargets) -> None:
-    """Refuse a URL that would be sent in the clear, to an address that is not public, or with a second credential.
+    """Refuse a URL that is not encrypted, refers to an address that is not public, or holds a second credential.
 
-    :raises D1DownloadError: for http (loopback excepted), a private address, a user name or password in it, or no URL.
+    :raises D1DownloadError: for http (loopback excepted), a private address, a user name or password in it, or a
+        malformed URL.
     """
     if problem := _problem(url, targets):
         raise D1DownloadError(problem, retryable=False)
@@ -39,16 +40,16 @@ def _problem(url: str, targets: AllowedTargets) -> str:
     if not usable:
         return "the signed URL is malformed"
     if parts.username is not None or parts.password is not None:
-        return "the signed URL holds a user name or password, which is never sent"
+        return "the signed URL contains a user name or password, which is not sent"
     if not allowed_scheme(parts):
         return "the signed URL must be https (http is for loopback only)"
     return "" if targets.permit_host(parts.hostname or "") else _REFUSED
 
 
 def redirected(url: str, location: str, targets: AllowedTargets) -> Secret:
-    """Where a redirect leads.
+    """The target of a redirect.
 
-    :param url: the one that was opened.
+    :param url: the URL that was opened.
     :param location: the response's header field, which may be relative.
     :raises D1DownloadError: where :func:`check_url` would, and for a redirect that leaves https.
     """
@@ -68,29 +69,31 @@ def _is_https(url: str) -> bool:
 
 
 def _proxies(url: str) -> ProxyHandler:
-    """The environment's proxy, as httpx takes it for the API; a request in the clear never leaves through one.
+    """The environment's proxy, as httpx uses it for the API; an unencrypted request is never sent through one.
 
-    :raises D1DownloadError: for a proxy that is no HTTP proxy.
+    :raises D1DownloadError: for a proxy that is not an HTTP proxy.
     """
     environment = getproxies()
     proxy = environment.get("https") or environment.get("all")
     if not _is_https(url) or not proxy:
         return ProxyHandler({})
     if "://" in proxy and not proxy.startswith(("http://", "https://")):
-        raise D1DownloadError("HTTPS_PROXY or ALL_PROXY names no HTTP proxy: downloads need one", retryable=False)
+        raise D1DownloadError(
+            "HTTPS_PROXY or ALL_PROXY does not name an HTTP proxy, which downloads need", retryable=False
+        )
     return ProxyHandler({"https": proxy})
 
 
 def open_url(
     url: str, headers: dict[str, str], seconds: float, targets: AllowedTargets
 ) -> tuple[HTTPResponse | None, str]:
-    """Send one GET; the answer whatever its status, or None and what went wrong, in words without the URL.
+    """Send one GET; returns the response of any status, or None and the problem as text without the URL.
 
-    :param url: passed :func:`check_url`.
+    :param url: a URL that :func:`check_url` accepts.
     :param headers: beside User-Agent and Accept-Encoding.
     :param seconds: to wait for a connection, or for the next bytes.
     :param targets: the addresses that a connection may be made to.
-    :raises D1DownloadError: when the server's certificate is not trusted, which no further attempt can mend.
+    :raises D1DownloadError: when the server's certificate is not trusted, which no retry can change.
     """
     opener = OpenerDirector()
     opener.addheaders = [("User-Agent", USER_AGENT), ("Accept-Encoding", "identity")]
@@ -103,7 +106,7 @@ def open_url(
         cause, problem = _cause(error), explain(error)
     if isinstance(cause, ssl.SSLCertVerificationError):
         raise D1DownloadError(
-            f"the dump's server cannot be trusted: {problem}. SSL_CERT_FILE names a bundle of other authorities",
+            f"the dump's server cannot be trusted: {problem}. Set SSL_CERT_FILE to a bundle with its authority",
             retryable=False,
         )
     if isinstance(cause, RefusedTargetError):
@@ -112,10 +115,10 @@ def open_url(
 
 
 def explain(error: Exception) -> str:
-    """What went wrong, in words that cannot hold a URL."""
+    """The problem as text that cannot contain a URL."""
     cause = _cause(error)
     if isinstance(cause, TimeoutError):
-        return "no bytes in time"
+        return "timed out waiting for bytes"
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"its certificate fails to verify ({cause.verify_message})"
     if isinstance(cause, OSError) and cause.strerror:

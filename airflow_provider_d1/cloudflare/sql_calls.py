@@ -1,7 +1,6 @@
-"""SQL statements as calls of D1's ``/raw``, and the answers as exact results; nothing is sent here.
+"""SQL statements as calls of D1's ``/raw``, and the responses as exact results; nothing is sent here.
 
-:func:`run` is a plan in the sense of :mod:`~airflow_provider_d1.cloudflare.lookup`: a generator that either client
-carries out.
+:func:`run` is a plan as in :mod:`~airflow_provider_d1.cloudflare.lookup`: a generator that either client can run.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ if TYPE_CHECKING:
 
 #: D1's limit for the text of one statement
 MAX_STATEMENT_BYTES = 100_000
-#: bounds for a batch, which has to be done within the 30 s that D1 gives a call
+#: bounds of a batch, which has to end within D1's limit of 30 s for a call
 MAX_BATCH_STATEMENTS = 500
 MAX_BATCH_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class StatementResult:
-    """What one statement did.
+    """The result of one statement.
 
     ``columns`` may hold a name twice; it is empty for a statement without a result. ``changes`` counts the rows that
-    were inserted, changed or deleted; ``last_row_id`` is that of the last insert of the connection, whenever it was.
-    Both are None when D1 does not say.
+    were inserted, changed or deleted; ``last_row_id`` is that of the connection's last insert, even of an earlier call.
+    Both are None when D1 does not state them.
     """
 
     columns: list[str]
@@ -67,7 +66,7 @@ def request(account_id: str, database_id: str, statements: Sequence[Statement]) 
 
 
 def batches(statements: Iterable[Statement]) -> Iterator[list[Statement]]:
-    """Part statements into batches that D1 can run within a call; one that is larger is a batch of its own."""
+    """Group statements into batches that D1 can run within one call; a larger statement is a batch of its own."""
     batch: list[Statement] = []
     size = 0
     for statement in statements:
@@ -82,7 +81,7 @@ def batches(statements: Iterable[Statement]) -> Iterator[list[Statement]]:
 
 
 def read_results(answer: Response) -> list[StatementResult]:
-    """Read an answer to :func:`request`: a result for each statement, at least one, with values as D1 sent them."""
+    """Read the response to :func:`request`: a result for each statement, at least one, with values as D1 sent them."""
     result = protocol.read_result(answer)
     items = result if isinstance(result, list) and result else [result]
     return [_read_result(answer, item) for item in items]
@@ -92,11 +91,11 @@ def run(account_id: str, database_id: str, statements: Sequence[Statement]) -> P
     """Run statements in order and in one transaction; the rows of the last one are exact.
 
     The rows of a ``SELECT *`` are read by a second call. Where the last statement cannot be rewritten (``RETURNING *``,
-    or one that is too long), values that may differ from those in the database are named in a warning.
+    or a statement that is too long), a warning names the columns whose values may differ from the database's.
 
     :param statements: at least one.
     :return: a result for each.
-    :raises D1ApiError: nothing was changed then, unless the answer was lost.
+    :raises D1ApiError: when a statement fails; nothing was changed, unless the response was lost.
     """
     *others, last = statements
     select = exact_select(last.sql)
@@ -108,7 +107,7 @@ def run(account_id: str, database_id: str, statements: Sequence[Statement]) -> P
             results = yield from _change(account_id, database_id, others, last)
     except D1ApiError as error:
         translated = _sql_error(error)
-        if translated is error:  # raised "from" itself it would be its own cause, and a walk of the chain endless
+        if translated is error:  # raised "from" itself it would be its own cause: a cycle in the chain of exceptions
             raise
         raise translated from error
     columns = [last.column_name(name) for name in results[-1].columns]
@@ -116,7 +115,7 @@ def run(account_id: str, database_id: str, statements: Sequence[Statement]) -> P
 
 
 def _sql_error(error: D1ApiError) -> D1ApiError:
-    """What D1 says about a statement, in the terms of PEP 249; an error of the call stays what it is."""
+    """D1's error about a statement as one of PEP 249; an error of the call itself is not changed."""
     if type(error) is not D1ApiError:
         return error
     kind = IntegrityError if "SQLITE_CONSTRAINT" in str(error) else OperationalError
@@ -128,7 +127,7 @@ def _sql_error(error: D1ApiError) -> D1ApiError:
 def _change(
     account_id: str, database_id: str, others: Sequence[Statement], last: Statement
 ) -> Plan[list[StatementResult]]:
-    """Run statements of which the last one is no SELECT."""
+    """Run statements of which the last one is not a SELECT."""
     returning = exact_returning(last.sql)
     if returning is not None and not _too_long(returning):
         try:
@@ -146,7 +145,7 @@ def _change(
 def _select(
     account_id: str, database_id: str, others: Sequence[Statement], last: Statement, select: ExactSelect
 ) -> Plan[list[StatementResult]]:
-    """Run statements of which the last one is a SELECT: by one call, or two when its text does not tell its width."""
+    """Run statements of which the last one is a SELECT: by one call, or by two when its width is unknown."""
     names = last.with_sql(select.names)
     done: list[StatementResult] = []
     named: list[str] = []
@@ -177,9 +176,9 @@ def _call(account_id: str, database_id: str, *statements: Statement) -> Call:
 
 
 def _raise_unless_refused(error: D1ApiError) -> None:
-    """Go on only when SQLite did not understand a statement, so that nothing was done.
+    """Continue only when SQLite did not understand a statement, so that nothing was executed.
 
-    The rewriting may be the reason. What counts, and what the caller is shown, is what D1 says to the statement itself.
+    The rewriting may be the reason. The statement is then sent as it is, and D1's error about it is raised.
     """
     if error.retryable or not any(code in str(error) for code in ("SQLITE_ERROR", "SQLITE_TOOBIG")):
         raise error
@@ -200,8 +199,8 @@ def _as_sent(statement: Statement, result: StatementResult) -> StatementResult:
         }
         if doubtful:
             warnings.warn(
-                f"D1 rounds integers beyond 2^53 and has null for infinities, so these columns may differ from what the"
-                f" database holds: {', '.join(sorted(doubtful))}. Name the columns in place of *.",
+                f"D1 rounds integers beyond 2^53 and returns null for infinities, so values of these columns may differ"
+                f" from the database: {', '.join(sorted(doubtful))}. Name the columns instead of *.",
                 SqlWarning,
                 stacklevel=2,
             )
@@ -210,7 +209,7 @@ def _as_sent(statement: Statement, result: StatementResult) -> StatementResult:
 
 def _read_result(answer: Response, item: object) -> StatementResult:
     if not isinstance(item, dict):
-        raise protocol.unexpected("a query result")
+        raise protocol.unexpected("query result")
     if item.get("success") is False:
         raise api_errors.failure(answer, ((None, api_errors.text_of(item.get("error")) or "the query failed"),))
     results = item.get("results") or {}
@@ -219,7 +218,7 @@ def _read_result(answer: Response, item: object) -> StatementResult:
     if isinstance(results, list) and all(isinstance(row, dict) for row in results):  # as /query has them
         return StatementResult(list(results[0]), [list(row.values()) for row in results], *counts)
     if not isinstance(results, dict):
-        # To take anything else for "no rows" would overlook a virtual table.
+        # Any other form must not count as "no rows", which would hide a virtual table.
         raise protocol.unexpected("columns and rows")
     columns = [str(column) for column in results.get("columns") or []]
     return StatementResult(columns, [list(row) for row in results.get("rows") or []], *counts)

@@ -1,4 +1,4 @@
-"""The exceptions that PEP 249 asks of a database module, as a part of this package's own tree.
+"""The exceptions that PEP 249 requires of a database module, as part of this package's own tree.
 
 ``Error`` is :class:`~airflow_provider_d1.exceptions.D1Error` and ``DatabaseError`` is
 :class:`~airflow_provider_d1.exceptions.D1ApiError`, so that ``except dbapi.Error`` catches whatever a call can raise.
@@ -13,7 +13,7 @@ DatabaseError = D1ApiError
 
 
 class Warning(UserWarning):  # noqa: A001 - PEP 249's name
-    """A value may differ from what the database holds."""
+    """A value may differ from the one in the database."""
 
 
 class InterfaceError(D1Error):
@@ -21,7 +21,7 @@ class InterfaceError(D1Error):
 
 
 class DataError(D1ApiError):
-    """A value that SQLite cannot hold, or that D1 cannot carry as it is; nothing was sent."""
+    """A value that SQLite cannot store, or that D1 cannot transfer exactly; nothing was sent."""
 
 
 class OperationalError(D1ApiError):
@@ -29,15 +29,15 @@ class OperationalError(D1ApiError):
 
 
 class IntegrityError(D1ApiError):
-    """A constraint (unique, foreign key, not null, check) refused the statement."""
+    """A constraint (unique, foreign key, not null, check) rejected the statement."""
 
 
 class InternalError(D1ApiError):
-    """D1's answer does not fit the statement."""
+    """D1's response does not match the statement."""
 
 
 class ProgrammingError(D1ApiError):
-    """The statement and its parameters do not fit together; nothing was sent."""
+    """The statement and its parameters do not match; nothing was sent."""
 
 
 class NotSupportedError(D1ApiError):

@@ -1,8 +1,8 @@
-"""Parameters are bound to a statement here, by name or by position, before anything is sent.
+"""Bind parameters to a statement, by name or by position, before anything is sent.
 
-D1 knows ``?`` and ``?NNN`` only, and cannot tell a name from a value. So each marker is looked up here and replaced by
-an expression for its value (see :mod:`~airflow_provider_d1.cloudflare.sql_values`), and every statement is sent with
-exactly the parameters that it uses.
+D1 supports ``?`` and ``?NNN`` only. So each marker is replaced by an expression for its value (see
+:mod:`~airflow_provider_d1.cloudflare.sql_values`), and every statement is sent with exactly the parameters that it
+uses.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Parameters = Mapping[str, Any] | Iterable[Any]
 class Statement:
     """One SQL statement, and the values of the parameters ``?1``, ``?2`` … in it.
 
-    ``markers`` are pairs of an expression in it and the marker that stood in its place, so that the name of a column
-    such as ``SELECT ?`` is returned as the caller wrote it.
+    ``markers`` are pairs of an expression in it and the marker that it replaces, so that the name of a column
+    such as ``SELECT ?`` is the one that the caller wrote.
     """
 
     sql: str
@@ -49,15 +49,15 @@ class Statement:
 def bind(sql: str, parameters: Parameters | None = None) -> list[Statement]:
     """Bind parameters to the statements of a script.
 
-    :param sql: one statement or several; the markers of all are one series, so that a ``?`` takes the next value.
+    :param sql: one statement or several; their markers are one series, so each ``?`` takes the next value.
     :param parameters: a mapping for ``:name``, ``@name`` and ``$name``; a sequence for ``?`` and ``?NNN``.
     :return: the statements, each with the values that it uses.
-    :raises ProgrammingError: parameters of a kind that cannot be bound (a text, bytes, a set); names that are missing
-        or that no marker uses; another number of values than of markers; more than 100 in one statement.
+    :raises ProgrammingError: parameters of a type that cannot be bound (a string, bytes, a set); missing or unused
+        names; a number of values that differs from the number of markers; more than 100 in one statement.
     """
     statements = split(sql)
     if not statements:
-        raise ProgrammingError("SQL: there is no statement in it; expected at least one.")
+        raise ProgrammingError("SQL: no statement found; expected at least one.")
     for statement in statements:
         _check_tokens(sql, statement)
     markers = [token for statement in statements for token in statement if token.kind == "marker"]
@@ -66,7 +66,7 @@ def bind(sql: str, parameters: Parameters | None = None) -> list[Statement]:
 
 
 def check_each(scripts: Iterable[str], parameters: Parameters | None) -> None:
-    """Check parameters that several scripts, run one after the other, have in common.
+    """Check the parameters of several scripts that run one after the other.
 
     :param scripts: each as :func:`bind` takes it.
     :param parameters: a mapping must hold the names of all scripts and no others; a sequence must fit each script.
@@ -92,7 +92,7 @@ def marker_names(sql: str) -> set[str]:
 def sequence(parameters: Iterable[Any]) -> list[Any]:
     """Values by position.
 
-    :raises ProgrammingError: for what has no order, or is a single value: a set, a mapping, a text, bytes.
+    :raises ProgrammingError: for a set, a mapping, a string or bytes.
     """
     if isinstance(parameters, str | bytes | bytearray | memoryview | Set | Mapping) or not isinstance(
         parameters, Iterable
@@ -111,7 +111,7 @@ def _check_tokens(sql: str, statement: Sequence[Token]) -> None:
             if token.text == ":":
                 hint = "Write CAST(x AS type) in place of x::type, and :name for a parameter."
             elif token.text == "\0":
-                hint = "SQL cannot hold NUL; pass the text as a parameter."
+                hint = "SQL cannot contain NUL; pass the string as a parameter."
             else:
                 hint = "Close the quote, or give the parameter a name."
             raise ProgrammingError(f"SQL, line {line}: unexpected {token.text!r}. {hint}")

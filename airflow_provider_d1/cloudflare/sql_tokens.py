@@ -1,7 +1,7 @@
-"""SQLite's tokens, as far as they matter for splitting a script and for finding parameter markers and clauses.
+"""SQLite's tokens, as needed to split a script and to find parameter markers and clauses.
 
-The rules are those of SQLite's ``tokenize.c`` and ``complete.c``. A marker inside a text, a quoted name or a comment is
-no marker, ``a$b`` is a name, and ``$a::b(c)`` is one marker.
+The rules are those of SQLite's ``tokenize.c`` and ``complete.c``. A marker inside a string, a quoted name or a comment
+is not a marker, ``a$b`` is a name, and ``$a::b(c)`` is one marker.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Token:
 
     @property
     def keyword(self) -> str:
-        """The token in capitals, if it is a word or a sign, else empty."""
+        """The token in capitals when it is a word or a sign, otherwise empty."""
         return self.text.upper() if self.kind in ("word", "semicolon", "other") else ""
 
 
 def tokens(sql: str) -> Iterator[Token]:
-    """Every token of ``sql``; joined again they are the text as it was.
+    """Every token of ``sql``; joined they give the text again.
 
-    ``'it''s'`` is two quoted tokens here, which makes no difference. An ``illegal`` token is one that SQLite refuses: a
+    ``'it''s'`` is two quoted tokens here, with no consequence. An ``illegal`` token is one that SQLite rejects: a
     quote without its end, a ``:``, ``@`` or ``$`` without a name, NUL.
     """
     for match in _TOKEN.finditer(sql):
@@ -89,7 +89,7 @@ def top_level(statement: Sequence[Token]) -> list[tuple[int, Token]]:
 
 
 def verb(statement: Sequence[Token]) -> str:
-    """What a statement does: ``SELECT``, ``INSERT`` …; of one that begins with WITH the verb behind it."""
+    """A statement's verb: ``SELECT``, ``INSERT`` …; after a WITH clause, the verb that follows it."""
     words = [token.keyword for _, token in top_level(statement)]
     if words[:1] == ["WITH"]:
         return next(

@@ -1,11 +1,11 @@
-"""Values on their way into and out of D1, exact where JSON and JavaScript are not.
+"""Send values to D1 and read them from it exactly, although JSON and JavaScript have other types.
 
 D1 reads JSON into JavaScript and binds every number as a REAL: an INTEGER ``5`` would be stored as ``5.0`` in a column
 without a type and as ``'5.0'`` in a TEXT column, and ``2**53 + 1`` would lose its last digit. So a value is sent in a
-form that JSON carries as it is, inside an SQL expression that makes the value from it. The unary plus takes away the
+form that JSON does not change, inside an SQL expression that makes the value from it. The unary plus removes the
 affinity that CAST would have in a comparison.
 
-On the way out the same happens in reverse: :func:`exact` is an SQL expression around a column, :func:`from_exact` reads
+Results need the reverse: :func:`exact` is an SQL expression around a column, :func:`from_exact` reads
 what it returns.
 """
 
@@ -29,12 +29,12 @@ MAX_EXACT = 2**53
 def to_sql(value: object) -> tuple[str, list[JsonValue]]:
     """The SQL expression for a value, ``?`` in it for the parameter, and the parameter, if there is one.
 
-    What SQLite stores is what Python's ``sqlite3`` would: dates and times as ISO 8601 texts with a space in between,
-    booleans as 0 and 1. Beyond that, :class:`~decimal.Decimal`, :class:`~uuid.UUID` and :class:`~datetime.time` are
-    stored as their texts, numpy and pandas scalars as the Python values that they hold, and their ``NaT`` and ``NA`` as
-    NULL.
+    SQLite stores the same value as with Python's ``sqlite3``: dates and times as ISO 8601 texts with a space in
+    between, booleans as 0 and 1. Beyond that, :class:`~decimal.Decimal`, :class:`~uuid.UUID` and
+    :class:`~datetime.time` are stored as text, numpy and pandas scalars as their Python values, and their ``NaT`` and
+    ``NA`` as NULL.
 
-    :raises DataError: NaN; an integer beyond 64 bits; a text that is not valid Unicode.
+    :raises DataError: NaN; an integer beyond 64 bits; a string that is not valid Unicode.
     :raises ProgrammingError: another type.
     """
     value = _plain(value)
@@ -42,11 +42,11 @@ def to_sql(value: object) -> tuple[str, list[JsonValue]]:
         return "?", [None]
     if isinstance(value, int):
         if not -_MAX_INTEGER - 1 <= value <= _MAX_INTEGER:
-            raise DataError("the integer is beyond 64 bits; pass it as a text, or as a float.")
+            raise DataError("the integer is beyond 64 bits; pass it as a string, or as a float.")
         return "(+CAST(? AS INTEGER))", [str(int(value))]
     if isinstance(value, float):
         if math.isnan(value):
-            raise DataError("NaN is no value of SQL; pass None to store NULL.")
+            raise DataError("NaN is not an SQL value; pass None to store NULL.")
         if math.isinf(value):
             return ("(9e999)" if value > 0 else "(-9e999)"), []
         return "(+CAST(? AS REAL))", [float(value)]
@@ -56,19 +56,19 @@ def to_sql(value: object) -> tuple[str, list[JsonValue]]:
             try:
                 text.encode()
             except UnicodeEncodeError:
-                raise DataError("the text holds half of a surrogate pair, so it is not valid Unicode.") from None
+                raise DataError("the string contains a lone surrogate, so it is not valid Unicode.") from None
         return "?", [text]
     if isinstance(value, bytes | bytearray | memoryview):
         return "(unhex(?))", [bytes(value).hex()]
     raise ProgrammingError(
-        f"{type(value).__name__} cannot be stored; expected None, a number, a text, bytes, a date, a time, a Decimal or"
-        " a UUID. Convert it, for example with json.dumps."
+        f"{type(value).__name__} cannot be stored; expected None, a number, a string, bytes, a date, a time, a Decimal"
+        " or a UUID. Convert it, for example with json.dumps."
     )
 
 
 def _plain(value: object) -> object:
-    """None, int, float, str or bytes for the types that have one clear form, everything else as it is."""
-    if type(value).__name__ in ("NaTType", "NAType"):  # pandas, which is not imported for this
+    """None, int, float, str or bytes for types with one such form; other values are returned unchanged."""
+    if type(value).__name__ in ("NaTType", "NAType"):  # of pandas, which is not imported here
         return None
     if isinstance(value, dt.datetime):
         return value.isoformat(" ")
@@ -76,7 +76,7 @@ def _plain(value: object) -> object:
         return value.isoformat()
     if isinstance(value, decimal.Decimal):
         if not value.is_finite():
-            raise DataError(f"{value} is no value of SQL; pass None to store NULL.")
+            raise DataError(f"{value} is not an SQL value; pass None to store NULL.")
         return str(value)
     if isinstance(value, uuid.UUID):
         return str(value)
@@ -103,7 +103,7 @@ def _from_numpy(scalar: Any) -> object:  # noqa: ANN401 - numpy is not imported 
 
 
 def exact(column: str) -> str:
-    """An SQL expression that carries a column's value through JSON with its type.
+    """An SQL expression for a column's value in a form that keeps it and its type in JSON.
 
     :param column: an SQL expression; evaluated more than once.
     """
@@ -116,7 +116,7 @@ def exact(column: str) -> str:
 
 
 def from_exact(value: object) -> int | float | str | bytes | None:
-    """The value that :func:`exact` carried.
+    """The value from the result of :func:`exact`.
 
     :raises OperationalError: a text in the database is not valid UTF-8.
     """
@@ -126,7 +126,7 @@ def from_exact(value: object) -> int | float | str | bytes | None:
         return float(value)
     tag, rest = str(value)[:1], str(value)[1:]
     if tag == "t":
-        # the database says that it holds no U+FFFD, so JavaScript has put it there for bytes that are no UTF-8
+        # the database's text has no U+FFFD, so JavaScript has put it there for bytes that are not UTF-8
         if "\ufffd" in rest:
             raise _not_utf8()
         return rest
@@ -148,7 +148,7 @@ def from_json(value: object) -> Any:  # noqa: ANN401 - any of SQLite's values
 
 
 def may_differ(value: object) -> bool:
-    """Whether a value as D1 sends it may not be the one in the database: it rounds, and has null for infinities."""
+    """Whether a value as D1 sends it may not be the one in the database: D1 rounds, and returns null for infinities."""
     return value is None or (isinstance(value, int | float) and abs(value) >= MAX_EXACT)
 
 

@@ -1,4 +1,4 @@
-"""D1's Time Travel: the bookmark of a state of a database, and bringing the database back to one."""
+"""D1's Time Travel: get the bookmark of a database's state, and restore the database to one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Restored:
 
 
 def bookmark_request(account_id: str, database_id: str, timestamp: datetime | None = None) -> Request:
-    """Ask for the bookmark of a moment.
+    """Request the bookmark of a point in time.
 
     :param timestamp: with a time zone; None for now.
     """
@@ -34,9 +34,9 @@ def bookmark_request(account_id: str, database_id: str, timestamp: datetime | No
 def restore_request(
     account_id: str, database_id: str, *, bookmark: str | None = None, timestamp: datetime | None = None
 ) -> Request:
-    """Bring a database back to a bookmark or a moment.
+    """Restore a database to a bookmark or a point in time.
 
-    Not idempotent: a repetition would also discard what was written after the first call.
+    Not idempotent: a repetition would also discard changes made after the first call.
 
     :raises D1ConfigurationError: unless exactly one of the two is given.
     """
@@ -48,12 +48,12 @@ def restore_request(
 
 
 def read_bookmark(answer: Response) -> str:
-    """Read an answer to :func:`bookmark_request`."""
+    """Read the response to :func:`bookmark_request`."""
     return _bookmark(protocol.read_result(answer), "bookmark")
 
 
 def read_restored(answer: Response) -> Restored:
-    """Read an answer to :func:`restore_request`."""
+    """Read the response to :func:`restore_request`."""
     result = protocol.read_result(answer)
     return Restored(_bookmark(result, "bookmark"), _bookmark(result, "previous_bookmark"))
 
@@ -61,11 +61,13 @@ def read_restored(answer: Response) -> Restored:
 def _bookmark(result: object, name: str) -> str:
     value = result.get(name) if isinstance(result, dict) else None
     if not isinstance(value, str) or not value:
-        raise protocol.unexpected(f"the {name}")
+        raise protocol.unexpected(name)
     return value
 
 
 def _text(timestamp: datetime | None) -> str:
     if timestamp is None or timestamp.tzinfo is None:
-        raise D1ConfigurationError("timestamp: expected a datetime with a time zone; a naive one has no fixed moment.")
+        raise D1ConfigurationError(
+            "timestamp: expected a datetime with a time zone; a naive one is not a fixed point in time."
+        )
     return timestamp.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,7 +1,7 @@
-"""Send one request and read its answer: the only place that knows httpx.
+"""Send one request and read its response: the only module that imports httpx.
 
-Answers are bounded before anybody parses them, redirects are returned and not followed, and what httpx raises ends
-here: its exceptions and log records carry whole URLs.
+Responses are bounded before they are parsed, redirects are returned and not followed, and httpx's exceptions and log
+records do not leave this module, as they contain whole URLs.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ _IDLE = 30.0
 
 
 # httpx logs the whole URL of every request at INFO, and httpcore the headers of every response (a redirect's Location
-# among them) at DEBUG. A signed URL is a credential, so those records must not exist, whatever level a user sets and
-# whether or not a secrets masker runs. Only records made during our requests are dropped; other users of httpx in the
-# process keep theirs.
+# among them) at DEBUG. A signed URL is a credential, so those records are dropped at every level, with and without a
+# secrets masker. Only records of our own requests are dropped, not those of other users of httpx in the process.
 _ours: ContextVar[bool] = ContextVar("airflow_provider_d1_request", default=False)
 
 #: a filter on a logger does not reach its children, so each is named
@@ -59,9 +58,9 @@ _loggers = [logging.getLogger(name) for name in LOGGERS]
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Drop what httpx and httpcore log inside this block, in this thread or task only."""
+    """Drop log records of httpx and httpcore inside this block, in this thread or task only."""
     for logger in _loggers:
-        # Each time: somebody may have set up logging anew in between.
+        # Each time, as logging may have been configured again in between.
         if _filter not in logger.filters:
             logger.addFilter(_filter)
     token = _ours.set(True)
@@ -71,7 +70,7 @@ def quiet() -> Iterator[None]:
         _ours.reset(token)
 
 
-#: environment variables that may name a file or folder of certificate authorities, instead of the usual ones
+#: environment variables that may name a file or folder of certificate authorities, instead of the default ones
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
@@ -79,7 +78,7 @@ CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 def ssl_context() -> ssl.SSLContext:
     """One verifying context for the process: building it reads every certificate authority, some 20 ms.
 
-    :raises D1ConfigurationError: when a variable of :data:`CA_VARIABLES` names no certificates.
+    :raises D1ConfigurationError: when a variable of :data:`CA_VARIABLES` does not name certificates.
     """
     for name in CA_VARIABLES:
         if place := os.environ.get(name):
@@ -88,29 +87,29 @@ def ssl_context() -> ssl.SSLContext:
                     return ssl.create_default_context(capath=place)
                 return ssl.create_default_context(cafile=place)
             except OSError as error:
-                raise D1ConfigurationError(f"{name}={place!r} holds no certificates: {error}") from None
+                raise D1ConfigurationError(f"{name}={place!r} contains no certificates: {error}") from None
     return httpx.create_ssl_context()
 
 
 def describe(error: Exception) -> tuple[str, bool]:
-    """What went wrong, in words without any URL, and whether the request may have been sent."""
+    """The problem as text without any URL, and whether the request may have been sent."""
     match error:
         case httpx.ConnectTimeout() | httpx.PoolTimeout():
-            return "no connection in time", False
+            return "timed out while connecting", False
         case httpx.ConnectError():
             return f"no connection: {error}", False
         case httpx.ProxyError():
-            return "the proxy refused", False
+            return "the proxy refused the connection", False
         case httpx.ReadTimeout() | httpx.WriteTimeout() | TimeoutError():
-            return "no answer in time", True
+            return "timed out waiting for the response", True
         case httpx.RemoteProtocolError() | httpx.NetworkError():
-            return "the connection broke before the whole answer was there", True
+            return "the connection was closed before the end of the response", True
         case _:
             return type(error).__name__, True
 
 
-class _Shell:
-    """What the two transports share: how a request is dressed and what its answer may be."""
+class _TransportBase:
+    """What the two transports share: building requests and checking responses."""
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
@@ -118,13 +117,13 @@ class _Shell:
             "headers": {
                 "User-Agent": USER_AGENT,
                 "Accept": "application/json",
-                # Nothing compressed: the bound on an answer's size is then a bound on memory.
+                # Not compressed, so that the bound on a response's size is a bound on memory.
                 "Accept-Encoding": "identity",
             },
             "follow_redirects": False,
             # httpx drops an idle connection after 5 s, which would cost a TLS handshake for every poll.
             "limits": httpx.Limits(keepalive_expiry=_IDLE),
-            # A proxy from the environment would carry the token of a loopback connection off the machine, in the clear.
+            # With a proxy from the environment the token of a loopback connection would leave the machine unencrypted.
             "trust_env": urlsplit(credentials.base_url).scheme == "https",
             "verify": ssl_context(),
         }
@@ -155,10 +154,10 @@ class _Shell:
     @staticmethod
     def _refuse_compression(response: httpx.Response) -> None:
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise D1ApiError("the D1 API's answer is compressed although none was asked for", retryable=False)
+            raise D1ApiError("the D1 API sent a compressed response, expected identity encoding", retryable=False)
 
 
-class AsyncTransport(_Shell):
+class AsyncTransport(_TransportBase):
     """Sends requests from an event loop."""
 
     def __init__(self, credentials: Credentials, **options: Any) -> None:
@@ -166,20 +165,20 @@ class AsyncTransport(_Shell):
         with quiet():
             self._client = httpx.AsyncClient(**{**self._options, **options})
 
-    async def send(self, request: Request, patience: float, total: float) -> Response:
-        """One request, one answer.
+    async def send(self, request: Request, seconds: float, total: float) -> Response:
+        """Send one request and read its response.
 
         :param request: what to send.
-        :param patience: seconds to wait for a connection or for the next bytes.
+        :param seconds: how long to wait for a connection or for the next bytes.
         :param total: seconds for the whole exchange.
-        :raises D1ConnectionError: when no whole answer came.
-        :raises D1ApiError: when the answer is too long or compressed.
+        :raises D1ConnectionError: when no complete response arrived.
+        :raises D1ApiError: when the response is too long or compressed.
         """
         body = bytearray()
         with quiet():
             try:
                 async with asyncio.timeout(total):
-                    response = await self._client.send(self._build(self._client, request, patience), stream=True)
+                    response = await self._client.send(self._build(self._client, request, seconds), stream=True)
                     try:
                         self._refuse_compression(response)
                         async for chunk in response.aiter_bytes():
@@ -198,7 +197,7 @@ class AsyncTransport(_Shell):
             await self._client.aclose()
 
 
-class SyncTransport(_Shell):
+class SyncTransport(_TransportBase):
     """Sends requests from a thread."""
 
     def __init__(self, credentials: Credentials, **options: Any) -> None:
@@ -206,13 +205,13 @@ class SyncTransport(_Shell):
         with quiet():
             self._client = httpx.Client(**{**self._options, **options})
 
-    def send(self, request: Request, patience: float, total: float) -> Response:
+    def send(self, request: Request, seconds: float, total: float) -> Response:
         """As :meth:`AsyncTransport.send`."""
         body = bytearray()
         end = time.monotonic() + total
         with quiet():
             try:
-                response = self._client.send(self._build(self._client, request, patience), stream=True)
+                response = self._client.send(self._build(self._client, request, seconds), stream=True)
                 try:
                     self._refuse_compression(response)
                     for chunk in response.iter_bytes():
@@ -235,5 +234,5 @@ class SyncTransport(_Shell):
 
 def _unanswered(text: str, sent: bool) -> D1ConnectionError:
     return D1ConnectionError(
-        f"no answer from the D1 API: {text}", sent=sent, retryable="CERTIFICATE_VERIFY_FAILED" not in text
+        f"no response from the D1 API: {text}", sent=sent, retryable="CERTIFICATE_VERIFY_FAILED" not in text
     )

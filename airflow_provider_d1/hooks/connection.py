@@ -19,9 +19,9 @@ _CLOUDFLARE_HOSTS = ("api.cloudflare.com", "dash.cloudflare.com", "www.cloudflar
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to reach the API, and which database is meant.
+    """The credentials, and the database.
 
-    ``database`` is a name or a UUID; None when neither the caller nor the connection names one.
+    ``database`` is a name or a UUID; None when neither the caller nor the connection specifies one.
     """
 
     conn_id: str
@@ -35,7 +35,7 @@ class Settings:
         """
         if self.database is None:
             raise D1ConfigurationError(
-                f"No database: pass database=…, or put a default into the schema field of connection {self.conn_id!r}."
+                f"No database given: pass database=…, or set the schema field of connection {self.conn_id!r}."
             )
         return self.database
 
@@ -78,7 +78,7 @@ def read_settings(connection: Connection, extra: Mapping[str, Any], database: st
         ``requests_per_5_minutes``, ``allowed_download_hosts``. Values may be strings, as a connection given as a URI
         has them.
     :param database: takes precedence over the connection's.
-    :raises D1ConfigurationError: names the field that is missing or wrong, and what it should hold.
+    :raises D1ConfigurationError: names the missing or invalid field and the expected value.
     """
     fields = _Fields.of(connection, extra)
     del connection
@@ -111,7 +111,7 @@ def _settings(fields: _Fields, database: str | None) -> Settings:  # noqa: C901 
         optional["timeout"] = timeout
     if (requests := _number(extra.get("requests_per_5_minutes"))) is not None:
         if not 1 <= requests < float("inf") or requests != int(requests):
-            raise wrong("extra field 'requests_per_5_minutes'", "should be a whole number from 1")
+            raise wrong("extra field 'requests_per_5_minutes'", "should be an integer of at least 1")
         optional["requests_per_5_minutes"] = int(requests)
     if (hosts := _host_names(extra.get("allowed_download_hosts"))) is None:
         raise wrong("extra field 'allowed_download_hosts'", "should be a list of host names")
@@ -129,7 +129,7 @@ def _settings(fields: _Fields, database: str | None) -> Settings:  # noqa: C901 
 async def fetch_settings(conn_id: str, database: str | None = None) -> Settings:
     """Read a connection without blocking the event loop.
 
-    Airflow masks its secrets in the logs on the way.
+    Airflow masks its secrets in the logs.
 
     :raises D1ConfigurationError: as :func:`read_settings`, and when there is no such connection.
     """
@@ -146,15 +146,15 @@ async def fetch_settings(conn_id: str, database: str | None = None) -> Settings:
 
 
 def no_connection(conn_id: str) -> D1ConfigurationError:
-    """What to raise for a connection that is nowhere defined."""
+    """The error for a connection that is not defined."""
     return D1ConfigurationError(
-        f"There is no connection {conn_id!r}. Create one of type 'd1'. Triggers of `airflow dags test` do not see the"
-        f" metadata database: set the environment variable AIRFLOW_CONN_{conn_id.upper()} for them."
+        f"Connection {conn_id!r} is not defined. Create one of type 'd1'. Triggers of `airflow dags test` cannot read"
+        f" the metadata database: set the environment variable AIRFLOW_CONN_{conn_id.upper()} for them."
     )
 
 
 def _number(value: object) -> float | None:
-    """None for an empty field, NaN for what is no number."""
+    """None for an empty field, NaN for a value that is not a number."""
     if value is None or value == "":
         return None
     try:
@@ -178,6 +178,6 @@ def _base_url(fields: _Fields) -> str:
     parts = urlsplit(url)
     standard = 443 if parts.scheme == "https" else 80
     if fields.port and fields.port != standard and parts.port is None:
-        # a connection given as d1://http://:token@127.0.0.1:8787/… arrives with its port apart
+        # a connection given as d1://http://:token@127.0.0.1:8787/… is parsed with its port in a separate field
         url = parts._replace(netloc=f"{parts.netloc}:{fields.port}").geturl()
     return url

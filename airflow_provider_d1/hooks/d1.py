@@ -16,12 +16,12 @@ from airflow_provider_d1.cloudflare.insert_rows import insert_batches, insert_sq
 from airflow_provider_d1.cloudflare.models import D1Export, Database, ExportKeywords, ExportRequest
 from airflow_provider_d1.cloudflare.sql_parameters import Parameters, bind, check_each, marker_names, sequence
 from airflow_provider_d1.cloudflare.sql_tokens import statements as split_statements_of
-from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error
+from airflow_provider_d1.exceptions import D1Error
 from airflow_provider_d1.hooks.connection import Settings, fetch_settings, no_connection, read_settings
 from airflow_provider_d1.hooks.event_loop import run_coroutine
 from airflow_provider_d1.hooks.frames import read_polars
 from airflow_provider_d1.hooks.lineage import openlineage_database, report_export, report_sql
-from airflow_provider_d1.hooks.masking import mask, mask_signed_url
+from airflow_provider_d1.hooks.masking import mask
 from airflow_provider_d1.hooks.sql_dialect import D1Dialect
 
 if TYPE_CHECKING:
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
 
 class D1Hook(DbApiHook):
-    """Talk to Cloudflare D1 through an Airflow connection of type ``d1``.
+    """Use Cloudflare D1 through an Airflow connection of type ``d1``.
 
     It is a ``DbApiHook``, so common-sql's operators and sensors work with a ``d1`` connection. Each call is one
     transaction: a statement, a script, or a batch of rows. There is no transaction over several calls.
 
     :param d1_conn_id: the connection.
     :param database: name or UUID; None for the connection's default.
-    :param ignored: dropped, but for ``log_sql``: Airflow's SQL operators pass each field of the connection's extra as a
-        keyword.
+    :param ignored: ignored, except for ``log_sql``: Airflow's SQL operators pass each field of the connection's extra
+        as a keyword.
     """
 
     conn_name_attr = "d1_conn_id"
@@ -74,7 +74,7 @@ class D1Hook(DbApiHook):
     def get_settings(self) -> Settings:
         """Read the connection, once, and mask its token in the logs.
 
-        :raises D1ConfigurationError: names the field that is missing or wrong, or the connection when there is none.
+        :raises D1ConfigurationError: names the missing or invalid field, or the connection that is not defined.
         """
         from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
@@ -101,20 +101,17 @@ class D1Hook(DbApiHook):
         return AsyncD1Client(self._settings.credentials)
 
     def test_connection(self) -> tuple[bool, str]:  # type: ignore[override]
-        """Ask the API what the connection may do.
+        """Check the connection with the API.
 
         :return: whether it works, and a message that names the problem: the token, the account, the default database,
-            or the permissions. The connection is not named: Airflow's form tests it under a transient ID.
+            or the permissions. The message has no connection ID: Airflow's form tests it under a temporary one.
         """
         try:
             with self.get_client() as client:
                 access = client.verify_access(self.database or self.get_settings().database)
         except D1Error as error:
             return False, str(error).removeprefix(f"Connection {self.get_conn_id()!r}: ")
-        found = (
-            "" if access.database is None else f" Default database: {access.database.name} ({access.database.uuid})."
-        )
-        return True, f"The account has {access.databases} D1 database{'' if access.databases == 1 else 's'}.{found}"
+        return True, access.describe()
 
     # databases and queries
 
@@ -141,7 +138,7 @@ class D1Hook(DbApiHook):
         :param sql: one statement, or several that run in order and in one transaction.
         :param parameters: a mapping for ``:name``, ``@name`` and ``$name``; a sequence for ``?`` and ``?NNN``. At most
             100 for each statement.
-        :raises ProgrammingError: when they do not fit the statement; nothing was sent then.
+        :raises ProgrammingError: when they do not match the statement; nothing was sent then.
         """
         bound = bind(sql, parameters)
         with self.get_client() as client:
@@ -154,17 +151,17 @@ class D1Hook(DbApiHook):
     def get_bookmark(self, timestamp: datetime | None = None) -> str:
         """Return the database's Time Travel bookmark.
 
-        :param timestamp: a moment in the past, with a time zone; None for now.
+        :param timestamp: a point in the past, with a time zone; None for now.
         """
         with self.get_client() as client:
             return client.get_bookmark(self._resolve(client), timestamp)
 
     def restore(self, bookmark: str | None = None, *, timestamp: datetime | None = None) -> Restored:
-        """Bring the database back to an earlier state. Everything that was written since is discarded.
+        """Restore the database to an earlier state. Everything that was written since is discarded.
 
         :param bookmark: from :meth:`get_bookmark`, or a staged manifest's ``source.bookmark``.
-        :param timestamp: in place of a bookmark: a moment with a time zone, within D1's retention (30 days, on the Free
-            plan 7).
+        :param timestamp: instead of a bookmark: a point in time with a time zone, within D1's retention (30 days, on
+            the Free plan 7).
         :return: the bookmark after the restore, and ``previous_bookmark``, which undoes it.
         :raises D1ConfigurationError: unless exactly one of the two is given.
         """
@@ -180,14 +177,14 @@ class D1Hook(DbApiHook):
         on_progress: Callable[[str], None] | None = None,
         **options: Unpack[ExportKeywords],
     ) -> D1Export:
-        """Export a database and wait for the end. Callable from any thread, a running event loop's included.
+        """Export a database and wait for its end. It works in any thread, also with a running event loop.
 
         :param database: name or UUID; None for the hook's own.
-        :param on_progress: takes a line of text now and then; the hook's logger by default.
+        :param on_progress: called with progress messages; the hook's logger by default.
         :param options: ``tables``, ``exclude_tables``, ``no_data``, ``no_schema``, ``on_virtual_table``,
             ``poll_interval``, ``timeout``, ``queue_timeout`` and ``max_restarts``, as in
             :class:`~airflow_provider_d1.cloudflare.models.ExportRequest`.
-        :raises D1Error: an error of its own class for each way in which it can fail.
+        :raises D1Error: a subclass for each kind of failure.
         """
         return self.run_export(ExportRequest.from_dict({**options, "database": database}), on_progress=on_progress)
 
@@ -195,7 +192,7 @@ class D1Hook(DbApiHook):
         """Export a database as :meth:`export` does.
 
         :param request: what to export; without a database it takes the hook's own.
-        :param on_progress: takes a line of text now and then; the hook's logger by default.
+        :param on_progress: called with progress messages; the hook's logger by default.
         """
         from airflow_provider_d1.hooks.export_run import export_database
 
@@ -213,23 +210,14 @@ class D1Hook(DbApiHook):
         """Open the dump of a finished export.
 
         :param export: what :meth:`export` returned, or its dict.
-        :return: a readable binary stream that survives cut connections and raises rather than end short; close it, or
-            use it as a context manager.
-        :raises D1SignedUrlExpiredError: when the export is older than its URL's hour.
-        :raises D1SealError: when another token exported it.
+        :return: a readable binary stream that resumes after a cut connection, and raises an error instead of ending
+            early; close it, or use it as a context manager.
+        :raises D1SignedUrlExpiredError: when the URL has expired, an hour after the export.
+        :raises D1SealError: when the export was made with another token.
         """
-        from airflow_provider_d1.cloudflare.download import Download
-        from airflow_provider_d1.cloudflare.download_targets import AllowedTargets
-        from airflow_provider_d1.cloudflare.seal import unseal
+        from airflow_provider_d1.hooks.export_run import open_dump
 
-        if not isinstance(export, D1Export):
-            try:
-                export = D1Export.from_dict(export)
-            except ValueError as error:
-                raise D1ConfigurationError(f"export is {error}.") from None
-        url = unseal(export.sealed_url, self.get_settings().credentials.token)
-        mask_signed_url(url)
-        return Download(url, targets=AllowedTargets.of(self.get_settings().credentials))
+        return open_dump(export, self.get_settings().credentials)
 
     # DB-API
 
@@ -258,12 +246,12 @@ class D1Hook(DbApiHook):
         split_statements: bool = False,
         return_last: bool = True,
     ) -> Any:  # noqa: ANN401 - the handler's result, or a list of them
-        """Run SQL as :meth:`DbApiHook.run` does, after all parameters were checked.
+        """Run SQL as :meth:`DbApiHook.run` does, after checking all parameters.
 
         :param sql: a script, or a list of scripts that run one after the other.
-        :param parameters: as for :meth:`query`. For a list, or with ``split_statements``, a mapping must hold the names
-            of all and no others, and a sequence must fit each one.
-        :raises ProgrammingError: when they do not fit; nothing was sent then.
+        :param parameters: as for :meth:`query`. For a list, or with ``split_statements``, a mapping must have the names
+            of all and no others, and a sequence must match each one.
+        :raises ProgrammingError: when they do not match; nothing was sent then.
         """
         if not isinstance(sql, str):
             sql = scripts = list(sql)
@@ -296,16 +284,15 @@ class D1Hook(DbApiHook):
         replace: bool = False,
         **ignored: Any,  # noqa: ARG002 - DbApiHook's other arguments speak of drivers and transactions
     ) -> None:
-        """Insert rows by as few calls as D1's limits allow; a failure leaves the rows of earlier calls.
+        """Insert rows with as few calls as D1's limits allow; after a failure the rows of earlier calls remain.
 
         :param table: the table's name; quoted as an identifier, so without a schema.
         :param rows: values in the order of ``target_fields``, or mappings from columns to values.
         :param target_fields: columns; None for all of the table's, or for the first row's when it is a mapping.
-        :param commit_every: at most so many rows in one call, which is one transaction, and at most 1 MB; 0 for all
-            rows in one call.
+        :param commit_every: the most rows in one call, which is one transaction and has at most 1 MB; 0 for all rows in
+            one call.
         :param replace: replace rows with the same key.
-        :raises ProgrammingError: a row or a value that cannot be inserted; nothing of its ``commit_every`` rows was
-            sent.
+        :raises ProgrammingError: a row or a value that cannot be inserted; no row of its call was sent.
         """
         loaded = 0
         batches = insert_batches(table, rows, target_fields, replace=replace, rows_per_batch=commit_every)
@@ -330,12 +317,12 @@ class D1Hook(DbApiHook):
 
     @property
     def dialect_name(self) -> str:
-        """D1 speaks SQLite's SQL."""
+        """D1's SQL is SQLite's."""
         return "sqlite"
 
     @cached_property
     def dialect(self) -> D1Dialect:
-        """Answers questions about tables and columns without SQLAlchemy."""
+        """Describes tables and columns without SQLAlchemy."""
         return D1Dialect(self)
 
     def get_table_schema(self, table_name: str, schema: str | None = None) -> list[dict[str, str]]:  # noqa: ARG002
@@ -346,13 +333,13 @@ class D1Hook(DbApiHook):
         return [{"name": column["name"], "type": column["type"]} for column in self.dialect.columns(table_name)]
 
     def get_uri(self) -> str:
-        """``d1://<account id>/<database>``; it never holds the token."""
+        """``d1://<account id>/<database>``; it does not contain the token."""
         parts = (self.get_settings().credentials.account_id, self._database_or_fail())
         return f"d1://{'/'.join(quote(part, safe='') for part in parts)}"
 
     @property
     def sqlalchemy_url(self) -> URL:
-        """The URL of the database for SQLAlchemy; it holds no credentials, so use :meth:`get_sqlalchemy_engine`.
+        """The URL of the database for SQLAlchemy; it contains no credentials, so use :meth:`get_sqlalchemy_engine`.
 
         :raises AirflowOptionalProviderFeatureException: when ``sqlalchemy-cloudflare-d1`` is not installed.
         """
@@ -365,7 +352,7 @@ class D1Hook(DbApiHook):
         return engine_url(self.get_settings().credentials.account_id, self._database_or_fail())
 
     def get_sqlalchemy_engine(self, engine_kwargs: dict[str, Any] | None = None) -> Engine:
-        """An SQLAlchemy engine whose connections are this hook's; pandas' ``to_sql`` takes it.
+        """An SQLAlchemy engine that connects through this hook; pandas' ``to_sql`` accepts it.
 
         :param engine_kwargs: for ``create_engine``.
         """
@@ -381,7 +368,7 @@ class D1Hook(DbApiHook):
         return openlineage_database(self.get_settings().credentials.account_id)
 
     def get_openlineage_database_dialect(self, connection: Any) -> str:  # noqa: ANN401, ARG002
-        """D1 speaks SQLite's SQL."""
+        """D1's SQL is SQLite's."""
         return "sqlite"
 
     def get_openlineage_default_schema(self) -> str | None:

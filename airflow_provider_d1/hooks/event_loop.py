@@ -14,7 +14,7 @@ T = TypeVar("T")
 def run_coroutine(start: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run ``start()`` and return its result.
 
-    A running event loop cannot run a second coroutine to its end, so in a thread that has one the coroutine runs in
+    A running event loop cannot wait for a second coroutine, so in a thread that has one the coroutine runs in
     another thread, and the caller's loop is blocked until it ends. When the wait is interrupted, as by the signal that
     ends an Airflow task, the coroutine is cancelled and awaited.
 

@@ -1,16 +1,19 @@
-"""Run one export over a connection: what the trigger and the worker have in common."""
+"""Run one export over a connection, in the triggerer or in a worker, and open its dump."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from airflow_provider_d1.exceptions import D1ApiError, D1AuthenticationError
+from airflow_provider_d1.cloudflare.models import D1Export
+from airflow_provider_d1.exceptions import D1ApiError, D1AuthenticationError, D1ConfigurationError
 
 if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.client import AsyncD1Client
-    from airflow_provider_d1.cloudflare.models import D1Export, ExportRequest
+    from airflow_provider_d1.cloudflare.credentials import Credentials
+    from airflow_provider_d1.cloudflare.download import Download
+    from airflow_provider_d1.cloudflare.models import ExportRequest
     from airflow_provider_d1.hooks.connection import Settings
 
 
@@ -25,9 +28,9 @@ async def export_database(
 
     :param settings: the connection; its default database is taken when the request names none.
     :param request: what to export.
-    :param deadline: when to give up in any case, in epoch seconds; None for the request's own.
-    :param on_progress: takes a line of text now and then.
-    :raises D1Error: an error of its own class for each way in which it can fail.
+    :param deadline: the latest end, in epoch seconds; None for the request's own.
+    :param on_progress: called with progress messages.
+    :raises D1Error: a subclass for each kind of failure.
     """
     from airflow_provider_d1.cloudflare.client import AsyncD1Client
     from airflow_provider_d1.cloudflare.export import run_export
@@ -40,8 +43,30 @@ async def export_database(
             raise await _explained(client, error) from None
 
 
+def open_dump(export: D1Export | Mapping[str, Any], credentials: Credentials) -> Download:
+    """Open the dump of a finished export; its URL is masked in the logs.
+
+    :param export: the export, or its dict.
+    :param credentials: those that made the export.
+    :raises D1ConfigurationError: when the dict is not an export.
+    """
+    from airflow_provider_d1.cloudflare.download import Download
+    from airflow_provider_d1.cloudflare.download_targets import AllowedTargets
+    from airflow_provider_d1.cloudflare.seal import unseal
+    from airflow_provider_d1.hooks.masking import mask_signed_url
+
+    if not isinstance(export, D1Export):
+        try:
+            export = D1Export.from_dict(export)
+        except ValueError as error:
+            raise D1ConfigurationError(f"export is {error}.") from None
+    url = unseal(export.sealed_url, credentials.token)
+    mask_signed_url(url)
+    return Download(url, targets=AllowedTargets.of(credentials))
+
+
 async def _explained(client: AsyncD1Client, error: D1AuthenticationError) -> D1AuthenticationError:
-    """Say what the connection test would say: which of token, account and permission is wrong."""
+    """The error with the connection test's result: which of token, account and permission is wrong."""
     try:
         await client.verify_access()
     except D1AuthenticationError as found:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 def read_polars(connection: Connection, sql: str, parameters: Parameters | None, **options: Any) -> Any:  # noqa: ANN401
     """Run a query and return a polars frame, or an iterator of frames with ``iter_batches=True``.
 
-    ``DbApiHook`` itself drops parameters by position and spreads a mapping over keywords.
+    ``DbApiHook``'s own version drops parameters by position and passes a mapping as keywords.
 
-    :param connection: closed afterwards; frames that are still to come are made of rows that have been fetched.
+    :param connection: closed afterwards; the iterator's later frames are made from rows that were fetched before.
     :param options: for ``polars.read_database``. By default all rows are read to find a column's type.
     """
     with closing(connection):

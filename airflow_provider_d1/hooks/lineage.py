@@ -1,4 +1,4 @@
-"""What the hook reports about its SQL and its exports: to Airflow's hook lineage, and to OpenLineage."""
+"""Report the hook's SQL and exports to Airflow's hook lineage and to OpenLineage."""
 
 from __future__ import annotations
 

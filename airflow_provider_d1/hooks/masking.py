@@ -1,4 +1,4 @@
-"""Register secrets with Airflow's log masker, without logging them on the way."""
+"""Register secrets with Airflow's log masker, without logging them in the process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def mask(secret: str) -> None:
 
 
 def mask_signed_url(url: str) -> None:
-    """Register a signed URL and, as it may be printed alone, its signature."""
+    """Register a signed URL and, as it may be printed separately, its signature."""
     mask(url)
     for name, value in parse_qsl(urlsplit(url).query):
         if name.lower().endswith("signature"):

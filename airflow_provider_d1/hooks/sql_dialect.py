@@ -1,4 +1,4 @@
-"""What Airflow's SQL operators ask of a database about its tables, answered by PRAGMA, without SQLAlchemy."""
+"""Tables and columns for Airflow's SQL operators, read by PRAGMA instead of SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class D1Dialect(Dialect):
     def columns(self, table: str) -> list[ReflectedColumn]:
         """The columns of a table or view, as SQLAlchemy's inspector describes them; without hidden ones.
 
-        ``type`` is the declared type, as it is written. ``autoincrement`` is True for an ``INTEGER PRIMARY KEY``,
-        ``computed`` for a generated column.
+        ``type`` is the declared type, as written in the CREATE TABLE statement. ``autoincrement`` is True for an
+        ``INTEGER PRIMARY KEY``, ``computed`` for a generated column.
         """
         rows = self.hook.get_records(f"PRAGMA table_xinfo({quoted(self._name(table))})")
         keys = [row for row in rows if row[5]]

@@ -1,7 +1,7 @@
 """The SQLAlchemy dialect of ``sqlalchemy-cloudflare-d1`` over :mod:`airflow_provider_d1.cloudflare.dbapi`.
 
-That package's own driver sends bytes as Base64 texts and dates with a ``T``. This one's takes both as they are, so that
-a table has the same values, however they came into it.
+That package's own driver sends bytes as Base64 text and dates with a ``T``. This package's driver stores both
+unchanged, so that a table has the same values whichever way they are written.
 """
 
 from __future__ import annotations

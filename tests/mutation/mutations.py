@@ -185,7 +185,7 @@ MUTATIONS = (
     Mutation(
         "the download is compared with the announced length",
         "cloudflare",
-        "Download._after_silence",
+        "Download._after_body_end",
         "self.content_length == self._position",
         "True",
         ("tests/unit/cloudflare/test_download.py",),
@@ -193,7 +193,7 @@ MUTATIONS = (
     Mutation(
         "a response that is cut inside its headers is no empty dump",
         "cloudflare",
-        "Download._after_silence",
+        "Download._after_body_end",
         "bool(self._position)",
         "True",
         ("tests/unit/cloudflare/test_download.py::test_what_is_no_http_is_tried_again",),
@@ -233,7 +233,7 @@ MUTATIONS = (
     Mutation(
         "redirects of the API are not followed",
         "cloudflare",
-        "_Shell.__init__",
+        "_TransportBase.__init__",
         '"follow_redirects": False',
         '"follow_redirects": True',
         (
@@ -244,7 +244,7 @@ MUTATIONS = (
     Mutation(
         "answers are bounded before they are parsed",
         "cloudflare",
-        "_Shell._collect",
+        "_TransportBase._collect",
         "len(body) > bound",
         "False",
         (
@@ -490,7 +490,7 @@ MUTATIONS = (
     Mutation(
         "the API's certificate is verified",
         "cloudflare",
-        "_Shell.__init__",
+        "_TransportBase.__init__",
         '"verify": ssl_context()',
         '"verify": False',
         (
@@ -568,7 +568,7 @@ MUTATIONS = (
     Mutation(
         "compressed answers are refused",
         "cloudflare",
-        "_Shell._refuse_compression",
+        "_TransportBase._refuse_compression",
         'response.headers.get("content-encoding", "identity") != "identity"',
         "False",
         ("tests/unit/cloudflare/test_clients.py",),

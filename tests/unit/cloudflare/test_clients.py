@@ -354,7 +354,7 @@ class _Streaming(Reply):
 
 
 def test_deeply_nested_json_is_refused(ask: Ask) -> None:
-    with pytest.raises(D1ApiError, match="instead of JSON"):
+    with pytest.raises(D1ApiError, match="expected JSON"):
         ask(lambda _: Reply(b'{"result":' + b"[" * 1_000_000), "list_databases")
 
 
@@ -425,7 +425,7 @@ def test_a_bad_global_key(ask: Ask) -> None:
 
 @pytest.mark.parametrize("verify", ["user_verify", "account_verify"])
 def test_no_right_to_d1(ask: Ask, verify: str) -> None:
-    with pytest.raises(D1AuthenticationError, match="no D1 right") as caught:
+    with pytest.raises(D1AuthenticationError, match="no D1 permission") as caught:
         ask(route(**{verify: GOOD}, account=Reply(ok({"id": ACCOUNT}))), "verify_access", "shop")
     assert "wrong account" not in str(caught.value)
 
@@ -445,7 +445,7 @@ def test_a_wrong_account(ask: Ask, answers: dict[str, Reply]) -> None:
 
 
 def test_when_cloudflare_does_not_tell_which_both_are_named(ask: Ask) -> None:
-    with pytest.raises(D1AuthenticationError, match=r"no D1 right .* or account_id"):
+    with pytest.raises(D1AuthenticationError, match=r"no D1 permission .* or account_id"):
         ask(route(user_verify=GOOD), "verify_access", "shop")
 
 

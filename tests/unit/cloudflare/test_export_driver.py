@@ -482,7 +482,7 @@ def test_progress_tells_of_parts_now_and_then_and_never_of_each_poll() -> None:
 def test_the_same_trouble_is_told_once() -> None:
     progress: list[str] = []
     export(FakeD1([active(), *[limited(2)] * 4, *[RESET] * 4, complete()]), progress=progress)
-    assert sum("trying again" in line for line in progress) == 1
+    assert sum("retrying" in line for line in progress) == 1
 
 
 def test_progress_names_the_database_and_no_secret() -> None:

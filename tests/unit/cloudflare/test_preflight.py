@@ -123,11 +123,11 @@ def test_naming_it_or_its_shadow_fails_or_is_skipped(name: str) -> None:
     assert [item.name for item in skipped] == [name]
 
 
-def test_when_nothing_is_left_the_empty_list_is_not_sent_since_it_means_all() -> None:
-    with pytest.raises(D1VirtualTableError, match="nothing is left"):
+def test_an_empty_list_of_tables_is_an_error_as_d1_would_export_all() -> None:
+    with pytest.raises(D1VirtualTableError, match="no tables left"):
         decide(ExportRequest(tables=("docs_fts",), on_virtual_table="skip"), WITH_FTS)
     only = Schema(tables=(), virtual={"v": "fts5"}, shadows={})
-    with pytest.raises(D1VirtualTableError, match="nothing is left"):
+    with pytest.raises(D1VirtualTableError, match="no tables left"):
         decide(ExportRequest(on_virtual_table="skip"), only)
 
 
@@ -149,12 +149,12 @@ def test_excluding_only_a_shadow_table_leaves_the_virtual_table_in_the_way() -> 
         decide(ExportRequest(exclude_tables=("docs_fts_data",)), WITH_FTS)
 
 
-def test_the_message_names_virtual_tables_without_their_shadows_and_does_not_speak_of_locks() -> None:
+def test_the_message_names_virtual_tables_without_their_shadow_tables() -> None:
     with pytest.raises(D1VirtualTableError) as raised:
         decide(ExportRequest(), WITH_FTS)
     assert str(raised.value) == (
-        "D1 cannot export docs_fts (virtual table (fts5)). Nothing was started. Leave it out with exclude_tables, or"
-        ' leave out all virtual tables with on_virtual_table="skip"'
+        "cannot export docs_fts (virtual table (fts5)); no export was started. Pass exclude_tables to leave it out, or"
+        ' on_virtual_table="skip" to leave out all virtual tables'
     )
     with pytest.raises(D1VirtualTableError, match=r"docs_fts_idx \(shadow table of docs_fts\)"):
         decide(ExportRequest(tables=("docs", "docs_fts_idx")), WITH_FTS)
@@ -176,7 +176,7 @@ def test_an_excluded_name_must_be_exact(name: str, hint: str) -> None:
 
 
 def test_excluding_everything_sends_no_empty_list() -> None:
-    with pytest.raises(D1TableNotFoundError, match="nothing is left to export"):
+    with pytest.raises(D1TableNotFoundError, match="no tables left to export"):
         decide(ExportRequest(exclude_tables=PLAIN.tables), PLAIN)
 
 

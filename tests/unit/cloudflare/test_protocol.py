@@ -54,7 +54,7 @@ def test_but_not_while_the_total_says_that_more_are_to_come() -> None:
 
 @pytest.mark.parametrize("result", [{"uuid": "u"}, "x", 3])
 def test_what_is_no_list_of_databases_is_no_empty_one(result: object) -> None:
-    with pytest.raises(D1ApiError, match="a list of databases"):
+    with pytest.raises(D1ApiError, match="list of databases missing"):
         protocol.read_databases(answer(result))
 
 
@@ -78,7 +78,7 @@ def test_a_result_of_another_shape_is_an_error(result: object) -> None:
     "body", [b"", b"[]", b'"x"', b"null", b"\xff", b'{"success":true,"result":[1,2', b"[" * 200_000]
 )
 def test_a_body_that_is_no_envelope_may_be_a_passing_thing(body: bytes) -> None:
-    with pytest.raises(D1ApiError, match="instead of JSON") as caught:
+    with pytest.raises(D1ApiError, match="expected JSON") as caught:
         protocol.read_envelope(Response(200, {}, body))
     assert caught.value.retryable
 

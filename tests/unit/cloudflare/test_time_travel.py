@@ -29,7 +29,7 @@ def test_a_restore_is_not_sent_twice() -> None:
 @pytest.mark.parametrize("result", [None, [], {}, {"bookmark": None}, {"bookmark": ""}, {"bookmark": 3}])
 def test_an_answer_without_a_bookmark_is_an_error(result: object) -> None:
     answer = Response(200, {}, json.dumps({"success": True, "result": result}).encode())
-    with pytest.raises(D1ApiError, match="lacks the bookmark"):
+    with pytest.raises(D1ApiError, match="bookmark missing"):
         time_travel.read_bookmark(answer)
-    with pytest.raises(D1ApiError, match="lacks the bookmark"):
+    with pytest.raises(D1ApiError, match="bookmark missing"):
         time_travel.read_restored(answer)

@@ -216,7 +216,7 @@ def test_token_and_signed_url_are_masked(emulator: Emulator, monkeypatch: pytest
         ({"password": "wrong"}, {}, "does not accept the API token"),
         ({"extra": {"account_id": "f" * 32}}, {}, "wrong account"),
         ({"schema": "nowhere"}, {}, "no D1 database 'nowhere'"),
-        ({}, {"no_d1_right": True}, "no D1 right"),
+        ({}, {"no_d1_right": True}, "no D1 permission"),
         ({"extra": {}}, {}, "account_id"),
         ({"password": ""}, {}, "password"),
     ],
@@ -235,11 +235,11 @@ def test_test_connection_tells_the_reasons_apart(
 
 def test_a_connection_that_is_nowhere_is_named() -> None:
     hook = D1Hook("d1_nowhere")
-    with pytest.raises(D1ConfigurationError, match="no connection 'd1_nowhere'"):
+    with pytest.raises(D1ConfigurationError, match="Connection 'd1_nowhere' is not defined"):
         hook.query("SELECT 1")
     works, message = hook.test_connection()
     assert not works
-    assert message.startswith("There is no connection 'd1_nowhere'")
+    assert message.startswith("Connection 'd1_nowhere' is not defined")
 
 
 def test_the_connection_test_does_not_name_the_transient_connection(
@@ -256,7 +256,7 @@ def test_the_connection_test_does_not_name_the_transient_connection(
     [
         ({"password": "wrong"}, {}, "does not accept the API token"),
         ({"extra": {"account_id": "f" * 32}}, {}, "wrong account"),
-        ({}, {"no_d1_right": True}, "no D1 right"),
+        ({}, {"no_d1_right": True}, "no D1 permission"),
     ],
     ids=["token", "account", "right"],
 )
@@ -436,7 +436,7 @@ def test_parameters_that_do_not_fit_are_refused_before_anything_is_sent(emulator
         ([(9, "x"), {"id": 10, "name": "y"}], None, "as the first row is one"),
         ([(9, "x"), (10,)], None, "a row has 1 values; expected 2"),
         ([(9,)], ["id", "name"], "a row has 1 values; expected 2"),
-        ([(9,)], "id", "target_fields is a text"),
+        ([(9,)], "id", "target_fields is a string"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(emulator: Emulator, rows: Any, fields: Any, words: str) -> None:

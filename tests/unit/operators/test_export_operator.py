@@ -182,9 +182,9 @@ def test_a_malformed_event_is_an_error() -> None:
     [
         ("tables", "users", "tables must be a list"),
         ("tables", "[", "tables must be a list"),
-        ("timeout", "soon", "timeout must be seconds"),
-        ("timeout", "nan", "timeout must be seconds"),
-        ("max_restarts", "1.5", "max_restarts must be a whole number"),
+        ("timeout", "soon", "timeout must be a number of seconds"),
+        ("timeout", "nan", "timeout must be a number of seconds"),
+        ("max_restarts", "1.5", "max_restarts must be an integer"),
         ("no_data", "maybe", "no_data must be True or False"),
         ("on_virtual_table", "", "on_virtual_table must be"),
         ("database", "", "database must be"),
