@@ -142,6 +142,38 @@ class D1ExportTimeoutError(D1ExportError):
     """The export did not finish within ``timeout`` seconds."""
 
 
+class D1ImportError(D1Error):
+    """An import failed; the database is as it was before it."""
+
+    retryable = True
+
+
+class D1ImportFileError(D1ImportError):
+    """A file that D1 cannot import, found before anything was sent.
+
+    :param message: what was found, and the remedy.
+    :param offset: byte offset of the statement in the uncompressed file.
+    """
+
+    retryable = False
+
+    def __init__(self, message: str, *, offset: int | None = None, retryable: bool | None = None) -> None:
+        super().__init__(message if offset is None else f"byte {offset}: {message}", retryable=retryable)
+        self.offset = offset
+
+
+class D1ImportLostError(D1ImportError):
+    """D1 forgot the import more often than ``max_restarts`` allows."""
+
+
+class D1ImportTimeoutError(D1ImportError):
+    """The import did not finish within ``timeout`` seconds."""
+
+
+class D1UploadError(D1ImportError):
+    """The file of an import could not be uploaded whole."""
+
+
 class D1DownloadError(D1Error):
     """The dump could not be downloaded completely."""
 

@@ -22,7 +22,8 @@ from airflow_provider_d1.exceptions import (
 if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.messages import Response
 
-BUSY = "Currently processing a long-running export"
+#: how D1 begins its answer while it exports a database, and while it imports into one
+BUSY = "Currently processing a long-running"
 #: messages of transient failures (besides HTTP 408, 429 and 5xx)
 TRANSIENT = (
     "D1 DB reset because its code was updated",
@@ -31,8 +32,14 @@ TRANSIENT = (
     "Cannot resolve D1 DB due to transient issue on remote node",
     "D1 DB is overloaded",
 )
-#: message of a permanent failure, whatever its status
-PERMANENT = "exceeded its CPU time limit"
+#: the Free plan's daily limits, for rows read and rows written
+FREE_PLAN_LIMIT = "exceeded D1's free tier daily"
+#: messages of permanent failures, whatever their status
+PERMANENT = ("exceeded its CPU time limit", FREE_PLAN_LIMIT)
+_FREE_PLAN_REMEDY = (
+    ". No retry helps before 00:00 UTC: upgrade to the Workers Paid plan, or run the task after midnight UTC. An export"
+    " counts as reading every row"
+)
 
 #: longest wait that a server may ask for, in seconds. Cloudflare's block lasts 300; a longer one is a
 #: mistake, which must not block the token for the rest of the process.
@@ -52,6 +59,8 @@ def failure(answer: Response, failures: Sequence[tuple[int | None, str]]) -> D1A
     status = answer.status
     code = failures[0][0] if failures else None
     words = answer.secret.redact("; ".join(text for _, text in failures) or f"HTTP {status}")
+    if FREE_PLAN_LIMIT in words:  # before all others: it may come with any status
+        return D1ApiError(f"D1 answered: {with_remedy(words)}", status=status, code=code, retryable=False)
     said = f"{words} (HTTP {status}" + (f", code {code})" if code is not None else ")")
     codes = {code for code, _ in failures}
     if status == 429:
@@ -79,7 +88,7 @@ def failure(answer: Response, failures: Sequence[tuple[int | None, str]]) -> D1A
 
 
 def is_busy(message: str) -> bool:
-    """True when an export of the database is running, this process's or another."""
+    """True when an export or import of the database is running, this process's or another."""
     return BUSY in message
 
 
@@ -90,7 +99,12 @@ def is_transient(message: str) -> bool:
 
 def is_permanent(message: str) -> bool:
     """True for a failure that every attempt would have."""
-    return PERMANENT in message
+    return any(words in message for words in PERMANENT)
+
+
+def with_remedy(message: str) -> str:
+    """The message of a permanent failure, with what to do about it where that is known."""
+    return f"{message.rstrip('.')}{_FREE_PLAN_REMEDY}." if FREE_PLAN_LIMIT in message else message
 
 
 def is_overloaded(message: str) -> bool:

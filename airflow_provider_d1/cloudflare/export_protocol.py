@@ -145,7 +145,8 @@ def _from_message(message: str) -> ExportAnswer | None:
             )
         )
     if api_errors.is_permanent(message):
-        return Failed(D1ExportError(f"D1 could not export the database: {message}", retryable=False))
+        said = api_errors.with_remedy(message)
+        return Failed(D1ExportError(f"D1 could not export the database: {said}", retryable=False))
     if api_errors.is_transient(message):
         return Unclear(D1ExportError(f"D1 answered: {message}"))
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from http.client import HTTPException, HTTPResponse
-from typing import cast
+from typing import BinaryIO, Literal, cast
 from urllib.error import URLError
 from urllib.parse import urljoin, urlsplit
 from urllib.request import OpenerDirector, ProxyHandler, Request, getproxies
@@ -85,14 +85,21 @@ def _proxies(url: str) -> ProxyHandler:
 
 
 def open_url(
-    url: str, headers: dict[str, str], seconds: float, targets: AllowedTargets
+    url: str,
+    headers: dict[str, str],
+    seconds: float,
+    targets: AllowedTargets,
+    *,
+    method: Literal["GET", "PUT"] = "GET",
+    body: BinaryIO | None = None,
 ) -> tuple[HTTPResponse | None, str]:
-    """Send one GET; returns the response of any status, or None and the problem as text without the URL.
+    """Send one request; returns the response of any status, or None and the problem as text without the URL.
 
     :param url: a URL that :func:`check_url` accepts.
     :param headers: beside User-Agent and Accept-Encoding.
     :param seconds: to wait for a connection, or for the next bytes.
     :param targets: the addresses that a connection may be made to.
+    :param body: for PUT; ``headers`` has its Content-Length.
     :raises D1DownloadError: when the server's certificate is not trusted, which no retry can change.
     """
     opener = OpenerDirector()
@@ -101,12 +108,13 @@ def open_url(
     for handler in (_proxies(url), PlainHandler(targets), TlsHandler(targets, context=ssl_context())):
         opener.add_handler(handler)
     try:
-        return cast("HTTPResponse", opener.open(Request(url, headers=headers), timeout=seconds)), ""  # noqa: S310 - checked
+        request = Request(url, data=body, headers=headers, method=method)  # noqa: S310 - checked
+        return cast("HTTPResponse", opener.open(request, timeout=seconds)), ""
     except (HTTPException, OSError, ValueError) as error:
         cause, problem = _cause(error), explain(error)
     if isinstance(cause, ssl.SSLCertVerificationError):
         raise D1DownloadError(
-            f"the dump's server cannot be trusted: {problem}. Set SSL_CERT_FILE to a bundle with its authority",
+            f"the signed URL's server cannot be trusted: {problem}. Set SSL_CERT_FILE to a bundle with its authority",
             retryable=False,
         )
     if isinstance(cause, RefusedTargetError):

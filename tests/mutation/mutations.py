@@ -54,7 +54,7 @@ MUTATIONS = (
     Mutation(
         "a trigger's event waits until the scheduler knows of the deferral",
         "triggers",
-        "D1ExportTrigger.run",
+        "SingleEventTrigger.run",
         "self.task_instance is not None",
         "False",
         ("tests/unit/triggers/test_export_trigger.py",),

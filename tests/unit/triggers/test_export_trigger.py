@@ -16,8 +16,9 @@ from airflow_provider_d1.cloudflare import export as export_module
 from airflow_provider_d1.cloudflare.models import D1Export, ExportRequest
 from airflow_provider_d1.exceptions import D1ExportTimeoutError, D1VirtualTableError
 from airflow_provider_d1.hooks.connection import Settings, fetch_settings
-from airflow_provider_d1.triggers import d1 as trigger_module
-from airflow_provider_d1.triggers.d1 import DEFERRAL_SECONDS, D1ExportTrigger
+from airflow_provider_d1.triggers import single_event as trigger_module
+from airflow_provider_d1.triggers.d1 import D1ExportTrigger
+from airflow_provider_d1.triggers.single_event import DEFERRAL_SECONDS
 from tests.unit.cloudflare.d1_fakes import FakeClock
 
 REQUEST = {

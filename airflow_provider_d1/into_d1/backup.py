@@ -1,0 +1,95 @@
+"""A staged dump as a backup: which file of a manifest it is, whose, and whether it is whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_provider_d1.exceptions import D1ConfigurationError, D1ImportFileError, D1ManifestError
+from airflow_provider_d1.staging.manifest import parse_manifest
+from airflow_provider_d1.staging.streams import file_sha256
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.cloudflare.models import Database
+    from airflow_provider_d1.into_d1.sql_script import ScriptSummary
+    from airflow_provider_d1.staging.manifest import Manifest
+    from airflow_provider_d1.staging.manifest_tables import FileEntry
+    from airflow_provider_d1.storage.base import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """The dump that a manifest lists.
+
+    :param key: where it is, in the manifest's folder.
+    :param file: its stored form, compressed or not: size and SHA-256.
+    """
+
+    manifest: Manifest
+    key: str
+    file: FileEntry
+
+    def check_origin(self, expected: str | None, target: Database) -> None:
+        """Refuse the backup of another database.
+
+        :param expected: name or UUID of the database that it must be of; None for the target itself.
+        :raises D1ConfigurationError: when it is another one's; the message names both.
+        """
+        source = self.manifest.source
+        found = {name.lower() for name in (source.database_id, source.database_name) if name}
+        wanted = target.uuid if expected is None else expected
+        if wanted.lower() in found:
+            return
+        there = f"{source.database_name!r} ({source.database_id})"
+        here = f"{target.name!r} ({target.uuid})" if expected is None else repr(expected)
+        raise D1ConfigurationError(
+            f"{self.file.uri} is a backup of database {there}, expected {here}. Pass"
+            f" source_database={source.database_name or source.database_id!r} if it is the one to restore."
+        )
+
+    def check_stored(self, path: Path) -> None:
+        """Compare the stored file with the manifest.
+
+        :raises D1ImportFileError: when it has other bytes.
+        """
+        size = path.stat().st_size
+        if size != self.file.bytes:
+            raise D1ImportFileError(f"{self.file.uri} has {size} bytes, the manifest says {self.file.bytes}")
+        if file_sha256(path) != self.file.sha256:
+            raise D1ImportFileError(f"{self.file.uri} has another SHA-256 than the manifest says: it was changed")
+
+    def check_dump(self, summary: ScriptSummary) -> None:
+        """Compare what was read from it, uncompressed, with the manifest.
+
+        :raises D1ImportFileError: when it is another dump.
+        """
+        dump = self.manifest.dump
+        if (summary.bytes, summary.sha256) != (dump.bytes, dump.sha256):
+            raise D1ImportFileError(
+                f"{self.file.uri} holds a dump of {summary.bytes} bytes with SHA-256 {summary.sha256}, the manifest"
+                f" says {dump.bytes} bytes and {dump.sha256}"
+            )
+
+
+def read_backup(storage: Storage, key: str) -> Backup:
+    """Read a manifest and find the dump in it.
+
+    :param storage: the folder that the manifest is in; a run's own, or the prefix above it.
+    :param key: the manifest's.
+    :raises D1ManifestError: when there is no such manifest, or no dump in it, or outside of the folder.
+    """
+    content = storage.read_bytes(key)
+    if content is None:
+        raise D1ManifestError(f"{storage.uri(key)}: manifest not found. Its run may have been removed (keep_runs).")
+    manifest = parse_manifest(content)
+    file = manifest.files[0] if manifest.format == "sql" and manifest.files else manifest.dump.kept
+    if file is None:
+        raise D1ManifestError(
+            f"{storage.uri(key)} lists no SQL dump: back up with file_format='sql', or stage with keep_dump=True. Use"
+            " S3ToD1Operator to load its tables."
+        )
+    found = storage.key(file.uri)
+    if found is None:
+        raise D1ManifestError(f"{storage.uri(key)}: {file.uri} is not in the manifest's folder; it is not read")
+    return Backup(manifest, found, file)

@@ -1,0 +1,85 @@
+"""Make the file of an import from a stored SQL file: fetch, verify, decompress, check, hash."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_provider_d1.exceptions import D1DumpError, D1ImportFileError
+from airflow_provider_d1.into_d1.import_file import ImportFile
+from airflow_provider_d1.into_d1.sql_script import copy_script
+from airflow_provider_d1.staging.streams import UnpackingReader
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.into_d1.backup import Backup
+    from airflow_provider_d1.into_d1.import_record import ImportRecord
+    from airflow_provider_d1.storage.base import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedImport:
+    """A file that D1 can import.
+
+    :param path: the file, temporary.
+    :param md5: D1's etag.
+    :param bytes: its size.
+    :param statements: how many it has.
+    :param source_bytes: size of what it was made from, uncompressed.
+    :param source_sha256: SHA-256 of that.
+    """
+
+    path: Path
+    md5: str
+    bytes: int
+    statements: int
+    source_bytes: int
+    source_sha256: str
+
+
+def prepare_sql_file(
+    storage: Storage, key: str, folder: Path, *, backup: Backup | None = None, record: ImportRecord | None = None
+) -> PreparedImport:
+    """Bring a stored SQL file, plain or compressed with gzip or zstd, into the form that D1 imports.
+
+    Memory is bounded; on disk are the stored file, where it is not on this machine anyway, and the uncompressed one.
+
+    :param storage: where the file is.
+    :param key: its key.
+    :param folder: a temporary folder.
+    :param backup: what the file must turn out to be.
+    :param record: written at the end of the file.
+    :raises D1ImportFileError: for a file that D1 would not import, or that is not the backup; names the place.
+    """
+    uri = storage.uri(key)
+    stored = storage.local_path(key)
+    fetched = stored is None
+    if stored is None:
+        stored = folder / "stored"
+        if storage.size(key) is None:
+            raise D1ImportFileError(f"{uri}: file not found")
+        storage.fetch(key, stored)
+    if not stored.is_file():
+        raise D1ImportFileError(f"{uri}: file not found")
+    if backup is not None:
+        backup.check_stored(stored)
+    try:
+        with (
+            UnpackingReader(stored.open("rb")) as script,
+            ImportFile(folder / "import.sql") as target,
+        ):
+            summary = copy_script(script, target)
+            if backup is not None:
+                backup.check_dump(summary)
+            if record is not None:
+                for statement in record.statements(uri, summary.sha256, summary.bytes):
+                    target.add(statement)
+    except D1DumpError as error:
+        raise D1ImportFileError(f"{uri}: {error}") from None
+    except D1ImportFileError as error:
+        raise D1ImportFileError(str(error) if uri in str(error) else f"{uri}: {error}") from None
+    if not summary.bytes:
+        raise D1ImportFileError(f"{uri}: the file is empty")
+    if fetched:
+        stored.unlink()
+    return PreparedImport(target.path, target.md5, target.bytes, target.statements, summary.bytes, summary.sha256)

@@ -1,0 +1,168 @@
+"""Bring an SQL script or dump into a form that D1 imports: check each statement, and rewrite what D1 cannot read.
+
+Two things are rewritten, both in INSERTs and both without a change to what they insert: a NUL inside a text, which a
+dump holds as a raw byte at which SQLite stops reading, and statements that are too long. Comments between statements
+are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from airflow_provider_d1.cloudflare.sql_calls import MAX_STATEMENT_BYTES
+from airflow_provider_d1.dump.statements import SPACE, find_insert_end, find_statement_end, tokens
+from airflow_provider_d1.exceptions import D1ImportFileError
+from airflow_provider_d1.into_d1.long_values import CREATE_HELPER, DROP_HELPER, split_insert
+from airflow_provider_d1.staging.streams import CHUNK
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.into_d1.import_file import ImportFile
+    from airflow_provider_d1.staging.streams import Readable
+
+#: a row of 2 MB is at most twice as long as a literal
+_LONGEST_STATEMENT = 16 << 20
+_SPACE = re.compile(SPACE)
+_WORD = re.compile(rb"[A-Za-z]+")
+_INSERTS = (b"INSERT", b"REPLACE")
+_TRANSACTIONS = (b"BEGIN", b"COMMIT", b"END", b"ROLLBACK", b"SAVEPOINT", b"RELEASE")
+_REFUSED = (b"ATTACH", b"DETACH", b"VACUUM")
+#: what other tools write in front of UTF-8
+_BOM = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_OPENING = (b"'", b'"', b"`", b"[")
+_NUL = b"'||char(0)||'"
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptSummary:
+    """A script as it was read: its length and SHA-256, uncompressed, and how many statements were rewritten."""
+
+    bytes: int
+    sha256: str
+    with_nul: int
+    split: int
+
+
+def copy_script(script: Readable, target: ImportFile) -> ScriptSummary:
+    """Copy a script, statement by statement, in bounded memory.
+
+    :param script: SQL text in UTF-8.
+    :param target: takes the statements.
+    :raises D1ImportFileError: for a statement that D1 would not run; it names the statement's offset.
+    """
+    reader = _Hashed(script)
+    with_nul = split = 0
+    for offset, statement in _statements(reader):
+        pieces = [statement]
+        try:
+            word = _check(statement)
+            if word in _INSERTS:
+                short = statement.replace(b"\0", _NUL)
+                with_nul += b"\0" in statement
+                if len(short) > MAX_STATEMENT_BYTES and (parts := split_insert(statement)) is not None:
+                    pieces = [CREATE_HELPER, *parts] if not split else parts
+                    split += 1
+                else:
+                    pieces = [short]
+            for piece in pieces:
+                target.add(piece)
+        except D1ImportFileError as error:
+            raise D1ImportFileError(f"{error}. The statement begins {_begin(statement)}", offset=offset) from None
+    if split:
+        target.add(DROP_HELPER)
+    return ScriptSummary(reader.bytes, reader.sha256, with_nul, split)
+
+
+def _check(statement: bytes) -> bytes:
+    """The statement's first word; raises for a statement that D1 refuses."""
+    found = _WORD.match(statement)
+    word = found.group().upper() if found else b""
+    if word in _TRANSACTIONS:
+        raise D1ImportFileError(
+            "D1 runs an import in a transaction of its own and refuses BEGIN, COMMIT and SAVEPOINT: remove these"
+            " statements from the file"
+        )
+    if word in _REFUSED:
+        raise D1ImportFileError(f"D1 does not run {word.decode()}: remove the statement from the file")
+    if word not in _INSERTS and b"\0" in statement:
+        raise D1ImportFileError("a NUL byte outside of the values of an INSERT: the file is damaged, or no SQL text")
+    return word
+
+
+class _Hashed:
+    """Counts and hashes what is read."""
+
+    def __init__(self, script: Readable) -> None:
+        self._script = script
+        self._digest = hashlib.sha256()
+        self.bytes = 0
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def read(self, size: int) -> bytes:
+        data = self._script.read(size)
+        self._digest.update(data)
+        self.bytes += len(data)
+        return data
+
+
+def _statements(reader: _Hashed) -> Iterator[tuple[int, bytes]]:
+    """Each statement with its offset, without what is around it; the last one may lack its semicolon."""
+    buffer = bytearray()
+    while len(buffer) < len(_BOM) and (data := reader.read(CHUNK)):
+        buffer += data
+    if buffer.startswith(_UTF_16):
+        raise D1ImportFileError("the file is UTF-16, as PowerShell's > writes it; D1 imports UTF-8", offset=0)
+    at = len(_BOM) if buffer.startswith(_BOM) else 0
+    base = 0  # offset of the buffer in the script
+    final = False
+    while True:
+        begin = _after_space(buffer, at)
+        end = _end(buffer, begin, final=final) if begin < len(buffer) else -1
+        if end >= 0:
+            if buffer[begin:end] != b";":
+                yield base + begin, bytes(buffer[begin:end])
+            at = end
+            continue
+        if final:
+            break
+        # a comment may go on in the next chunk, so it is read again then
+        del buffer[:at]
+        base, at = base + at, 0
+        if len(buffer) > _LONGEST_STATEMENT:
+            raise D1ImportFileError(
+                f"a statement of more than {_LONGEST_STATEMENT:,} bytes, or a quote without its end",
+                offset=base + _after_space(buffer, 0),
+            )
+        data = reader.read(max(CHUNK, len(buffer)))  # double, so that a long statement is not searched again and again
+        final = not data
+        buffer += data
+    if begin < len(buffer):
+        rest = bytes(buffer[begin:])
+        if any(token.kind == "symbol" and token.text in _OPENING for token in tokens(rest)):
+            raise D1ImportFileError("the file ends inside a quoted text: it was cut off", offset=base + begin)
+        yield base + begin, rest.rstrip() + b"\n;"  # on a line of its own, as the last line may be a comment
+
+
+def _after_space(buffer: bytearray, at: int) -> int:
+    found = _SPACE.match(buffer, at)
+    return at if found is None else found.end()
+
+
+def _end(buffer: bytearray, at: int, *, final: bool) -> int:
+    """Where the statement that begins here ends, -1 when that is not in the buffer yet."""
+    word = _WORD.match(buffer, at, at + 10)
+    if word is not None and word.group().upper() in _INSERTS:
+        return find_insert_end(buffer, at)
+    return find_statement_end(buffer, at, final=final)
+
+
+def _begin(statement: bytes) -> str:
+    words = " ".join(statement[:200].decode("utf-8", "replace").split())
+    return repr(words[:60] + ("…" if len(words) > 60 else ""))

@@ -1,0 +1,142 @@
+"""The task that brings a D1 database back to an earlier state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from airflow_provider_d1.exceptions import D1ApiError, D1ConfigurationError, D1ConnectionError, D1RateLimitError
+from airflow_provider_d1.links.d1 import D1DatabaseLink, database_page
+from airflow_provider_d1.operators.arguments import check_arguments, check_rendered_arguments, has_no_value_yet
+from airflow_provider_d1.operators.d1 import permanent_errors_fail_task
+from airflow_provider_d1.validation import Rule, optional, string
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+
+def _is_moment(value: object) -> bool:
+    return isinstance(value, datetime) and value.tzinfo is not None
+
+
+RULES: Mapping[str, Rule] = {
+    "database": optional(string("a database's name or UUID")),
+    "bookmark": optional(string("a Time Travel bookmark")),
+    "timestamp": optional(
+        Rule(
+            _is_moment,
+            "a moment with a time zone: a datetime, or a string such as 2026-11-27T02:00:00Z",
+            datetime.fromisoformat,
+        )
+    ),
+    "d1_conn_id": string("a connection's id"),
+}
+
+
+class D1RestoreOperator(BaseOperator):
+    """Bring a D1 database back to an earlier state by Time Travel. What was written since is discarded.
+
+    D1 keeps 30 days, on the Free plan 7, and allows ten restores of a database in ten minutes. To undo a restore, run
+    it again with the ``previous_bookmark`` that it returned; it is in the log too, from before the restore.
+
+    A restore whose answer was lost is not sent again, because that would discard what was written after the first one:
+    the task fails at once.
+
+    :param database: name or UUID; None for the connection's default. (templated)
+    :param bookmark: from ``D1Hook.get_bookmark``, another task's result, or a manifest's ``source.bookmark``.
+        (templated)
+    :param timestamp: in place of a bookmark: a moment with a time zone. (templated)
+    :param d1_conn_id: the connection; its token needs *D1: Edit*. (templated)
+
+    Returns ``{"database_id": …, "database_name": …, "bookmark": …, "previous_bookmark": …}``: the bookmark after the
+    restore and the one before it.
+    """
+
+    template_fields: Sequence[str] = ("database", "bookmark", "timestamp", "d1_conn_id")
+    operator_extra_links = (D1DatabaseLink(),)
+    ui_color = "#c9dcf0"
+    rules: ClassVar[Mapping[str, Rule]] = RULES
+
+    def __init__(
+        self,
+        *,
+        database: str | None = None,
+        bookmark: str | None = None,
+        timestamp: datetime | str | None = None,
+        d1_conn_id: str = "d1_default",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.database = database
+        self.bookmark = bookmark
+        self.timestamp = _moment(timestamp)
+        self.d1_conn_id = d1_conn_id
+        self.database_page = ""
+        check_arguments(self, RULES)
+        if not (has_no_value_yet(bookmark) or has_no_value_yet(timestamp)):
+            self._check_target()
+
+    def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
+        """Restore, and return both bookmarks."""
+        place = "the connection's default database" if self.database is None else f"database {self.database!r}"
+        with permanent_errors_fail_task(f"{place}, connection {self.d1_conn_id!r}"):
+            check_rendered_arguments(self, self.rules)
+            self._check_target()
+            return self._restore()
+
+    def _restore(self) -> dict[str, Any]:
+        from airflow_provider_d1.hooks.d1 import D1Hook
+
+        hook = D1Hook(self.d1_conn_id, database=self.database)
+        with hook.get_client() as client:
+            target = client.get_database(self.database or hook.get_settings().database_or_fail())
+            self.database_page = database_page(client.credentials.account_id, target.uuid)
+            before = client.get_bookmark(target.uuid)
+            self.log.info(
+                "Restoring: database=%s to=%s previous_bookmark=%s",
+                target.name,
+                self.bookmark if self.bookmark is not None else self.timestamp,
+                before,
+            )
+            try:
+                restored = client.restore(target.uuid, bookmark=self.bookmark, timestamp=self.timestamp)
+            except D1ApiError as error:
+                if not error.retryable or _was_not_done(error):
+                    raise
+                raise D1ApiError(
+                    f"the restore's answer was lost ({error}), so the database may have been restored. Look at it"
+                    f" before you restore again; its bookmark was {before}",
+                    retryable=False,
+                ) from error
+        self.log.info("Restored: database=%s bookmark=%s", target.name, restored.bookmark)
+        return {
+            "database_id": target.uuid,
+            "database_name": target.name,
+            "bookmark": restored.bookmark,
+            "previous_bookmark": restored.previous_bookmark,
+        }
+
+    def _check_target(self) -> None:
+        if (self.bookmark is None) == (self.timestamp is None):
+            raise D1ConfigurationError("Pass either bookmark or timestamp, the state to go back to.")
+
+
+def _moment(timestamp: datetime | str | None) -> Any:  # noqa: ANN401 - a template stays as it is
+    """A string that is a moment as one, everything else as it is."""
+    if isinstance(timestamp, str) and not has_no_value_yet(timestamp):
+        try:
+            return datetime.fromisoformat(timestamp)
+        except ValueError:
+            return timestamp
+    return timestamp
+
+
+def _was_not_done(error: D1ApiError) -> bool:
+    """Whether D1 surely did not restore: it refused the call, or the call never left."""
+    from airflow_provider_d1.cloudflare.api_errors import is_busy
+
+    never_sent = isinstance(error, D1ConnectionError) and not error.sent
+    return never_sent or isinstance(error, D1RateLimitError) or is_busy(str(error))
