@@ -33,8 +33,22 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "hooks": [{"integration-name": INTEGRATION, "python-modules": ["airflow_provider_d1.hooks.d1"]}],
-        "operators": [{"integration-name": INTEGRATION, "python-modules": ["airflow_provider_d1.operators.d1"]}],
-        "triggers": [{"integration-name": INTEGRATION, "python-modules": ["airflow_provider_d1.triggers.d1"]}],
+        "operators": [
+            {
+                "integration-name": INTEGRATION,
+                "python-modules": [
+                    "airflow_provider_d1.operators.d1",
+                    "airflow_provider_d1.operators.d1_import",
+                    "airflow_provider_d1.operators.d1_restore",
+                ],
+            }
+        ],
+        "triggers": [
+            {
+                "integration-name": INTEGRATION,
+                "python-modules": ["airflow_provider_d1.triggers.d1", "airflow_provider_d1.triggers.import_trigger"],
+            }
+        ],
         "transfers": [
             {
                 "source-integration-name": INTEGRATION,

@@ -178,7 +178,7 @@ class D1ImportBase(BaseOperator):
         report |= details
         deadline = self._deadline()
         if self.deferrable:
-            from airflow_provider_d1.triggers.d1_import import D1ImportTrigger
+            from airflow_provider_d1.triggers.import_trigger import D1ImportTrigger
 
             self.defer(
                 trigger=D1ImportTrigger(

@@ -57,6 +57,16 @@ def test_the_cpu_limit_may_not(status: int) -> None:
     assert not error.retryable
 
 
+@pytest.mark.parametrize("status", [400, 403, 429, 500])
+@pytest.mark.parametrize("rows", ["read", "write"])
+def test_the_free_plans_daily_limit_may_not_and_has_a_remedy(status: int, rows: str) -> None:
+    message = f"Your account has exceeded D1's free tier daily row {rows} limit. Upgrade to a paid plan."
+    error = error_of(status, {"code": 7500, "message": message})
+    assert type(error) is D1ApiError
+    assert not error.retryable
+    assert "No retry helps before 00:00 UTC" in str(error)
+
+
 @pytest.mark.parametrize(
     ("status", "code", "kind"),
     [

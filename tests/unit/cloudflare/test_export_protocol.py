@@ -193,8 +193,15 @@ def test_an_inner_error_counts_before_the_status() -> None:
     assert read(body, 202) == Lost()
 
 
-def test_the_cpu_limit_is_not_worth_a_retry() -> None:
-    outcome = read(failing("D1 DB exceeded its CPU time limit and was reset."))
+@pytest.mark.parametrize(
+    "message",
+    [
+        "D1 DB exceeded its CPU time limit and was reset.",
+        "Your account has exceeded D1's free tier daily row read limit.",
+    ],
+)
+def test_a_limit_is_not_worth_a_retry(message: str) -> None:
+    outcome = read(failing(message))
     assert isinstance(outcome, Failed)
     assert not outcome.error.retryable
 

@@ -23,7 +23,7 @@ from airflow_provider_d1.hooks.d1 import D1Hook
 from airflow_provider_d1.operators.d1_import import D1ImportOperator, open_source
 from airflow_provider_d1.storage.folder import FolderStorage
 from airflow_provider_d1.transfers.d1_to_object_storage import D1ToObjectStorageOperator
-from airflow_provider_d1.triggers.d1_import import D1ImportTrigger
+from airflow_provider_d1.triggers.import_trigger import D1ImportTrigger
 
 SHOP = """
 CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT);
@@ -63,7 +63,7 @@ def completed(operator: D1ImportOperator, context_: dict[str, Any] | None = None
         return operator.execute(context_ or context())
     except TaskDeferred as deferred:
         path, kwargs = deferred.trigger.serialize()
-        assert path == "airflow_provider_d1.triggers.d1_import.D1ImportTrigger"
+        assert path == "airflow_provider_d1.triggers.import_trigger.D1ImportTrigger"
         trigger = D1ImportTrigger(**json.loads(json.dumps(kwargs)))
 
     async def events() -> list[Any]:
