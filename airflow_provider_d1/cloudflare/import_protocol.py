@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.cloudflare import api_errors, protocol
+from airflow_provider_d1.cloudflare.credentials import Secret
 from airflow_provider_d1.cloudflare.export_protocol import (
     BUSY_GAP,
     MAX_RESTART_GAP,
@@ -26,7 +27,6 @@ from airflow_provider_d1.cloudflare.export_protocol import (
 from airflow_provider_d1.cloudflare.import_models import ImportResult
 from airflow_provider_d1.cloudflare.messages import Request, Response
 from airflow_provider_d1.cloudflare.rate_limit import POLL_GAP
-from airflow_provider_d1.cloudflare.secret import Secret
 from airflow_provider_d1.exceptions import (
     D1ApiError,
     D1ImportError,

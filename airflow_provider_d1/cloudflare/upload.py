@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import tenacity
 
 from airflow_provider_d1.cloudflare.clock import SYSTEM_CLOCK, Clock
+from airflow_provider_d1.cloudflare.credentials import Secret
 from airflow_provider_d1.cloudflare.download_targets import PUBLIC, AllowedTargets
-from airflow_provider_d1.cloudflare.secret import Secret
 from airflow_provider_d1.cloudflare.signed_url import check_url, open_url
 from airflow_provider_d1.exceptions import D1DownloadError, D1UploadError
 
