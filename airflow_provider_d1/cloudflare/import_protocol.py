@@ -242,7 +242,7 @@ def next_step(
         case _ if state.bookmark is None:
             return _after_begin(state, answer)
         case _:
-            return _after_poll(state, answer, sent, request)
+            return _after_import_poll(state, answer, sent, request)
 
 
 def _after_begin(
@@ -264,7 +264,7 @@ def _after_begin(
             return replace(state, unclear=state.unclear + 1, busy=False), ImportStep(None, gap)
 
 
-def _after_poll(
+def _after_import_poll(
     state: ImportState,
     answer: ImportRunning | ImportBusy | ImportLost | ImportUnclear,
     sent: Sent,
