@@ -4,7 +4,7 @@ VENV := .venv
 WAREHOUSE ?= duckdb
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lint-workflows types unit integration test-system test-airflow2 test-newest mutation bench audit \
+.PHONY: help demo test lint lint-workflows types unit integration test-system test-airflow2 test-matrix test-newest mutation bench audit \
   mariadb pins changelog docs dist clean
 
 help: ## list the targets
@@ -40,7 +40,10 @@ test-system: $(VENV)/.ready ## failure scenarios against running Airflow compone
 	$(VENV)/bin/python -m pytest tests/system
 
 test-airflow2: .venv-airflow2/.ready ## tests with Airflow 2.11, the oldest supported; needs Python 3.11 or 3.12
-	.venv-airflow2/bin/python -m pytest tests/airflow2
+	.venv-airflow2/bin/python -m pytest tests/versions
+
+test-matrix: $(VENV)/.ready ## every supported Airflow with every Python of this machine; PAIRS="3.0/3.11 latest/3.13" for some
+	$(VENV)/bin/python .ci/test_matrix.py $(if $(PAIRS),$(PAIRS),--write)
 
 test-newest: .venv-newest/.ready ## unit tests on the newest Python of this machine, 3.12 or later
 	.venv-newest/bin/python -m pytest tests/unit

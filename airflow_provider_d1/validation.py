@@ -120,6 +120,22 @@ BOOLEAN = Rule(lambda value: isinstance(value, bool), "True or False", _read_boo
 TABLES = names("a list with at least one table name")
 
 
+def counted(count: int, noun: str) -> str:
+    """``"1 row"``, ``"0 rows"``, ``"2 rows"``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def abridged(names: Iterable[str], separator: str = ", ", *, longest: int = 60) -> str:
+    """Names in one log line; those that exceed ``longest`` characters together are only counted."""
+    shown: list[str] = []
+    names = list(names)
+    for name in names:
+        if sum(map(len, shown)) + len(name) > longest:
+            return separator.join([*shown, f"… ({len(names)} in all)"])
+        shown.append(name)
+    return separator.join(shown)
+
+
 def suggest(name: str, candidates: Iterable[str]) -> str:
     """``"; did you mean 'shop'?"`` for the names most like ``name``, or nothing."""
     by_folded = {candidate.casefold(): candidate for candidate in candidates}

@@ -24,7 +24,11 @@ os.environ |= {
                 "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
                 "kwargs": {"path": str(_REPOSITORY / folder), "refresh_interval": 3600},
             }
-            for name, folder in {"examples": "example_dags", "tests": "tests/integration/dags"}.items()
+            for name, folder in {
+                "examples": "example_dags",
+                "tests": "tests/integration/dags",
+                "versions": "tests/versions/dags",
+            }.items()
         ]
     ),
     "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(_HOME / "logs"),

@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from airflow_provider_d1.cloudflare import lookup, protocol
+from airflow_provider_d1.cloudflare.credentials import CLOUDFLARE_API
 from airflow_provider_d1.cloudflare.messages import Call, Request
-from airflow_provider_d1.exceptions import D1ApiError, D1AuthenticationError, D1DatabaseNotFoundError
+from airflow_provider_d1.exceptions import (
+    D1ApiError,
+    D1AuthenticationError,
+    D1ConfigurationError,
+    D1DatabaseNotFoundError,
+)
+from airflow_provider_d1.validation import counted
 
 if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.lookup import Plan
@@ -16,6 +23,12 @@ if TYPE_CHECKING:
 
 #: "Unauthorized to access requested resource": the token has no access to anything in this account
 _NO_ACCESS = 9109
+
+
+_OTHER_SERVER = (
+    "host: the server there is not Cloudflare's API (HTTP 404 without a code of Cloudflare's); leave host empty, or set"
+    f" it to the API's base URL, {CLOUDFLARE_API}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +40,9 @@ class Access:
 
     def describe(self) -> str:
         """The result as text for the connection form."""
-        counted = f"The account has {self.databases} D1 database{'' if self.databases == 1 else 's'}."
+        databases = f"The account has {counted(self.databases, 'D1 database')}."
         found = self.database
-        return counted if found is None else f"{counted} Default database: {found.name} ({found.uuid})."
+        return databases if found is None else f"{databases} Default database: {found.name} ({found.uuid})."
 
 
 def verify(account_id: str, database: str | None, *, global_key: bool) -> Plan[Access]:
@@ -39,11 +52,14 @@ def verify(account_id: str, database: str | None, *, global_key: bool) -> Plan[A
 
     :raises D1AuthenticationError: for a bad token, a wrong account, or no D1 permission; the message says which.
     :raises D1DatabaseNotFoundError: when only the database is missing.
+    :raises D1ConfigurationError: when the server is another one.
     """
     try:
         page = yield Call(protocol.list_databases(account_id), protocol.read_databases)
     except (D1AuthenticationError, D1DatabaseNotFoundError) as error:
         reason, status, code = type(error), error.status, error.code
+        if code is None and status == 404 and not (yield from _is_cloudflare(global_key=global_key)):
+            raise D1ConfigurationError(_OTHER_SERVER) from None
     else:
         count = len(page.databases) if page.total is None else page.total
         return Access(count, (yield from lookup.one_database(account_id, database)) if database else None)
@@ -79,6 +95,17 @@ def _refusal(account_id: str, code: int | None, *, global_key: bool) -> Plan[str
     if code == _NO_ACCESS:
         return _wrong_account(account_id)
     return f"{_no_permission(account_id)}; or account_id is not an account that the token can access"
+
+
+def _is_cloudflare(*, global_key: bool) -> Plan[bool]:
+    """Whether the server answers a call that Cloudflare knows for sure as Cloudflare does."""
+    try:
+        yield Call(Request("GET", "/user" if global_key else "/user/tokens/verify"), protocol.read_result)
+    except D1ApiError as error:
+        if error.retryable:
+            raise
+        return error.code is not None
+    return True
 
 
 def _ask(path: str) -> Plan[Any]:

@@ -33,6 +33,7 @@ from airflow_provider_d1.cloudflare.rate_limit import POLL_GAP
 from airflow_provider_d1.cloudflare.seal import URL_LIFETIME, seal, url_expiry
 from airflow_provider_d1.cloudflare.sql_parameters import Statement
 from airflow_provider_d1.exceptions import D1ApiError, D1ExportBusyError, D1ExportTimeoutError, D1RateLimitError
+from airflow_provider_d1.validation import counted
 
 if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.client import AsyncD1Client
@@ -247,8 +248,8 @@ class _ExportRun:
                     " previously failed export may have left the database locked"
                 )
             raise D1ExportTimeoutError(
-                f"the export of {name!r} did not finish in time ({state.polls} polls, {state.restarts} restarts,"
-                f" {len(state.parts)} parts uploaded)"
+                f"the export of {name!r} did not finish in time ({counted(state.polls, 'poll')},"
+                f" {counted(state.restarts, 'restart')}, {counted(len(state.parts), 'part')} uploaded)"
             )
 
     async def _sleep(self, seconds: float) -> None:

@@ -23,6 +23,7 @@ from airflow_provider_d1.exceptions import (
     D1RateLimitError,
     D1VirtualTableError,
 )
+from airflow_provider_d1.validation import counted
 
 if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.models import ExportOptions, ExportRequest
@@ -272,8 +273,9 @@ def _after_poll(
                 begun_again = State(polls=state.polls, restarts=state.restarts + 1, excused=state.excused + 1)
                 return begun_again, Send(None, RESTART_GAP, readmit=True)
             if state.restarts - state.excused >= request.max_restarts:
+                times = counted(state.restarts + 1, "time")
                 raise D1ExportLostError(
-                    f"D1 lost the export {state.restarts + 1} times (max_restarts={request.max_restarts}): it was"
+                    f"D1 lost the export {times} (max_restarts={request.max_restarts}): it was"
                     " cancelled, or the response announcing its completion was lost"
                 )
             return State(polls=state.polls, restarts=state.restarts + 1, excused=state.excused), Send(None, RESTART_GAP)

@@ -9,6 +9,7 @@ from typing import Any
 from airflow_provider_d1.cloudflare.sql_calls import batches
 from airflow_provider_d1.cloudflare.sql_errors import ProgrammingError
 from airflow_provider_d1.cloudflare.sql_parameters import MAX_PARAMETERS, Parameters, Statement, bind, sequence
+from airflow_provider_d1.validation import counted
 
 
 def insert_batches(
@@ -65,7 +66,7 @@ def _in_order(row: Parameters, columns: Sequence[str] | None, width: int) -> lis
         return [row[column] for column in columns]
     values = sequence(row)
     if len(values) != width:
-        raise ProgrammingError(f"insert_rows: a row has {len(values)} values; expected {width}.")
+        raise ProgrammingError(f"insert_rows: a row has {counted(len(values), 'value')}; expected {width}.")
     return values
 
 

@@ -7,7 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.cloudflare.models import D1Export
-from airflow_provider_d1.exceptions import D1ApiError, D1AuthenticationError, D1ConfigurationError
+from airflow_provider_d1.exceptions import (
+    D1ApiError,
+    D1AuthenticationError,
+    D1ConfigurationError,
+    D1DatabaseNotFoundError,
+    D1Error,
+)
 
 if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.client import AsyncD1Client
@@ -39,8 +45,8 @@ async def export_database(
     async with AsyncD1Client(settings.credentials) as client:
         try:
             return await run_export(client, request, deadline=deadline, on_progress=on_progress)
-        except D1AuthenticationError as error:
-            raise await _explained(client, error) from None
+        except (D1AuthenticationError, D1DatabaseNotFoundError) as error:
+            raise await _explained(client, error, settings.conn_id) from None
 
 
 def open_dump(export: D1Export | Mapping[str, Any], credentials: Credentials) -> Download:
@@ -65,13 +71,17 @@ def open_dump(export: D1Export | Mapping[str, Any], credentials: Credentials) ->
     return Download(url, targets=AllowedTargets.of(credentials))
 
 
-async def _explained(client: AsyncD1Client, error: D1AuthenticationError) -> D1AuthenticationError:
-    """The error with the connection test's result: which of token, account and permission is wrong."""
+async def _explained(client: AsyncD1Client, error: D1ApiError, conn_id: str) -> D1Error:
+    """The error with the connection test's result: which of host, token, account and permission is wrong."""
     try:
         await client.verify_access()
     except D1AuthenticationError as found:
         return found
+    except D1ConfigurationError as found:
+        return D1ConfigurationError(f"Connection {conn_id!r}: {found}")
     except D1ApiError:
+        return error
+    if isinstance(error, D1DatabaseNotFoundError):
         return error
     return D1AuthenticationError(
         f"{error}. The token may read the account's databases; exports need the permission D1: Edit",

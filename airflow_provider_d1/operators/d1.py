@@ -15,9 +15,11 @@ from airflow_provider_d1.cloudflare.models import EXPORT_RULES, ExportRequest
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error
 from airflow_provider_d1.links.d1 import D1DatabaseLink, database_page
 from airflow_provider_d1.operators.arguments import OPERATOR_RULES, check_arguments, check_rendered_arguments
+from airflow_provider_d1.validation import abridged
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk.definitions.retry_policy import RetryPolicy
 
     from airflow_provider_d1.assets.openlineage import Lineage
     from airflow_provider_d1.cloudflare.models import D1Export, OnVirtualTable
@@ -27,10 +29,12 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def permanent_errors_fail_task(where: str | None = None) -> Iterator[None]:
+def permanent_errors_fail_task(where: str | None = None, retry_policy: RetryPolicy | None = None) -> Iterator[None]:
     """Fail the task at once for an error that no retry can repair; let every other error through as it is.
 
     :param where: what the task works on, for the error's message.
+    :param retry_policy: the task's. Airflow asks no policy about an ``AirflowFailException``, so it is asked here: an
+        error that it wants to retry is let through too.
     :raises AirflowFailException: for a :class:`D1Error` that is not ``retryable``, which becomes its cause.
     """
     try:
@@ -38,11 +42,20 @@ def permanent_errors_fail_task(where: str | None = None) -> Iterator[None]:
     except D1Error as error:
         # a wrong argument or connection is named by its own message
         place = "" if where is None or isinstance(error, D1ConfigurationError) else f"{where}: "
-        if not error.retryable:
+        if not error.retryable and not _is_retried(error, retry_policy):
             raise AirflowFailException(f"{type(error).__name__}: {place}{error}") from error
         if place:
             error.add_note(where or "")
         raise
+
+
+def _is_retried(error: D1Error, policy: RetryPolicy | None) -> bool:
+    """Whether a rule of the policy asks for a retry of just this error."""
+    if policy is None:
+        return False
+    from airflow.sdk.definitions.retry_policy import RetryAction
+
+    return policy.evaluate(exception=error, try_number=1, max_tries=1).action is RetryAction.RETRY
 
 
 class D1ExportOperator(BaseOperator):
@@ -51,8 +64,9 @@ class D1ExportOperator(BaseOperator):
     The database answers no queries while it is exported. The signed URL of the result is *sealed*: only a task with the
     same connection can open it (:class:`~airflow_provider_d1.transfers.d1_to_s3.D1ToS3Operator` does), for an hour.
 
-    An error that no retry can repair (a wrong token, a missing table, a virtual table …) fails the task at once;
-    every other error follows ``retries``.
+    An error that no retry can repair (a wrong token, a missing table, a virtual table …) fails the task at once, unless
+    a ``RetryRule`` of the task's ``retry_policy`` (Airflow 3.3) asks for a retry of it; every other error follows
+    ``retries``.
 
     A task that is cleared or marked while it is deferred needs no cancelling: D1 ends an export that is not polled
     for 15 seconds, and has no call to end it sooner.
@@ -168,7 +182,7 @@ class D1ExportOperator(BaseOperator):
     @contextmanager
     def _errors_reported(self) -> Iterator[None]:
         """Fail the task at once for a permanent error, and note before any failure what its links lead to."""
-        with permanent_errors_fail_task(self._where()):
+        with permanent_errors_fail_task(self._where(), getattr(self, "retry_policy", None)):
             try:
                 yield
             except Exception:
@@ -207,13 +221,18 @@ class D1ExportOperator(BaseOperator):
         if self.execution_timeout is not None:  # which Airflow does not enforce while a task is deferred
             deadline = min(deadline, now + self.execution_timeout.total_seconds())
         self.log.info(
-            "Exporting in the triggerer: database=%s tables=%s connection=%s deadline=%s",
+            "Exporting in the triggerer: database=%s tables=%s connection=%s%s deadline=%s",
             self.database or "(the connection's default)",
-            "all" if request.tables is None else ",".join(request.tables),
+            "all" if request.tables is None else abridged(request.tables, ","),
             self.d1_conn_id,
+            self._destination(),
             datetime.fromtimestamp(deadline, UTC).isoformat(timespec="seconds"),
         )
         return D1ExportTrigger(request=request.to_dict(), deadline=deadline, d1_conn_id=self.d1_conn_id)
+
+    def _destination(self) -> str:
+        """Where the task stages to, for the log."""
+        return ""
 
     def _report(self, export: D1Export) -> None:
         self._exported = export
@@ -228,5 +247,6 @@ class D1ExportOperator(BaseOperator):
             export.restarts,
             export.unavailable_seconds,
         )
-        for skipped in export.skipped:
-            self.log.warning("Skipped %s: %s", skipped.name, skipped.reason)
+        if export.skipped:
+            named = abridged(f"{skipped.name} ({skipped.reason})" for skipped in export.skipped)
+            self.log.warning("Skipped: tables=%d %s", len(export.skipped), named)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from airflow_provider_d1.exceptions import D1StagingError
 from airflow_provider_d1.staging.names import safe_name
 from airflow_provider_d1.staging.streams import CHUNK, SUFFIXES, CompressingReader, MeteredReader, Readable
+from airflow_provider_d1.validation import counted
 
 if TYPE_CHECKING:
     from airflow_provider_d1.staging.manifest_source import Source
@@ -47,5 +48,5 @@ def store_dump(dump: Readable, run: StagingRun, source: Source, codec: str | Non
     with io.BufferedReader(outgoing, CHUNK) as stream:
         length = run.storage.put_stream(key, stream)
     if length != outgoing.length:
-        raise D1StagingError(f"{run.storage.uri(key)} should have {outgoing.length} bytes but has {length}")
+        raise D1StagingError(f"{run.storage.uri(key)} should have {counted(outgoing.length, 'byte')} but has {length}")
     return run.stored(key, length=length, sha256=outgoing.sha256)

@@ -189,7 +189,7 @@ class Prefix:
 
     def _remove(self, keys: list[str]) -> None:
         if keys:
-            logger.info("Removing %d files of an earlier version's run", len(keys))
+            logger.info("Removing the run of an earlier version: files=%d", len(keys))
             self._storage.delete(keys)
 
     def _discard_uploads(self, run: StagingRun, *, own: bool = False) -> None:

@@ -28,7 +28,7 @@ class Progress:
 
     def __str__(self) -> str:
         table = f", table {self.table}" if self.table else ""
-        rows = f", {self.rows:,} rows" if self.rows else ""
+        rows = f", {self.rows:,} row{'' if self.rows == 1 else 's'}" if self.rows else ""
         return f"{self.bytes_read / 1e6:,.1f} MB read, {self.megabytes_per_second:,.0f} MB/s{rows}{table}"
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from airflow_provider_d1.exceptions import D1StagingError
 from airflow_provider_d1.staging.manifest import MANIFEST_KEY
 from airflow_provider_d1.staging.manifest_tables import FileEntry
+from airflow_provider_d1.validation import counted
 
 if TYPE_CHECKING:
     from airflow_provider_d1.storage.base import Storage
@@ -104,6 +105,6 @@ class StagingRun:
         for key, length in self._stored.items():
             if found.get(key) != length:
                 raise D1StagingError(
-                    f"{self.storage.uri(key)}: the file should have {length} bytes but has {found.get(key)}. "
-                    "Something else changed the files of this run; stage again."
+                    f"{self.storage.uri(key)}: the file should have {counted(length, 'byte')} but has {found.get(key)}."
+                    " Something else changed the files of this run; stage again."
                 )

@@ -132,7 +132,7 @@ class TableRouter:
             count = sum(self._fallbacks.values())
             reasons = ", ".join(f"{reason} ({times})" for reason, times in self._fallbacks.most_common())
             logger.info(
-                "%d of %d blocks (%.1f %%), %d rows, left the fast path: %s",
+                "Left the fast path: blocks=%d of %d (%.1f %%) rows=%d reasons=%s",
                 count,
                 self._blocks,
                 100 * count / self._blocks,

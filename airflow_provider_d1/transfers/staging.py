@@ -25,7 +25,7 @@ from airflow_provider_d1.operators.arguments import (
 from airflow_provider_d1.operators.d1 import D1ExportOperator
 from airflow_provider_d1.staging.options import MIB, STAGING_RULES, StagingOptions
 from airflow_provider_d1.transfers.resume import FinishedExport
-from airflow_provider_d1.validation import optional, string
+from airflow_provider_d1.validation import abridged, optional, string
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperatorLink, Context
@@ -220,18 +220,19 @@ class D1ToStagingOperator(D1ExportOperator):
         self._staged = (manifest, result["manifest"])
         self.staged_page = self._page(manifest.run)
         self._record_events(context, export, result)
-        self.log.info(
-            "Staged: tables=%d rows=%d bytes=%d manifest=%s",
-            len(manifest.tables),
-            manifest.rows,
-            manifest.bytes,
-            result["manifest"],
-        )
+        if self.file_format == "sql":  # whose tables and rows are not counted
+            self.log.info("Staged the dump: bytes=%d manifest=%s", manifest.bytes, result["manifest"])
+        else:
+            figures = (len(manifest.tables), manifest.rows, manifest.bytes, result["manifest"])
+            self.log.info("Staged: tables=%d rows=%d bytes=%d manifest=%s", *figures)
         return result
 
     def _page(self, run: str | None = None) -> str:
         """The console's page about a run's folder; about the prefix without one."""
         return storage_page(self._folder_uri(run))
+
+    def _destination(self) -> str:
+        return f" destination={self._folder_uri(None)}"
 
     def _folder_uri(self, run: str | None) -> str:
         from airflow_provider_d1.staging.manifest import MANIFEST_KEY
@@ -291,7 +292,7 @@ class D1ToStagingOperator(D1ExportOperator):
                 "tables before the export and has them now. Export again.",
                 retryable=self.export is None,
             )
-        self.log.warning("Dropped before the export began, and not in the dump: %s", ", ".join(missing))
+        self.log.warning("Dropped before the export began, and not in the dump: %s", abridged(missing))
 
     def _refuse_without_schema(self, no_schema: bool) -> None:
         if no_schema and self.file_format != "sql":

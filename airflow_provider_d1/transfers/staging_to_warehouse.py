@@ -139,7 +139,7 @@ class D1StagingToWarehouseOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
         """Load the manifest's tables and say what was loaded."""
-        with permanent_errors_fail_task():
+        with permanent_errors_fail_task(retry_policy=getattr(self, "retry_policy", None)):
             check_rendered_arguments(self, self.rules, ATTRIBUTES)
             return self._load()
 
@@ -168,7 +168,8 @@ class D1StagingToWarehouseOperator(BaseOperator):
         loaded = load(warehouse, plan, files, Connections(self.conn_id, self.aws_conn_id))
         self._lineage = (manifest, uri, connection, {table.name: table.rows for table in loaded})
         result = self._result(plan, loaded)
-        self.log.info("Loaded %d rows into %d tables.", result["rows"], sum(not table.skipped for table in loaded))
+        tables = sum(not table.skipped for table in loaded)
+        self.log.info("Loaded: tables=%d skipped=%d rows=%d", tables, len(loaded) - tables, result["rows"])
         return result
 
     def get_openlineage_facets_on_complete(self, task_instance: object) -> Lineage | None:  # noqa: ARG002

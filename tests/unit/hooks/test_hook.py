@@ -10,6 +10,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -270,6 +271,47 @@ def test_an_export_says_as_much_as_the_connection_test(
     assert str(raised.value) == D1Hook().test_connection()[1]
 
 
+@pytest.fixture
+def other_server() -> Iterator[str]:
+    """A web server that is not Cloudflare's and knows none of its paths."""
+
+    class NotFound(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), NotFound)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/client/v4"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("database", ["shop", "00000000-0000-4000-8000-000000000000"])
+def test_a_host_that_is_not_cloudflares_is_named(
+    other_server: str, monkeypatch: pytest.MonkeyPatch, database: str
+) -> None:
+    """A 404 of its own is no wrong account, and says nothing about the token."""
+    connection = {"conn_type": "d1", "host": other_server, "password": "token", "login": "a" * 32, "schema": database}
+    monkeypatch.setenv("AIRFLOW_CONN_D1_DEFAULT", json.dumps(connection))
+    works, message = D1Hook().test_connection()
+    assert not works
+    assert message.startswith("host: the server there is not Cloudflare's API")
+    assert "token" not in message
+    assert "https://api.cloudflare.com/client/v4" in message
+    with pytest.raises(D1ConfigurationError, match=r"^Connection 'd1_default': host: the server there is not"):
+        D1Hook().export()
+
+
+def test_a_missing_database_keeps_its_own_message(emulator: Emulator) -> None:
+    with pytest.raises(D1DatabaseNotFoundError, match=r"no D1 database 'shpo'; did you mean 'shop'"):
+        D1Hook(database="shpo").export()
+
+
 def test_an_export_refused_to_a_reading_token_asks_for_edit(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -434,8 +476,8 @@ def test_parameters_that_do_not_fit_are_refused_before_anything_is_sent(emulator
         ([{"id": 9}], ["id", "name"], "values for id; expected values for id, name"),
         ([{"id": 9, "name": "x", "age": 3}], ["id", "name"], "values for id, name, age"),
         ([(9, "x"), {"id": 10, "name": "y"}], None, "as the first row is one"),
-        ([(9, "x"), (10,)], None, "a row has 1 values; expected 2"),
-        ([(9,)], ["id", "name"], "a row has 1 values; expected 2"),
+        ([(9, "x"), (10,)], None, "a row has 1 value; expected 2"),
+        ([(9,)], ["id", "name"], "a row has 1 value; expected 2"),
         ([(9,)], "id", "target_fields is a string"),
     ],
 )

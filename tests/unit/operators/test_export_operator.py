@@ -7,11 +7,13 @@ import json
 import re
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 from airflow.sdk import DAG
+from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
 
 from airflow_provider_d1.cloudflare.models import D1Export, ExportOptions, ExportRequest, SkippedObject
 from airflow_provider_d1.exceptions import (
@@ -25,6 +27,7 @@ from airflow_provider_d1.exceptions import (
 from airflow_provider_d1.hooks.d1 import D1Hook
 from airflow_provider_d1.links.d1 import D1DatabaseLink
 from airflow_provider_d1.operators.d1 import D1ExportOperator
+from airflow_provider_d1.transfers.d1_to_object_storage import D1ToObjectStorageOperator
 from airflow_provider_d1.triggers import events
 from airflow_provider_d1.triggers.d1 import D1ExportTrigger
 
@@ -120,12 +123,6 @@ def test_execution_timeout_bounds_the_deferred_time() -> None:
     assert deferred(operator).trigger.serialize()[1]["deadline"] <= time.time() + 15
 
 
-def test_what_is_exported_is_logged_before_it_is_deferred(capfd: pytest.CaptureFixture[str]) -> None:
-    deferred(D1ExportOperator(task_id="export", database="shop", tables=["users", "orders"], d1_conn_id="d1_other"))
-    logged = capfd.readouterr().out
-    assert "database=shop tables=users,orders connection=d1_other deadline=2" in logged
-
-
 def test_it_defers_by_default_whatever_airflows_default_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", "False")
     error = deferred(D1ExportOperator(task_id="export"))
@@ -150,7 +147,7 @@ def test_the_essentials_are_logged(capfd: pytest.CaptureFixture[str]) -> None:
         "polls=9",
         "restarts=1",
         "unavailable_seconds=30.5",
-        "Skipped search: virtual table",
+        "Skipped: tables=1 search (virtual table)",
     ):
         assert essential in logged
     assert EXPORT.sealed_url not in logged
@@ -221,6 +218,43 @@ def test_a_rendered_template_gets_its_type(name: str, rendered: str, value: obje
     operator.render_template_fields({"params": {"value": rendered}})
     sent = deferred(operator).trigger.serialize()[1]["request"][name]
     assert (sent, type(sent)) == (value, type(value))
+
+
+def test_a_retry_rule_can_retry_a_permanent_error() -> None:
+    """Airflow itself asks no policy about an AirflowFailException."""
+    path = "airflow_provider_d1.exceptions.D1AuthenticationError"
+    event = events.failure(D1AuthenticationError("The token is wrong."))
+    other = events.failure(D1ConfigurationError("database is wrong."))
+
+    def run(event: dict[str, Any], *rules: RetryRule) -> None:
+        policy = ExceptionRetryPolicy(rules=list(rules))
+        D1ExportOperator(task_id="export", retries=3, retry_policy=policy).execute_complete({}, event)
+
+    with pytest.raises(D1AuthenticationError):
+        run(event, RetryRule(exception=path, action=RetryAction.RETRY))
+    for rules in ((), (RetryRule(exception=path, action=RetryAction.FAIL),), (RetryRule(exception=OSError),)):
+        with pytest.raises(AirflowFailException):
+            run(event, *rules)
+    with pytest.raises(AirflowFailException):
+        run(other, RetryRule(exception=path, action=RetryAction.RETRY))
+
+
+def test_the_log_says_before_deferring_what_is_exported_and_where_to(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = {"conn_type": "d1", "login": "a" * 32, "password": "t", "schema": "shop"}
+    monkeypatch.setenv("AIRFLOW_CONN_D1_OTHER", json.dumps(connection))
+    tables = [f"table_{number}" for number in range(1000)]
+    arguments = {"database": "shop", "tables": tables, "d1_conn_id": "d1_other"}
+    deferred(D1ExportOperator(task_id="export", **arguments))
+    deferred(D1ToObjectStorageOperator(task_id="stage", path=tmp_path.as_uri(), **arguments))
+    one, other = re.findall(r"Exporting in the triggerer: .*? deadline=\S+", capfd.readouterr().out)
+    for line in (one, other):
+        assert "database=shop tables=table_0,table_1," in line
+        assert "(1000 in all) connection=d1_other" in line
+        assert len(line) <= 300
+    assert "destination" not in one
+    assert f"destination={tmp_path.as_uri()}/ " in other
 
 
 def test_every_argument_is_templated_or_says_that_it_is_not() -> None:

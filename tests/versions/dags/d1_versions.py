@@ -1,0 +1,20 @@
+"""Exports and transfers in one DAG; ``D1_VERSIONS_OUT`` is the folder that they write to."""
+
+import os
+from datetime import UTC, datetime
+
+from airflow.providers.common.compat.sdk import DAG
+
+from airflow_provider_d1.operators.d1 import D1ExportOperator
+from airflow_provider_d1.transfers.d1_to_object_storage import D1ToObjectStorageOperator
+
+out = os.environ.get("D1_VERSIONS_OUT", "")
+
+with DAG("d1_versions", start_date=datetime(2026, 1, 1, tzinfo=UTC), schedule=None) as dag:
+    export = D1ExportOperator(task_id="export", database="shop")
+    D1ToObjectStorageOperator(task_id="stage", export=export.output, path=f"file://{out}/staged")
+    D1ToObjectStorageOperator.partial(task_id="many", path=f"file://{out}/{{{{ task.database }}}}").expand(
+        database=["shop", "blog"]
+    )
+    D1ToObjectStorageOperator(task_id="here", database="shop", path=f"file://{out}/here", deferrable=False)
+    D1ExportOperator(task_id="missing", database="nowhere", retries=3)
