@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,6 +118,11 @@ def _read_literal(rendered: str) -> object:
 STRING = string("a string that is not empty")
 BOOLEAN = Rule(lambda value: isinstance(value, bool), "True or False", _read_boolean)
 TABLES = names("a list with at least one table name")
+NAME_LISTS = Rule(
+    lambda value: isinstance(value, Mapping) and all(is_string(key) and TABLES.holds(value[key]) for key in value),
+    "a dict of table names, each with a list of at least one column name",
+    _read_literal,
+)
 
 
 def counted(count: int, noun: str) -> str:

@@ -12,7 +12,16 @@ from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError
 from airflow_provider_d1.links.d1 import D1WarehouseLink, warehouse_page
 from airflow_provider_d1.operators.arguments import check_arguments, check_rendered_arguments
 from airflow_provider_d1.operators.d1 import permanent_errors_fail_task
-from airflow_provider_d1.validation import BOOLEAN, STRING, TABLES, Rule, one_of, optional, string
+from airflow_provider_d1.validation import (
+    BOOLEAN,
+    NAME_LISTS,
+    STRING,
+    TABLES,
+    Rule,
+    one_of,
+    optional,
+    string,
+)
 from airflow_provider_d1.warehouses.registry import engine_options
 
 if TYPE_CHECKING:
@@ -32,7 +41,9 @@ RULES: Mapping[str, Rule] = {
     "conn_id": string("a connection's id"),
     "schema": STRING,
     "tables": optional(TABLES),
-    "mode": one_of("replace", "append"),
+    "mode": one_of("replace", "append", "merge"),
+    "keys": optional(NAME_LISTS),
+    "delete_missing": BOOLEAN,
     "on_nul": one_of("fail", "replace"),
     "verify_checksums": BOOLEAN,
     "allow_other_database": BOOLEAN,
@@ -75,13 +86,16 @@ class D1StagingToWarehouseOperator(BaseOperator):
     :param tables: only these tables, by their exact names; None for all. (templated)
     :param mode: ``"replace"`` swaps new tables in for the old ones; readers see either, never less. ``"append"`` adds
         the rows, once: an export that is loaded already is skipped. New columns are added, and columns that became
-        wider altered. (templated)
+        wider altered. ``"merge"`` changes the rows that are there by their primary key and adds the others. (templated)
+    :param keys: for ``mode="merge"``, the columns that identify a row where it is not the primary key, as
+        ``{"users": ["id"]}``. (templated)
+    :param delete_missing: for ``mode="merge"``, delete the rows whose keys are not staged. (templated)
     :param on_nul: for texts with a NUL character where the warehouse can't hold one (Postgres): ``"fail"``, or
         ``"replace"`` it by U+FFFD. (templated)
     :param verify_checksums: compare the SHA-256 of each staged file, besides its size and rows, which always are.
         (templated)
-    :param allow_other_database: let ``mode="replace"`` replace a table that holds rows of another D1 database, as
-        ``_d1_loads`` says; by default such a load is refused. (templated)
+    :param allow_other_database: let ``mode="replace"`` and ``"merge"`` change a table that holds rows of another D1
+        database, as ``_d1_loads`` says; by default such a load is refused. (templated)
     :param dry_run: load nothing, ask no server; return the statements under ``"statements"``. (templated)
     :param aws_conn_id: connection for ``s3://`` manifests, also for warehouses that read S3 themselves. (templated)
 
@@ -109,7 +123,9 @@ class D1StagingToWarehouseOperator(BaseOperator):
         conn_id: str,
         schema: str,
         tables: Sequence[str] | None = None,
-        mode: Literal["replace", "append"] = "replace",
+        mode: Literal["replace", "append", "merge"] = "replace",
+        keys: Mapping[str, Sequence[str]] | None = None,
+        delete_missing: bool = False,
         on_nul: Literal["fail", "replace"] = "fail",
         verify_checksums: bool = False,
         allow_other_database: bool = False,
@@ -124,6 +140,8 @@ class D1StagingToWarehouseOperator(BaseOperator):
         self.schema = schema
         self.tables = tables
         self.mode = mode
+        self.keys = keys
+        self.delete_missing = delete_missing
         self.on_nul = on_nul
         self.verify_checksums = verify_checksums
         self.allow_other_database = allow_other_database
@@ -217,6 +235,8 @@ class D1StagingToWarehouseOperator(BaseOperator):
             tables=None if self.tables is None else tuple(self.tables),
             on_nul=self.on_nul,
             allow_other_database=self.allow_other_database,
+            keys=self.keys or {},
+            delete_missing=self.delete_missing,
             engine={name: getattr(self, name) for name in engine_options()},
         )
         return make_plan(manifest, uri, warehouse.dialect, options)

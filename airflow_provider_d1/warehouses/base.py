@@ -2,54 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal
 
 from airflow_provider_d1.exceptions import D1WarehouseError
-from airflow_provider_d1.warehouses import load_history
+from airflow_provider_d1.warehouses import load_history, merge
 from airflow_provider_d1.warehouses.drift import Drift, columns_as_staged, find_drift, no_drift
-from airflow_provider_d1.warehouses.session import Connections, Session, abbreviated
+from airflow_provider_d1.warehouses.merge import KeyColumn, Match
+from airflow_provider_d1.warehouses.session import Connections, Run, S
 from airflow_provider_d1.warehouses.table_load import Publication, TableLoad, WarehouseOption
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.dialect import Dialect
     from airflow_provider_d1.warehouses.plan import Column, LoadPlan, Table
     from airflow_provider_d1.warehouses.staged_files import StagedFiles
-
-log = logging.getLogger(__name__)
-
-S = TypeVar("S", bound=Session)
-
-
-class Run(Generic[S]):
-    """One load while it runs: what is loaded, and the session that it is loaded through."""
-
-    def __init__(self, plan: LoadPlan, files: StagedFiles, session: S) -> None:
-        self.plan = plan
-        self.files = files
-        self.session = session
-        #: names of helper tables that are to be dropped
-        self.helpers: list[str] = []
-
-    def execute(self, statement: str, shown: str | None = None) -> list[tuple[Any, ...]]:
-        """Log a statement and run it.
-
-        :param shown: what is logged instead of a statement with secrets.
-        """
-        self.announce(shown or statement)
-        return self.session.rows(statement)
-
-    def announce(self, statement: str) -> None:
-        """Log a statement that is about to run."""
-        log.info("Running: %s", abbreviated(statement))
-
-    def count(self, table: str) -> int:
-        """The rows of a table."""
-        ((count,),) = self.session.rows(f"SELECT COUNT(*) FROM {self.plan.path(table)}")
-        return int(count)
 
 
 class Warehouse(ABC, Generic[S]):
@@ -204,15 +172,49 @@ class Warehouse(ABC, Generic[S]):
 
     def insert_from_helper(self, plan: LoadPlan, work: TableLoad, verb: str = "INSERT INTO") -> str:
         """Bring the helper table's rows into the table, each column in the type that it has there."""
-        dialect, targets = plan.dialect, work.drift.targets
-        names = ", ".join(dialect.identifier(target.name) for target in targets)
-        values = ", ".join(
-            dialect.identifier(held.name)
-            if held.type == target.type
-            else self.cast(dialect.identifier(held.name), held.type, target.type)
-            for held, target in zip(work.columns, targets, strict=True)
+        values = self.staged_values(plan, work)
+        names = ", ".join(plan.dialect.identifier(name) for name in values)
+        return (
+            f"{verb} {plan.path(work.table.name)} ({names}) SELECT {', '.join(values.values())} "
+            f"FROM {plan.path(work.into)}"
         )
-        return f"{verb} {plan.path(work.table.name)} ({names}) SELECT {values} FROM {plan.path(work.into)}"
+
+    def staged_values(self, plan: LoadPlan, work: TableLoad, row: str = "") -> dict[str, str]:
+        """The table's column → the helper table's value for it, in the column's type.
+
+        :param row: what stands before the helper table's columns.
+        """
+        values = {}
+        for held, target in zip(work.columns, work.drift.targets, strict=True):
+            value = f"{row}{plan.dialect.identifier(held.name)}"
+            values[target.name] = value if held.type == target.type else self.cast(value, held.type, target.type)
+        return values
+
+    def table_value(self, plan: LoadPlan, work: TableLoad, name: str) -> str:
+        """The value of one of the table's columns, beside a row of the helper table."""
+        return f"{plan.dialect.identifier(work.table.name)}.{plan.dialect.identifier(name)}"
+
+    def match(self, plan: LoadPlan, work: TableLoad) -> Match:
+        """How the table's rows and the helper table's rows are matched by key."""
+        values, types = self.staged_values(plan, work, "d1_new."), {c.name: c.type for c in work.drift.targets}
+        key = []
+        for name in work.key:
+            old, new = self.table_value(plan, work, name), values[name]
+            key.append(KeyColumn(name, old, new, *(self.exactly(value, types[name]) for value in (old, new))))
+        table, paths = work.table, (plan.path(work.table.name), plan.path(work.into))
+        deletes, identifier = work.delete_missing, plan.dialect.identifier
+        return Match(table.name, *paths, table.rows, tuple(key), values, deletes, identifier)
+
+    def exactly(self, value: str, type_name: str) -> str:
+        """A value of a staged type in a form in which ``=`` and GROUP BY tell all values apart."""
+        return value
+
+    #: True where MERGE deletes too, so that it is one statement
+    merge_deletes: ClassVar[bool] = False
+
+    def merge(self, plan: LoadPlan, work: TableLoad) -> list[str]:
+        """Change the table's rows that are in the helper table by their keys, and add the others."""
+        return merge.merge(self.match(plan, work), deletes=self.merge_deletes)
 
     def overwrite(self, plan: LoadPlan, work: TableLoad) -> list[str]:
         """Replace the table's rows; the table and all that is attached to it stay."""
@@ -250,11 +252,13 @@ class Warehouse(ABC, Generic[S]):
             return Publication(ddl=swap, renames=self.renames and self.rename_helper(plan, work) in swap)
         if work.action == "append":
             return Publication(self.alterations(plan, work), [self.insert_from_helper(plan, work)])
+        if work.action == "merge":
+            return Publication(self.alterations(plan, work), self.merge(plan, work))
         if plan.options.mode == "replace":
             return Publication(ddl=[self.rename_helper(plan, work)], renames=self.renames)
         # another load may have made the table meanwhile
         create = self.create_table(plan, work.table.name, work.columns, "IF NOT EXISTS ")
-        return Publication([create], [self.insert_from_helper(plan, work)])
+        return Publication([create], self.merge(plan, work) if work.key else [self.insert_from_helper(plan, work)])
 
     def load_rows(self, run: Run[S], work: TableLoad) -> None:
         """Load a table's files to where they are published from, and count them there.
@@ -268,6 +272,9 @@ class Warehouse(ABC, Generic[S]):
         # an empty table has nothing to copy; where the worker sends the rows, sending none costs nothing
         rows = self.fill(run, work) if work.table.rows or self.fits_values_here else 0
         self.check_filled(work, rows)
+        if work.key:
+            in_table = work.action == "merge" and self.transaction == "statement"  # else it is seen before the commit
+            merge.check_keys(self.match(run.plan, work), run.session.rows, in_table=in_table)
 
     def check_filled(self, work: TableLoad, rows: int) -> None:
         """Compare the rows that were loaded with the manifest's.
@@ -285,6 +292,7 @@ class Warehouse(ABC, Generic[S]):
     def publish(self, run: Run[S], work: TableLoad) -> None:
         """Make a table's rows visible, count them there, and record them; all at once where the engine can."""
         publication = self.publication(run.plan, work)
+        run.helpers += publication.makes
         for statement in publication.ddl:
             run.execute(statement)
         with self._transaction(run):
@@ -293,9 +301,9 @@ class Warehouse(ABC, Generic[S]):
                 before = run.count(work.table.name)
             for statement in publication.dml:
                 run.execute(statement)
-            self.check_published(run, work, before)
             if publication.renames:
                 run.helpers.remove(work.into)
+            self.check_published(run, work, before)
             if self.transaction != "load":
                 run.execute(load_history.insert_statement(run.plan, [work.table], self.now))
 
@@ -305,8 +313,13 @@ class Warehouse(ABC, Generic[S]):
         :param before: the rows that the table had, where they stay.
         :raises D1WarehouseError: when they are not as many as they should be.
         """
-        rows, expected = run.count(work.table.name) - before, work.table.rows
-        if rows < expected or (rows > expected and run.plan.options.mode == "replace"):
+        expected = work.table.rows
+        exact = run.plan.options.mode == "replace" or work.delete_missing
+        if work.key and not exact and work.into in run.helpers:
+            rows = merge.count_merged(self.match(run.plan, work), run.session.rows)
+        else:
+            rows = run.count(work.table.name) - before
+        if rows < expected or (rows > expected and exact):
             raise D1WarehouseError(
                 f"table {work.table.name!r} has {rows} new rows after the load, expected {expected}: something else "
                 "changed it at the same time",
@@ -333,13 +346,16 @@ class Warehouse(ABC, Generic[S]):
 
         :param existing: its columns in the warehouse with their types, empty when there is none; None when that is not
             known, and the likely case is wanted.
-        :raises D1WarehouseError: when a column of the table can't be widened.
+        :raises D1WarehouseError: when a column of the table can't be widened, or one of the key is missing.
         """
         drift = no_drift(table.columns)
-        action: Literal["create", "overwrite", "swap", "append"] = "create"
-        if plan.options.mode == "append":
+        mode = plan.options.mode
+        action: Literal["create", "overwrite", "swap", "append", "merge"] = "create"
+        if mode != "replace":
             if existing:
-                action, drift = "append", self.find_drift(plan, table, existing)
+                action, drift = mode, self.find_drift(plan, table, existing)
+            elif existing is None and mode == "merge":
+                action = mode
         elif existing is None:
             action = "overwrite"
         elif existing:
@@ -347,7 +363,8 @@ class Warehouse(ABC, Generic[S]):
             action = "swap" if same is None else "overwrite"
             drift = no_drift(same or table.columns)
         columns = drift.targets if self.fits_values_here else table.columns
-        work = TableLoad(table, action, drift, "", columns)
+        work = TableLoad(table, action, drift, "", columns, key=merge.target_key(table, drift))
+        work.delete_missing = plan.options.delete_missing
         work.into = self.loads_into(plan, work)
         return work
 

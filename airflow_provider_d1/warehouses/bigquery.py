@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1ManifestError
-from airflow_provider_d1.warehouses.base import Run, Warehouse
+from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.dialect import Dialect
-from airflow_provider_d1.warehouses.session import Connections, Session
+from airflow_provider_d1.warehouses.session import Connections, Run, Session
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.plan import LoadPlan
@@ -100,6 +100,7 @@ class BigQuery(Warehouse[BigQuerySession]):
     now = "CURRENT_TIMESTAMP()"
     begin = "BEGIN TRANSACTION"
     renames = False
+    merge_deletes = True
     reads_text_formats = False
 
     def driver_errors(self) -> tuple[type[Exception], ...]:

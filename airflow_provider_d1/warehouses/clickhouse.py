@@ -11,12 +11,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1WarehouseError
-from airflow_provider_d1.warehouses.base import Run, Warehouse
+from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.batches import schema_of, staged_batches
 from airflow_provider_d1.warehouses.dialect import Dialect
+from airflow_provider_d1.warehouses.drift import no_drift
 from airflow_provider_d1.warehouses.fitting import fitted
 from airflow_provider_d1.warehouses.s3_access import S3Access, s3_access
-from airflow_provider_d1.warehouses.session import Connections, Session
+from airflow_provider_d1.warehouses.session import Connections, Run, Session
 from airflow_provider_d1.warehouses.staged_files import split_s3
 from airflow_provider_d1.warehouses.table_load import Publication, TableLoad
 
@@ -45,8 +46,8 @@ class ClickHouseSession(Session):
     def __init__(self, client: Any, s3: S3Access | None) -> None:
         self.client = client
         self.s3 = s3
-        #: helper table → the rows of the table that were copied into it
-        self.copied: dict[str, int] = {}
+        #: helper table → the table's identity and rows before they were copied into it
+        self.copied: dict[str, tuple[str, int]] = {}
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
         """Run a statement and return its rows, none for one that has no result."""
@@ -186,12 +187,15 @@ class ClickHouse(Warehouse[ClickHouseSession]):
 
     def create_helper(self, plan: LoadPlan, work: TableLoad) -> list[str]:
         """Where the table stays, with all that defines it: engine, keys, TTL, codecs, defaults, comments."""
-        if work.action in ("create", "swap"):
+        if work.action in ("create", "swap", "merge"):
             return super().create_helper(plan, work)
+        return self._create_alike(plan, work, work.into)
+
+    def _create_alike(self, plan: LoadPlan, work: TableLoad, name: str) -> list[str]:
         return [
-            f"CREATE TABLE {plan.path(work.into)} AS {plan.path(work.table.name)}",
-            *(self.add_column(plan, work.into, column) for column in work.drift.added),
-            *(self.alter_column(plan, work.into, c.column, c.old, c.new) for c in work.drift.altered),
+            f"CREATE TABLE {plan.path(name)} AS {plan.path(work.table.name)}",
+            *(self.add_column(plan, name, column) for column in work.drift.added),
+            *(self.alter_column(plan, name, c.column, c.old, c.new) for c in work.drift.altered),
         ]
 
     def drop_helper(self, plan: LoadPlan, name: str) -> str:
@@ -201,12 +205,14 @@ class ClickHouse(Warehouse[ClickHouseSession]):
         return f"RENAME TABLE {plan.path(work.into)} TO {plan.path(work.table.name)}"
 
     def exchange(self, plan: LoadPlan, work: TableLoad) -> str:
-        """Let the helper table and the table change places."""
-        return f"EXCHANGE TABLES {plan.path(work.into)} AND {plan.path(work.table.name)}"
+        """Let the table and the one with its new rows change places."""
+        return f"EXCHANGE TABLES {plan.path(_successor(work))} AND {plan.path(work.table.name)}"
 
     def publication(self, plan: LoadPlan, work: TableLoad) -> Publication:
         if work.action == "create":
             return Publication(ddl=[self.rename_helper(plan, work)], renames=True)
+        if work.action == "merge":
+            return Publication(self._build_merged(plan, work), [self.exchange(plan, work)], makes=[work.table.merged])
         if work.action != "append" or work.drift.altered:
             return Publication(dml=[self.exchange(plan, work)])
         path, literal = plan.path(work.table.name), plan.dialect.literal
@@ -218,19 +224,34 @@ class ClickHouse(Warehouse[ClickHouseSession]):
         return Publication(self.alterations(plan, work), attach)
 
     def check_published(self, run: Run[ClickHouseSession], work: TableLoad, before: int) -> None:
-        copied = run.session.copied.get(work.into)
-        if copied is not None and run.count(work.into) != copied:
-            # the helper is the old table now: it got rows that were not copied
+        old = _successor(work)
+        copied = run.session.copied.get(old)
+        if copied is not None and _state(run, old) != copied:
+            # it is another table than the one that was copied, or it got rows that were not
             run.execute(self.exchange(run.plan, work))
             raise D1WarehouseError(
-                f"table {work.table.name!r} is unchanged: something else changed it while a column was widened",
+                f"table {work.table.name!r} is unchanged: something else changed it while its rows were copied",
                 retryable=True,
             )
+        work.drift = no_drift(work.drift.targets)
         super().check_published(run, work, before)
 
+    def publish(self, run: Run[ClickHouseSession], work: TableLoad) -> None:
+        if work.action == "merge":
+            run.session.copied[work.table.merged] = _state(run, work.table.name)
+        super().publish(run, work)
+
     def load_rows(self, run: Run[ClickHouseSession], work: TableLoad) -> None:
+        schema, name, helper = (
+            run.plan.dialect.literal(name) for name in (run.plan.options.schema, work.table.name, work.into)
+        )
+        columns = run.session.rows(
+            f"SELECT name FROM system.columns WHERE database = {schema} AND table = {name} "
+            "AND default_kind NOT IN ('MATERIALIZED', 'ALIAS', 'EPHEMERAL') ORDER BY position"
+        )
+        staged = {column.name for column in work.drift.targets}
+        work.other_columns = [str(column) for (column,) in columns if column not in staged]
         super().load_rows(run, work)
-        schema, helper = (run.plan.dialect.literal(name) for name in (run.plan.options.schema, work.into))
         partitions = run.session.rows(
             f"SELECT DISTINCT partition_id FROM system.parts WHERE active AND database = {schema} AND table = {helper}"
         )
@@ -244,9 +265,10 @@ class ClickHouse(Warehouse[ClickHouseSession]):
     def fill(self, run: Run[ClickHouseSession], work: TableLoad) -> int:
         table, session = work.table, run.session
         copied = 0
-        if work.drift.altered:
-            run.execute(self._copy_old(run.plan, work))
-            copied = session.copied[work.into] = run.count(work.into)
+        if work.action == "append" and work.drift.altered:
+            session.copied[work.into] = _state(run, table.name)
+            run.execute(self._copy_old(run.plan, work, work.into))
+            copied = run.count(work.into)
         as_staged = [column.type for column in work.columns] == [column.type for column in table.columns]
         if session.s3 is not None and as_staged and not any(set("*?{}") & set(part.uri) for part in table.parts):
             self._fill_from_s3(run, work, session.s3)
@@ -289,20 +311,52 @@ class ClickHouse(Warehouse[ClickHouseSession]):
     def _insert_from_client(self, plan: LoadPlan, work: TableLoad) -> str:
         return f"INSERT INTO {plan.path(work.into)} ({_names(plan, work.columns)}) FORMAT ArrowStream"
 
-    def _copy_old(self, plan: LoadPlan, work: TableLoad) -> str:
-        """Bring the old rows into the helper table, in the new types: text in SQLite's layout, blobs hexadecimal."""
-        altered = {change.column: change for change in work.drift.altered}
-        names, values = [], []
-        for column in work.drift.targets:
-            if column in work.drift.added:
-                continue
-            name, change = plan.dialect.identifier(column.name), altered.get(column.name)
-            names.append(name)
-            values.append(name if change is None else self.cast(name, change.old, change.new))
-        return (
-            f"INSERT INTO {plan.path(work.into)} ({', '.join(names)}) "
-            f"SELECT {', '.join(values)} FROM {plan.path(work.table.name)}"
-        )
+    def table_value(self, plan: LoadPlan, work: TableLoad, name: str) -> str:
+        value = super().table_value(plan, work, name)
+        change = next((change for change in work.drift.altered if change.column == name), None)
+        return value if change is None else self.cast(value, change.old, change.new)
+
+    def _copy_old(self, plan: LoadPlan, work: TableLoad, into: str) -> str:
+        """Bring the old rows into a table with the new types: text in SQLite's layout, blobs hexadecimal."""
+        columns = [column.name for column in work.drift.targets if column not in work.drift.added]
+        columns += work.other_columns
+        values = ", ".join(self.table_value(plan, work, name) for name in columns)
+        names = ", ".join(map(plan.dialect.identifier, columns))
+        return f"INSERT INTO {plan.path(into)} ({names}) SELECT {values} FROM {plan.path(work.table.name)}"
+
+    def _build_merged(self, plan: LoadPlan, work: TableLoad) -> list[str]:
+        """A table like the old one with its rows whose keys are not staged, and the staged rows.
+
+        Columns that are not staged keep their values where the key was there before, else they get their default.
+        """
+        match, insert = self.match(plan, work), f"INSERT INTO {plan.path(work.table.merged)}"
+        staged = f"{insert} ({match.names}) SELECT {match.inserted} FROM {match.source}"
+        result = self._create_alike(plan, work, work.table.merged)
+        if not work.delete_missing:
+            old = self._copy_old(plan, work, work.table.merged)
+            result.append(f"{old} LEFT ANTI JOIN {match.source} ON {match.same_key}")
+        if not work.other_columns:
+            return [*result, staged]
+        names = ", ".join(map(plan.dialect.identifier, work.other_columns))
+        kept = ", ".join(self.table_value(plan, work, name) for name in work.other_columns)
+        join = f"INNER JOIN {match.path} ON {match.same_key}"
+        return [
+            *result,
+            f"{insert} ({match.names}, {names}) SELECT {match.inserted}, {kept} FROM {match.source} {join}",
+            f"{staged} LEFT ANTI JOIN {match.path} ON {match.same_key}",
+        ]
+
+
+def _successor(work: TableLoad) -> str:
+    """The table that is exchanged with the target."""
+    return work.table.merged if work.action == "merge" else work.into
+
+
+def _state(run: Run[ClickHouseSession], table: str) -> tuple[str, int]:
+    """A table's identity, which goes with it when it is renamed, and its rows."""
+    schema, name = (run.plan.dialect.literal(name) for name in (run.plan.options.schema, table))
+    found = run.session.rows(f"SELECT toString(uuid) FROM system.tables WHERE database = {schema} AND name = {name}")
+    return str(found), run.count(table)
 
 
 def _names(plan: LoadPlan, columns: Sequence[Column]) -> str:

@@ -6,9 +6,9 @@ import re
 from typing import TYPE_CHECKING
 
 from airflow_provider_d1.exceptions import D1ConfigurationError
-from airflow_provider_d1.warehouses.base import Run, Warehouse
+from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.dialect import Dialect
-from airflow_provider_d1.warehouses.session import Connections, CursorSession, is_permanent_sqlstate
+from airflow_provider_d1.warehouses.session import Connections, CursorSession, Run, is_permanent_sqlstate
 from airflow_provider_d1.warehouses.table_load import TableLoad, WarehouseOption
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Databricks(Warehouse[CursorSession]):
     now = "current_timestamp()"
     transaction = "statement"
     renames = False
+    merge_deletes = True
     reads_text_formats = False
     #: names with spaces and the like need it
     table_suffix = " USING DELTA TBLPROPERTIES ('delta.columnMapping.mode' = 'name')"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_d1.dump.schema import fold_case
 from airflow_provider_d1.exceptions import D1Error, D1ManifestError, D1WarehouseError
-from airflow_provider_d1.warehouses.base import Run, Warehouse
+from airflow_provider_d1.warehouses import merge
+from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.batches import schema_of, staged_batches
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.duckdb_session import DuckDBSession
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from airflow_provider_d1.warehouses.plan import Column, LoadPlan
-    from airflow_provider_d1.warehouses.session import Connections
+    from airflow_provider_d1.warehouses.session import Connections, Run
     from airflow_provider_d1.warehouses.staged_files import StagedFiles
 
 #: the name under which Python's batches are known to SQL
@@ -157,10 +158,14 @@ class DuckDB(Warehouse[DuckDBSession]):
         )
 
     def loads_into(self, plan: LoadPlan, work: TableLoad) -> str:
-        return work.table.name
+        return work.table.helper if work.action == "merge" else work.table.name
 
     def publication(self, plan: LoadPlan, work: TableLoad) -> Publication:
-        return Publication()
+        return super().publication(plan, work) if work.action == "merge" else Publication()
+
+    def merge(self, plan: LoadPlan, work: TableLoad) -> list[str]:
+        # it has MERGE since version 1.4 only
+        return merge.update_and_insert(self.match(plan, work))
 
     def statement_for(self, work: TableLoad) -> str:
         return "CREATE TABLE AS" if work.action in ("create", "swap") else self.statement

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1WarehouseError
 from airflow_provider_d1.warehouses import load_history
-from airflow_provider_d1.warehouses.base import Run, Warehouse
 from airflow_provider_d1.warehouses.plan import LOADS_TABLE, LoadedTable, LoadPlan, leftover_helpers
+from airflow_provider_d1.warehouses.session import Run
 
 if TYPE_CHECKING:
+    from airflow_provider_d1.warehouses.base import Warehouse
     from airflow_provider_d1.warehouses.session import Connections
     from airflow_provider_d1.warehouses.staged_files import StagedFiles
     from airflow_provider_d1.warehouses.table_load import TableLoad
@@ -79,6 +80,7 @@ def planned_statements(warehouse: Warehouse[Any], plan: LoadPlan) -> list[str]:
         result += [*publication.ddl, *publication.dml]
         if publication.renames:
             helpers.remove(work.into)
+        helpers += publication.makes
         if not whole:
             result.append(load_history.insert_statement(plan, [work.table], warehouse.now))
     result += [warehouse.drop_helper(plan, helper) for helper in helpers]
@@ -183,9 +185,9 @@ class Load(Run[Any]):
         return results
 
     def _check_owners(self) -> None:
-        """Replace no other database's rows, unless this is allowed."""
+        """Replace and merge into no other database's rows, unless this is allowed."""
         plan = self.plan
-        if plan.options.mode != "replace" or plan.options.allow_other_database or not plan.tables:
+        if plan.options.mode == "append" or plan.options.allow_other_database or not plan.tables:
             return
         origin = plan.origin
         if origin.database_id is None:
@@ -195,7 +197,7 @@ class Load(Run[Any]):
         if problems:
             own = f"{origin.database_name} ({origin.database_id})" if origin.database_name else origin.database_id
             raise D1WarehouseError(
-                f"{'; '.join(problems)}, and {origin.manifest} is of {own}: nothing was replaced. Load into another "
+                f"{'; '.join(problems)}, and {origin.manifest} is of {own}: nothing was changed. Load into another "
                 "schema, or pass allow_other_database=True"
             )
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from airflow_provider_d1.exceptions import D1WarehouseError
-from airflow_provider_d1.warehouses import load_history
 from airflow_provider_d1.warehouses.ahead import ahead
-from airflow_provider_d1.warehouses.base import Run, Warehouse
+from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.batches import staged_batches
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.fitting import fitted
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from airflow_provider_d1.warehouses.plan import LoadPlan
-    from airflow_provider_d1.warehouses.session import Connections
+    from airflow_provider_d1.warehouses.session import Connections, Run
     from airflow_provider_d1.warehouses.staged_files import StagedFiles
     from airflow_provider_d1.warehouses.table_load import TableLoad
 
@@ -151,6 +149,27 @@ class MySQL(Warehouse[MySQLSession]):
             ]
         return result
 
+    def exactly(self, value: str, type_name: str) -> str:
+        # a collation may ignore spaces at the end, and case
+        return f"CAST({value} AS BINARY)" if type_name == "string" else value
+
+    def merge(self, plan: LoadPlan, work: TableLoad) -> list[str]:
+        """Delete the rows that are gone, change those that differ, add those that are new.
+
+        Where a foreign key of the table refers to the table, rows are checked one by one, and a row may come before the
+        one that it refers to. Then nothing is checked until all are there.
+        """
+        match, row = self.match(plan, work), f"{plan.dialect.identifier(work.table.name)}."
+        changed, delete = match.assignments(row), [match.delete] if match.delete_missing else []
+        result = [f"UPDATE {match.path} JOIN {match.source} ON {match.same_key} SET {changed}"] if changed else []
+        result.append(
+            f"INSERT INTO {match.path} ({match.names}) SELECT {match.inserted} FROM {match.source} "
+            f"LEFT JOIN {match.path} ON {match.same_key} WHERE {match.key[0].old} IS NULL"
+        )
+        if work.refers_to_itself:
+            return ["SET SESSION foreign_key_checks = 0", *result, "SET SESSION foreign_key_checks = 1", *delete]
+        return [*delete, *result]
+
     def rename_helper(self, plan: LoadPlan, work: TableLoad) -> str:
         return f"RENAME TABLE {plan.path(work.into)} TO {plan.path(work.table.name)}"
 
@@ -163,19 +182,13 @@ class MySQL(Warehouse[MySQLSession]):
         if work.action == "swap":
             self._refuse_to_lose(run, work)
         super().load_rows(run, work)
-
-    def publish(self, run: Run[MySQLSession], work: TableLoad) -> None:
-        """Replace rows one by one where a foreign key points at the table: a DELETE of all would follow the key."""
-        key, to_itself = self._referenced_key(run, work) if work.action == "overwrite" else ((), False)
-        if not key:
-            super().publish(run, work)
-            return
-        run.execute(_index_key(run.plan, work, key))
-        with self._transaction(run):
-            for statement in _overwrite_by_key(run.plan, work, key, to_itself=to_itself):
-                run.execute(statement)
-            self.check_published(run, work, 0)
-            run.execute(load_history.insert_statement(run.plan, [work.table], self.now))
+        if work.action in ("overwrite", "merge"):
+            key, work.refers_to_itself = self._referenced_key(run, work)
+            if work.action == "overwrite" and key:
+                # a DELETE of all rows would set off the foreign keys that point at the table
+                work.action, work.key, work.delete_missing = "merge", key, True
+        if work.action == "merge":
+            run.execute(_index_key(run.plan, work))
 
     def _referenced_key(self, run: Run[MySQLSession], work: TableLoad) -> tuple[tuple[str, ...], bool]:
         """The columns to match rows by, none without foreign keys; and whether one comes from the table itself."""
@@ -262,34 +275,11 @@ class MySQL(Warehouse[MySQLSession]):
             yield from value_lists(batch, largest)
 
 
-def _index_key(plan: LoadPlan, work: TableLoad, key: Sequence[str]) -> str:
+def _index_key(plan: LoadPlan, work: TableLoad) -> str:
     """Without an index the helper table's rows would be compared with the table's one by one."""
     long = {column.name for column in work.columns if column.type in ("string", "binary")}
-    columns = ", ".join(f"{plan.dialect.identifier(name)}{'(191)' if name in long else ''}" for name in key)
+    columns = ", ".join(f"{plan.dialect.identifier(name)}{'(191)' if name in long else ''}" for name in work.key)
     return f"CREATE INDEX d1_key ON {plan.path(work.into)} ({columns})"
-
-
-def _overwrite_by_key(plan: LoadPlan, work: TableLoad, key: Sequence[str], *, to_itself: bool) -> list[str]:
-    """Delete the rows that are gone, change those that differ, add those that are new.
-
-    :param to_itself: a foreign key of the table refers to the table: rows are checked one by one, so that a row may
-        come before the one that it refers to. Then nothing is checked until all are there.
-    """
-    identifier, path, helper = plan.dialect.identifier, plan.path(work.table.name), plan.path(work.into)
-    names = [column.name for column in work.columns]
-    same = " AND ".join(f"old.{identifier(name)} = new.{identifier(name)}" for name in key)
-    others = ", ".join(f"old.{identifier(name)} = new.{identifier(name)}" for name in names if name not in key)
-    matched = " AND ".join(f"{path}.{identifier(name)} = new.{identifier(name)}" for name in key)
-    delete = f"DELETE FROM {path} WHERE NOT EXISTS (SELECT 1 FROM {helper} AS new WHERE {matched})"
-    update = [f"UPDATE {path} AS old JOIN {helper} AS new ON {same} SET {others}"] if others else []
-    insert = (
-        f"INSERT INTO {path} ({', '.join(identifier(name) for name in names)}) "
-        f"SELECT {', '.join(f'new.{identifier(name)}' for name in names)} "
-        f"FROM {helper} AS new LEFT JOIN {path} AS old ON {same} WHERE old.{identifier(key[0])} IS NULL"
-    )
-    if to_itself:
-        return ["SET SESSION foreign_key_checks = 0", *update, insert, "SET SESSION foreign_key_checks = 1", delete]
-    return [delete, *update, insert]
 
 
 def _named(plan: LoadPlan, column: str, name: str) -> str:

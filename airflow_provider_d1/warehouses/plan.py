@@ -6,19 +6,20 @@ import datetime as dt
 import hashlib
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError, D1WarehouseError
 from airflow_provider_d1.validation import suggest
+from airflow_provider_d1.warehouses.merge_keys import merge_keys
 
 if TYPE_CHECKING:
     from airflow_provider_d1.staging.manifest import Manifest
     from airflow_provider_d1.staging.manifest_tables import TableEntry
     from airflow_provider_d1.warehouses.dialect import Dialect
 
-Mode = Literal["replace", "append"]
+Mode = Literal["replace", "append", "merge"]
 OnNul = Literal["fail", "replace"]
 
 #: the loader's own table, one in each schema
@@ -46,6 +47,7 @@ def leftover_helpers(names: Iterable[str], now: dt.datetime | None = None) -> li
 class LoadOptions:
     """How to load; the operator's arguments of the same names.
 
+    :param keys: table → the columns by which ``merge`` matches its rows, where it is not the primary key.
     :param engine: the arguments that only one engine has (:class:`~.base.WarehouseOption`), by name.
     """
 
@@ -54,6 +56,8 @@ class LoadOptions:
     tables: tuple[str, ...] | None = None
     on_nul: OnNul = "fail"
     allow_other_database: bool = False
+    keys: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    delete_missing: bool = False
     engine: Mapping[str, str | None] = field(default_factory=dict)
 
 
@@ -77,18 +81,30 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table to be loaded; its parts are in row order, ``token`` is that of the load."""
+    """A table to be loaded; its parts are in row order, ``token`` is that of the load.
+
+    ``key`` has the columns by which ``merge`` matches rows; it is empty with other modes.
+    """
 
     name: str
     columns: tuple[Column, ...]
     rows: int
     parts: tuple[Part, ...]
     token: str = ""
+    key: tuple[str, ...] = ()
 
     @property
     def helper(self) -> str:
         """Name of the table that the rows are loaded into before they are published; no other load has the same."""
-        return f"_d1_new_{self.token}_{hashlib.sha256(self.name.encode()).hexdigest()[:16]}"
+        return self._helper_name(self.name)
+
+    @property
+    def merged(self) -> str:
+        """Name of the table in which old and new rows are put together, where the table itself can't be changed."""
+        return self._helper_name(f"{self.name}\0merged")
+
+    def _helper_name(self, content: str) -> str:
+        return f"_d1_new_{self.token}_{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +164,21 @@ def make_plan(
     :param uri: its URI; recorded, and shown.
     :param token: the name of this load; by default a new one.
     :raises D1ManifestError: when the manifest contradicts itself or holds no tables.
-    :raises D1ConfigurationError: for a name in ``tables`` that the manifest does not have.
+    :raises D1ConfigurationError: for a name in ``tables`` or ``keys`` that the manifest does not have, for a table
+        without a key with ``merge``, and for ``delete_missing`` with a manifest that does not have every row.
     :raises D1WarehouseError: for names that this warehouse can't hold or would make one of.
     """
     if manifest.format == "sql":
         raise D1ManifestError(f"{uri} lists an SQL dump, not tables: stage with file_format='parquet' to load it")
     token = token or new_token()
-    tables = tuple(_table(entry, token) for entry in _chosen(manifest.tables, options.tables))
+    chosen = _chosen(manifest.tables, options.tables)
+    keys: Mapping[str, tuple[str, ...]] = {}
+    if options.mode != "merge" and (options.keys or options.delete_missing):
+        name = "keys" if options.keys else "delete_missing"
+        raise D1ConfigurationError(f"{name} is for mode='merge', and mode is {options.mode!r}")
+    if options.mode == "merge":
+        keys = merge_keys(manifest, chosen, options.keys, delete_missing=options.delete_missing)
+    tables = tuple(_table(entry, token, keys.get(entry.name, ())) for entry in chosen)
     _check_names(dialect, options.schema, tables)
     origin = Origin(
         manifest=uri,
@@ -177,13 +201,13 @@ def _chosen(entries: Iterable[TableEntry], names: tuple[str, ...] | None) -> lis
     return [by_name[name] for name in dict.fromkeys(names)]
 
 
-def _table(entry: TableEntry, token: str) -> Table:
+def _table(entry: TableEntry, token: str, key: tuple[str, ...]) -> Table:
     listed = sum(file.rows or 0 for file in entry.files)
     if listed != entry.rows:
         raise D1ManifestError(f"table {entry.name!r}: the manifest says {entry.rows} rows, its files have {listed}")
     columns = tuple(Column(column.name, column.type) for column in entry.columns)
     parts = tuple(Part(file.uri, file.rows or 0, file.bytes, file.sha256) for file in entry.files)
-    return Table(entry.name, columns, entry.rows, parts, token)
+    return Table(entry.name, columns, entry.rows, parts, token, key)
 
 
 def _check_names(dialect: Dialect, schema: str, tables: tuple[Table, ...]) -> None:

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1WarehouseError
-from airflow_provider_d1.warehouses import postgres_catalog, postgres_errors
+from airflow_provider_d1.warehouses import merge, postgres_catalog, postgres_errors
 from airflow_provider_d1.warehouses.ahead import ahead
-from airflow_provider_d1.warehouses.base import Run, Warehouse
+from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.batches import staged_batches
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.fitting import fitted, nul_free
@@ -23,12 +23,12 @@ from airflow_provider_d1.warehouses.postgres_copy import HEADER, TRAILER, encode
 from airflow_provider_d1.warehouses.postgres_publish import Finish, PostgresSession, publish
 from airflow_provider_d1.warehouses.postgres_statements import (
     copy,
+    merge_rows,
     only,
     replace_rows,
-    replace_rows_by_key,
     truncate_and_insert,
 )
-from airflow_provider_d1.warehouses.session import Connections, limit_connect_time
+from airflow_provider_d1.warehouses.session import Connections, Run, limit_connect_time
 from airflow_provider_d1.warehouses.table_load import Publication, TableLoad
 
 if TYPE_CHECKING:
@@ -156,10 +156,15 @@ class Postgres(Warehouse[PostgresSession]):
 
     def publication(self, plan: LoadPlan, work: TableLoad) -> Publication:
         """What is likely: a table of ``replace`` that has something attached gets its rows replaced instead."""
-        if work.action == "append":
+        if work.action in ("append", "merge"):
             return super().publication(plan, work)
         drop = [] if work.action == "create" else [f"DROP TABLE IF EXISTS {plan.path(work.table.name)}"]
         return Publication(ddl=[*drop, self.rename_helper(plan, work)], renames=True)
+
+    def merge(self, plan: LoadPlan, work: TableLoad, *, partitioned: bool = False) -> list[str]:
+        values = self.staged_values(plan, work, "new.")
+        deletes = work.delete_missing
+        return [merge_rows(plan, work.table, values, work.key, partitioned=partitioned, delete_missing=deletes)]
 
     def publish_all(self, run: Run[PostgresSession], works: Sequence[TableLoad]) -> None:
         publish(run.session, run.session.pending)
@@ -170,6 +175,9 @@ class Postgres(Warehouse[PostgresSession]):
             self._copy(run, work)
             return
         existing = session.relation(table.name)
+        if work.action == "merge" and existing is not None:
+            self._load_for_merge(run, work, existing)
+            return
         run.execute(self.create_table(run.plan, work.into, work.columns))
         if work.action in ("overwrite", "swap") and existing is not None:
             attached = session.attached(table, existing)
@@ -179,6 +187,8 @@ class Postgres(Warehouse[PostgresSession]):
                 self._load_for_rows(run, work, existing)
                 return
         self._copy(run, work)
+        if work.key:
+            merge.check_keys(self.match(run.plan, work), session.rows, in_table=False)
         run.execute(f"ANALYZE {run.plan.path(work.into)}")  # else it has no statistics until autovacuum comes by
         publication = self.publication(run.plan, work)
         finish = [*publication.ddl, *publication.dml]
@@ -193,10 +203,10 @@ class Postgres(Warehouse[PostgresSession]):
         table: Table,
         existing: Relation | None,
         statements: Sequence[str],
-        **flags: bool,
+        **more: Any,
     ) -> None:
         target = "" if existing is None else only(run.plan, table.name, partitioned=existing.partitioned)
-        run.session.pending.append(Finish(table, existing, target, statements, **flags))
+        run.session.pending.append(Finish(table, existing, target, statements, **more))
 
     def _load_for_rows(self, run: Run[PostgresSession], work: TableLoad, existing: Relation) -> None:
         plan, session, table = run.plan, run.session, work.table
@@ -210,12 +220,7 @@ class Postgres(Warehouse[PostgresSession]):
         held = {**existing.columns, **{name: self._catalog_type(table, name) for name in chosen}}
         work.drift = self.find_drift(plan, table, held)
         work.columns = work.drift.targets
-        for change in work.drift.altered:
-            self._check_alterable(run, table, existing, change.column, change.statement)
-        create = self.create_table(plan, work.into, work.columns)
-        run.execute(create.replace("CREATE TABLE", "CREATE UNLOGGED TABLE", 1))
-        self._copy(run, work)
-        run.execute(f"ANALYZE {plan.path(work.into)}")
+        self._fill_helper(run, work, existing)
         values = {column.name: f"new.{plan.dialect.identifier(column.name)}" for column in work.columns}
         for name, kind in chosen.items():
             values[name] = self._checked_cast(run, table, name, kind)
@@ -226,15 +231,50 @@ class Postgres(Warehouse[PostgresSession]):
                 f"{missing[0]!r}, which is not staged, so rows can't be matched; drop the foreign key or its action"
             )
         if key:
-            replace = [replace_rows_by_key(plan, table, values, key, partitioned=existing.partitioned)]
+            partitioned = existing.partitioned
+            replace = [merge_rows(plan, table, values, key, partitioned=partitioned, delete_missing=True)]
         elif postgres_catalog.refuses_deletes(session.rows, existing):
             replace = truncate_and_insert(plan, table, values, partitioned=existing.partitioned)
         else:
             replace = [replace_rows(plan, table, values, partitioned=existing.partitioned)]
+        self._finish_kept(run, work, existing, replace)
+
+    def _load_for_merge(self, run: Run[PostgresSession], work: TableLoad, existing: Relation) -> None:
+        self._fill_helper(run, work, existing)
+        merge.check_keys(self.match(run.plan, work), run.session.rows, in_table=False)
+        self._finish_kept(run, work, existing, self.merge(run.plan, work, partitioned=existing.partitioned))
+
+    def _fill_helper(self, run: Run[PostgresSession], work: TableLoad, existing: Relation) -> None:
+        for change in work.drift.altered:
+            self._check_alterable(run, work.table, existing, change.column, change.statement)
+        create = self.create_table(run.plan, work.into, work.columns)
+        run.execute(create.replace("CREATE TABLE", "CREATE UNLOGGED TABLE", 1))
+        self._copy(run, work)
+        run.execute(f"ANALYZE {run.plan.path(work.into)}")
+
+    def _finish_kept(
+        self, run: Run[PostgresSession], work: TableLoad, existing: Relation, statements: Sequence[str]
+    ) -> None:
+        """Publish into the table that is there, and count the rows in it before the helper table goes."""
+        plan, name, expected = run.plan, work.table.name, work.table.rows
+
+        def check() -> None:
+            if work.key and not work.delete_missing:
+                count = merge.count_merged(self.match(plan, work), run.session.rows)
+            else:
+                target = only(plan, name, partitioned=existing.partitioned)
+                ((count,),) = run.session.rows(f"SELECT count(*) FROM {target}")
+            if count != expected:
+                raise D1WarehouseError(
+                    f"Table {name!r} is unchanged: it held {count} of the manifest's rows after they were put into it, "
+                    f"expected {expected}; a trigger or rule on it keeps rows in or out, disable it for loads"
+                )
+
         changes = self.alterations(plan, work)
-        waits = bool(changes) or len(replace) > 1
-        finish = [*changes, *replace, self.drop_helper(plan, work.into)]
-        self._finish_with(run, table, existing, finish, waits_for_readers=waits, rows_replaced=True)
+        waits = bool(changes) or len(statements) > 1
+        cleanup = [self.drop_helper(plan, work.into)]
+        finish = [*changes, *statements]
+        self._finish_with(run, work.table, existing, finish, check=check, cleanup=cleanup, waits_for_readers=waits)
 
     def _checked_cast(self, run: Run[PostgresSession], table: Table, column: str, kind: str) -> str:
         """The expression that turns a staged column into the type that somebody gave the target's column."""

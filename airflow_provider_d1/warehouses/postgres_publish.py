@@ -57,8 +57,9 @@ class Finish:
 
     :param existing: the table as it was, None for a new one.
     :param target: how LOCK and SELECT name the existing table.
+    :param check: raises when the table, which stays the same one, does not have the loaded rows afterwards.
+    :param cleanup: what follows the check.
     :param waits_for_readers: whether a statement needs the table for itself: a swap, an ALTER TABLE.
-    :param rows_replaced: the table stays the same one, and has to be counted.
     :param swapped: the table makes way for the helper table.
     """
 
@@ -66,8 +67,9 @@ class Finish:
     existing: Relation | None
     target: str
     statements: Sequence[str]
+    check: Callable[[], None] | None = None
+    cleanup: Sequence[str] = ()
     waits_for_readers: bool = False
-    rows_replaced: bool = False
     swapped: bool = False
 
 
@@ -90,14 +92,11 @@ def _finish(session: PostgresSession, step: Finish) -> None:
         _check_still_bare(session, step, step.existing)
     for statement in step.statements:
         session.run(statement)
-    if step.rows_replaced:
-        ((count,),) = session.rows(f"SELECT count(*) FROM {step.target}")
-        if count != step.table.rows:
-            raise D1WarehouseError(
-                f"Table {step.table.name!r} is unchanged: it held {count} rows after its rows were replaced by the "
-                f"manifest's {step.table.rows}; a trigger or rule on it keeps rows in or out, disable it for loads"
-            )
+    if step.check is not None:
+        step.check()
         session.run(f"ANALYZE {session.plan.path(step.table.name)}")
+    for statement in step.cleanup:
+        session.run(statement)
 
 
 def _check_still_bare(session: PostgresSession, step: Finish, existing: Relation) -> None:

@@ -48,34 +48,42 @@ def truncate_and_insert(plan: LoadPlan, table: Table, values: Mapping[str, str],
     return [f"TRUNCATE {only(plan, table.name, partitioned=partitioned)}", _insert(plan, table, values, [])]
 
 
-def replace_rows_by_key(
-    plan: LoadPlan, table: Table, values: Mapping[str, str], key: Sequence[str], *, partitioned: bool
+def merge_rows(
+    plan: LoadPlan,
+    table: Table,
+    values: Mapping[str, str],
+    key: Sequence[str],
+    *,
+    partitioned: bool,
+    delete_missing: bool,
 ) -> str:
-    """The same for a table at which a foreign key with an action points: ``ON DELETE CASCADE`` and its like.
+    """Change the rows that are in the helper table by their keys, and add the others; no unique index is needed.
 
-    Only rows that are gone are deleted, so that the action meets only what referred to them.
-
-    :param key: the columns that the foreign key refers to.
+    With ``delete_missing`` it replaces the rows of a table at which a foreign key with an action points, too
+    (``ON DELETE CASCADE`` and its like): the action meets only what referred to rows that are gone.
     """
     identifier = plan.dialect.identifier
     target, helper = only(plan, table.name, partitioned=partitioned), plan.path(table.helper)
     same = " AND ".join(f"old.{identifier(name)} = {values[name]}" for name in key)
     others = [name for name in values if name not in key]
-    parts = [
-        f"deleted AS (DELETE FROM {target} AS old WHERE NOT EXISTS (SELECT FROM {helper} new WHERE {same}) RETURNING 1)"
-    ]
+    parts, first = [], []
+    if delete_missing:
+        missing = f"NOT EXISTS (SELECT FROM {helper} new WHERE {same})"
+        parts.append(f"deleted AS (DELETE FROM {target} AS old WHERE {missing} RETURNING 1)")
+        first = ["deleted"]
     if others:
+        after_delete = " AND (SELECT count(*) FROM deleted) >= 0" if first else ""
         assignments = ", ".join(f"{identifier(name)} = {values[name]}" for name in others)
         before = ", ".join(f"old.{identifier(name)}" for name in others)
         after = ", ".join(values[name] for name in others)
         # *<> compares bytes: with <> a text may equal another one under a collation that ignores case
         parts.append(
             f"updated AS (UPDATE {target} AS old SET {assignments} FROM {helper} new WHERE {same} "
-            f"AND ROW({before})::record *<> ROW({after})::record AND (SELECT count(*) FROM deleted) >= 0 RETURNING 1)"
+            f"AND ROW({before})::record *<> ROW({after})::record{after_delete} RETURNING 1)"
         )
-    first = ["updated" if others else "deleted"]
+        first = ["updated"]
     insert = _insert(plan, table, values, first, f"NOT EXISTS (SELECT FROM {target} old WHERE {same})")
-    return f"WITH {', '.join(parts)} {insert}"
+    return f"WITH {', '.join(parts)} {insert}" if parts else insert
 
 
 def _insert(plan: LoadPlan, table: Table, values: Mapping[str, str], first: Sequence[str], condition: str = "") -> str:

@@ -7,13 +7,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1ConfigurationError
-from airflow_provider_d1.warehouses.base import Run, Warehouse
+from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.plan import LOADS_TABLE, leftover_helpers
 from airflow_provider_d1.warehouses.s3_access import S3Access, s3_access
 from airflow_provider_d1.warehouses.session import (
     Connections,
     CursorSession,
+    Run,
     is_permanent_sqlstate,
     limit_connect_time,
 )
@@ -143,6 +144,10 @@ class Redshift(Warehouse[RedshiftSession]):
         if (old, new) == ("binary", "string"):
             return f"UPPER(TO_HEX({name}))"
         return f"{name}::{self.dialect.types[new]}"
+
+    def exactly(self, value: str, type_name: str) -> str:
+        # = ignores spaces at the end of a text
+        return f"{value} || '.'" if type_name == "string" else value
 
     def fill_statements(self, plan: LoadPlan, work: TableLoad) -> list[str]:
         return [self.copy(plan, work, self.authorization(plan, None))]

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.warehouses.plan import LoadPlan
+    from airflow_provider_d1.warehouses.staged_files import StagedFiles
+
+log = logging.getLogger(__name__)
 
 #: a statement longer than this is shown without its middle
 _SHOWN = 1000
@@ -55,6 +62,37 @@ class CursorSession(Session):
     def close(self) -> None:
         """End the connection."""
         self.connection.close()
+
+
+S = TypeVar("S", bound=Session)
+
+
+class Run(Generic[S]):
+    """One load while it runs: what is loaded, and the session that it is loaded through."""
+
+    def __init__(self, plan: LoadPlan, files: StagedFiles, session: S) -> None:
+        self.plan = plan
+        self.files = files
+        self.session = session
+        #: names of helper tables that are to be dropped
+        self.helpers: list[str] = []
+
+    def execute(self, statement: str, shown: str | None = None) -> list[tuple[Any, ...]]:
+        """Log a statement and run it.
+
+        :param shown: what is logged instead of a statement with secrets.
+        """
+        self.announce(shown or statement)
+        return self.session.rows(statement)
+
+    def announce(self, statement: str) -> None:
+        """Log a statement that is about to run."""
+        log.info("Running: %s", abbreviated(statement))
+
+    def count(self, table: str) -> int:
+        """The rows of a table."""
+        ((count,),) = self.session.rows(f"SELECT COUNT(*) FROM {self.plan.path(table)}")
+        return int(count)
 
 
 def abbreviated(statement: str) -> str:

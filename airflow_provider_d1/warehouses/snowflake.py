@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1ManifestError, D1WarehouseError
-from airflow_provider_d1.warehouses.base import Run, Warehouse
+from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.batches import check_parquet
 from airflow_provider_d1.warehouses.dialect import Dialect
-from airflow_provider_d1.warehouses.session import Connections, CursorSession, is_permanent_sqlstate
+from airflow_provider_d1.warehouses.session import Connections, CursorSession, Run, is_permanent_sqlstate
 from airflow_provider_d1.warehouses.staged_files import split_s3
 from airflow_provider_d1.warehouses.table_load import TableLoad, WarehouseOption
 

@@ -26,10 +26,12 @@ def write_staged(
     database_name: str | None = "shop",
     bookmark: str | None = "bookmark-1",
     rows_in_part: int = 1000,
+    keys: Mapping[str, Sequence[str]] | None = None,
     uri: str | None = None,
 ) -> str:
     """Write parts and manifest into ``folder`` and return the manifest's URI.
 
+    :param keys: table → its primary key.
     :param uri: what the folder is called in the manifest; by default its ``file://`` URI.
     """
     uri = uri or f"file://{quote(str(folder))}"
@@ -51,7 +53,7 @@ def write_staged(
                     "sha256": hashlib.sha256(content).hexdigest(),
                 }
             )
-        entries.append(_entry(name, table, files))
+        entries.append(_entry(name, table, files, (keys or {}).get(name, ())))
     manifest = {
         "version": 1,
         "created_at": "2026-11-22T00:00:00+00:00",
@@ -87,7 +89,7 @@ def edit_manifest(folder: Path, change: Any) -> None:
     path.write_text(json.dumps(manifest))
 
 
-def _entry(name: str, table: pa.Table, files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _entry(name: str, table: pa.Table, files: Sequence[Mapping[str, Any]], key: Sequence[str]) -> dict[str, Any]:
     nothing = {"integer": 0, "real": 0, "text": 0, "blob": 0}
     columns = [
         {
@@ -95,7 +97,7 @@ def _entry(name: str, table: pa.Table, files: Sequence[Mapping[str, Any]]) -> di
             "declared_type": "",
             "type": {"date32[day]": "date32", "double": "float64"}.get(str(field.type), str(field.type)),
             "nullable": True,
-            "primary_key": 0,
+            "primary_key": list(key).index(field.name) + 1 if field.name in key else 0,
             "storage": {**nothing, "null": table.num_rows},
             "lossy": {
                 "unsafe_integers": 0,

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from airflow_provider_d1.exceptions import D1WarehouseError
 from tests.integration.warehouses.interleaving import Interleaving
 from tests.integration.warehouses.staged import write_staged
 from tests.integration.warehouses.warehouse_engines import CONN_ID
@@ -84,4 +85,30 @@ def test_a_whole_load_between_filling_and_publishing(engine, schema, load_staged
         assert loads.finish("one")["rows"] == 120
     kept = [] if mode == "replace" else [*OLD["id"].to_pylist(), *OTHER["id"].to_pylist()]
     assert ids(engine, schema) == sorted([*ONE["id"].to_pylist(), *kept])
+    assert engine.tables(schema) == {"users", "_d1_loads"}
+
+
+@pytest.mark.parametrize("mode", ["replace", "append", "merge"])
+def test_a_whole_load_while_a_table_is_merged(engine, schema, load_staged, stage, mode) -> None:
+    """What the other load brings is in the table at the end, or the first one says that it may be tried again."""
+    keys = {"users": ["id"]}
+    old = pa.table({"id": list(range(10)), "v": ["old"] * 10})
+    one = pa.table({"id": [3, 10], "v": ["one"] * 2})
+    other = pa.table({"id": [11, 12] if mode == "append" else [4], "v": ["other"] * (2 if mode == "append" else 1)})
+    load_staged(stage("old", old))
+    first, second = stage("one", one), stage("other", other)
+    with Interleaving() as loads:
+        loads.start("one", lambda: load_staged(first, mode="merge", keys=keys))
+        loads.run_until("one", lambda statement: "EXCHANGE" in statement or "MERGE INTO" in statement)
+        loads.start("other", lambda: load_staged(second, mode=mode, keys=keys if mode == "merge" else None))
+        assert loads.finish("other")["rows"] == other.num_rows
+        result = loads.finish("one")
+    if isinstance(result, Exception):
+        assert isinstance(result, D1WarehouseError)
+        assert result.retryable
+        load_staged(first, mode="merge", keys=keys)
+    expected = {} if mode == "replace" else {row["id"]: row["v"] for row in old.to_pylist()}
+    for table in (other, one):
+        expected.update((row["id"], row["v"]) for row in table.to_pylist())
+    assert sorted(engine.rows(schema, "users")) == sorted(expected.items())
     assert engine.tables(schema) == {"users", "_d1_loads"}

@@ -115,6 +115,33 @@ def test_replace_and_append(emulator, schema, load_staged, stage) -> None:
     assert tables(emulator, schema) == {"users", "empty", "_d1_loads"}
 
 
+def test_merge(emulator, schema, load_staged, stage) -> None:
+    keys = {"users": ["a b", "id"]}
+    changed = pa.table(
+        {"id": [1, 7], "a b": ["Ada", "x"], "é": [9.5, None], "1a": pa.array([b"new", b""], pa.binary())}
+    )
+    load_staged(stage({"users": USERS.slice(0, 1)}, keys=keys), mode="merge")
+    uri = stage({"users": changed}, keys=keys)
+    for _ in range(2):
+        assert load_staged(uri, mode="merge")["rows"] == 2
+        assert rows(emulator, schema) == values(changed)
+    load_staged(stage({"users": MORE}, keys=keys), mode="append")
+    load_staged(uri, mode="merge")
+    assert rows(emulator, schema) == values(changed, MORE.slice(0))
+    load_staged(uri, mode="merge", delete_missing=True)
+    assert rows(emulator, schema) == values(changed)
+    twice = pa.concat_tables([changed, changed.slice(1)])
+    with pytest.raises(AirflowFailException, match=r"'users' is unchanged.*1 values of it are staged more than once"):
+        load_staged(stage({"users": twice}, keys=keys), mode="merge")
+    with pytest.raises(AirflowFailException, match=r"1 staged rows have NULL in it"):
+        load_staged(stage({"users": USERS}, keys=keys), mode="merge")
+    load_staged(stage({"users": twice}), mode="replace")
+    with pytest.raises(AirflowFailException, match=r"in the warehouse's table more than once"):
+        load_staged(uri, mode="merge")
+    assert rows(emulator, schema) == values(twice)
+    assert tables(emulator, schema) == {"users", "_d1_loads"}
+
+
 def test_replace_takes_the_new_shape(emulator, schema, load_staged, stage) -> None:
     load_staged(stage({"users": USERS}))
     other = pa.table({"name": ["Ada"], "email": [None]}, pa.schema([("name", pa.string()), ("email", pa.string())]))

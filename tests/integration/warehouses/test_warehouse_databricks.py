@@ -135,6 +135,29 @@ def test_replace_and_append(spark, schema, load_staged, stage) -> None:
     assert set(SailSession(spark).tables(schema)) == {"users", "empty", "_d1_loads"}
 
 
+def test_merge(spark, schema, load_staged, stage) -> None:
+    keys = {"users": ["a b", "id"]}
+    changed = pa.table({"id": [1, 7], "a b": ["it's \\ \n", "x"], "x": pa.array([b"new", None], pa.binary())})
+    load_staged(stage({"users": USERS.slice(0, 1)}, keys=keys), mode="merge")
+    uri = stage({"users": changed}, keys=keys)
+    for _ in range(2):
+        assert load_staged(uri, mode="merge")["rows"] == 2
+        assert rows(spark, schema) == values(changed)
+    load_staged(stage({"users": MORE}, keys=keys), mode="append")
+    load_staged(uri, mode="merge")
+    assert rows(spark, schema) == values(changed, MORE)
+    load_staged(uri, mode="merge", delete_missing=True)
+    assert rows(spark, schema) == values(changed)
+    twice = pa.concat_tables([changed, changed.slice(1)])
+    with pytest.raises(AirflowFailException, match=r"'users' is unchanged.*1 values of it are staged more than once"):
+        load_staged(stage({"users": twice}, keys=keys), mode="merge")
+    load_staged(stage({"users": twice}), mode="replace")
+    with pytest.raises(AirflowFailException, match=r"in the warehouse's table more than once"):
+        load_staged(uri, mode="merge")
+    assert rows(spark, schema) == values(twice)
+    assert set(SailSession(spark).tables(schema)) == {"users", "_d1_loads"}
+
+
 def test_replace_takes_the_new_shape(spark, schema, load_staged, stage) -> None:
     load_staged(stage({"users": USERS}))
     load_staged(stage({"users": pa.table({"email": ["a@example.com"]})}))

@@ -198,6 +198,12 @@ def test_append_widens(engine, schema, load_staged, stage, old, new, wide, value
     assert sorted(texts, key=repr) == sorted([*values, *values[: len(old)]], key=repr)
 
 
+def test_a_column_that_is_not_staged_keeps_its_values_while_another_widens(engine, schema, load_staged, stage) -> None:
+    load_staged(stage({"t": table(v=[1], kept=["here"])}), mode="append")
+    load_staged(stage({"t": table(v=["x"])}), mode="append")
+    assert held(engine, schema, "t") == rows(("1", "here"), ("x", None))
+
+
 def test_times_widen_to_text(engine, schema, load_staged, stage) -> None:
     moment, midnight = (dt.datetime.fromisoformat(text) for text in ("2024-02-29T12:30:01.25", "2024-02-29"))
     times = pa.table({"v": pa.array([moment, None], pa.timestamp("us"))})

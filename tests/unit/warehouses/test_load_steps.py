@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_d1.exceptions import D1WarehouseError
-from airflow_provider_d1.warehouses.base import Run, Warehouse
+from airflow_provider_d1.cloudflare.models import ExportOptions
+from airflow_provider_d1.exceptions import D1ConfigurationError, D1WarehouseError
+from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.loader import Load, planned_statements
 from airflow_provider_d1.warehouses.plan import LOADS_TABLE, LoadOptions, LoadPlan, make_plan
-from airflow_provider_d1.warehouses.session import Session, abbreviated
+from airflow_provider_d1.warehouses.session import Run, Session, abbreviated
 from tests.unit.warehouses.warehouse_plans import ENGINES, TOKEN, manifest, plan
 
 if TYPE_CHECKING:
@@ -34,7 +36,8 @@ class Recorder(Session):
         self.helpers: list[str] = []
         self.policies: list[tuple[str]] = []
         self.rows_there = 10 if columns else 0
-        self.arrives = 3
+        self.arrives = self.matched = 3
+        self.unfit, self.unfit_by = 0, ""
         self.ran: list[str] = []
         self.known: dict[str, list[tuple[Any, ...]]] = {}
 
@@ -56,13 +59,18 @@ class Recorder(Session):
             return self.history
         if "NOT BETWEEN" in statement:
             return [(0,)]
+        if "IS NULL" in statement or "d1_twice" in statement:
+            return [(self.unfit if self.unfit_by in statement else 0,)]
+        if statement.startswith("SELECT COUNT") and "JOIN" in statement:
+            return [(self.matched,)]
         if statement.startswith("SELECT COUNT"):
             return [(self.rows_there,)]
         self.ran.append(statement)
-        if "users" in statement and "VALUES" not in statement:
+        if "users" in statement and ("VALUES" not in statement or statement.startswith("MERGE")):
             adds = statement.startswith(("INSERT", "CREATE OR REPLACE")) or "RENAME" in statement
             if statement.startswith(("TRUNCATE", "DELETE", "DROP", "INSERT OVERWRITE", "CREATE OR REPLACE")):
                 self.rows_there = 0
+            adds = adds or statement.startswith("MERGE")
             self.rows_there += self.arrives if adds else 0
         return []
 
@@ -73,13 +81,15 @@ class Recorder(Session):
         return [" ".join(statement.split()[:2]) for statement in self.ran]
 
 
-def load(name: str, recorder: Recorder, mode: str = "replace", rows: int = 3, tables: Any = TABLES) -> Any:
+def load(
+    name: str, recorder: Recorder, mode: str = "replace", rows: int = 3, tables: Any = TABLES, **options: Any
+) -> Any:
     class Filled(type(ENGINES[name])):  # type: ignore[misc]
         def fill(self, run: Run[Any], work: TableLoad) -> int:  # noqa: ARG002 - nothing is loaded
             recorder.ran.append(FILL)
             return rows
 
-    made = plan(ENGINES[name], manifest(tables), mode=mode)
+    made = plan(ENGINES[name], manifest(tables), mode=mode, **options)
     recorder.know(ENGINES[name], made)
     return Load(Filled(), made, None, recorder).run()
 
@@ -249,6 +259,92 @@ def test_an_append_and_its_record_belong_together(name) -> None:
         load(name, recorder, "append")
     assert "ROLLBACK" in recorder.ran
     assert recorder.ran[-1].startswith("DROP TABLE")
+
+
+MERGE: dict[str, Any] = {"mode": "merge", "keys": {"users": ["id"]}}
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+@pytest.mark.parametrize("columns", [{}, {"id": "int64", "name": "string"}, {"id": "int64"}])
+def test_a_merge_is_one_step_with_its_record(name, columns) -> None:
+    recorder = Recorder(existing(name, **columns))
+    load(name, recorder, **MERGE)
+    publishing = [statement for statement in recorder.ran if statement.startswith("MERGE INTO")]
+    assert len(publishing) == 1
+    kinds = recorder.kinds()
+    assert kinds.index(FILL) < kinds.index("MERGE INTO") < len(kinds) - 1 - kinds[::-1].index("INSERT INTO")
+    if ENGINES[name].transaction == "table":
+        at = kinds.index("MERGE INTO")
+        assert [kind.split()[0] for kind in kinds[at - 1 : at + 3]] == ["BEGIN", "MERGE", "INSERT", "COMMIT"]
+    else:
+        assert ("COMMIT" in kinds) == (ENGINES[name].transaction == "load")
+    deleting = Recorder(existing(name, **columns))
+    deleting.rows_there = 0
+    load(name, deleting, **MERGE, delete_missing=True)
+    assert any("DELETE" in statement for statement in deleting.ran)
+
+
+def test_every_engine_merges_or_says_how_itself() -> None:
+    """The ones that are not in the test above run for real in tests/integration/warehouses/test_merge.py."""
+    assert set(ENGINES) == {*DEFAULT, "postgres", "mysql", "duckdb", "clickhouse"}
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+@pytest.mark.parametrize("problem", ["IS NULL", "d1_twice", "JOIN"])
+def test_keys_that_do_not_tell_rows_apart_publish_nothing(name, problem) -> None:
+    recorder = Recorder(existing(name, id="int64", name="string"))
+    recorder.unfit, recorder.unfit_by = 2, problem
+    if problem == "JOIN":
+        recorder.matched = 5
+    with pytest.raises(D1WarehouseError, match=r"'users' is unchanged.*'id', and 2 ") as failure:
+        load(name, recorder, **MERGE)
+    assert not failure.value.retryable
+    assert "COMMIT" not in recorder.ran
+    if problem != "JOIN" or ENGINES[name].transaction == "statement":
+        assert not any(statement.startswith("MERGE") for statement in recorder.ran)
+    assert not any("VALUES ('" in statement for statement in recorder.ran)
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+def test_merged_rows_are_counted_in_the_table_itself(name) -> None:
+    recorder = Recorder(existing(name, id="int64", name="string"))
+    recorder.matched = 2
+    with pytest.raises(D1WarehouseError, match="'users' has 2 new rows after the load, expected 3") as failure:
+        load(name, recorder, **MERGE)
+    assert failure.value.retryable
+    assert "COMMIT" not in recorder.ran
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_merge_needs_a_key(name) -> None:
+    warehouse, without = ENGINES[name], manifest(TABLES)
+    for options, problem in (
+        ({}, r"none: 'users'\..*keys=\{'users': \['…'\]\}"),
+        ({"keys": {"user": ["id"]}}, r"no table 'user'; did you mean 'users'\?"),
+        ({"keys": {"users": ["ID"]}}, r"'users' has no column 'ID'; did you mean 'id'\?"),
+        ({"keys": {"users": ["zzz"]}}, r"'users' has no column 'zzz'; it has 'id', 'name'"),
+    ):
+        with pytest.raises(D1ConfigurationError, match=problem):
+            plan(warehouse, without, mode="merge", **options)
+    for options in ({"keys": {"users": ["id"]}}, {"delete_missing": True}):
+        with pytest.raises(D1ConfigurationError, match=r"(keys|delete_missing) is for mode='merge', and mode is 'app"):
+            plan(warehouse, without, mode="append", **options)
+    keyed = replace(without.tables[0], columns=tuple(replace(c, primary_key=1) for c in without.tables[0].columns[:1]))
+    (table,) = plan(warehouse, replace(without, tables=(keyed,)), mode="merge").tables
+    assert table.key == ("id",)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_rows_are_deleted_only_by_a_manifest_that_has_every_row(name) -> None:
+    full, options = manifest(TABLES), {**MERGE, "delete_missing": True}
+    plan(ENGINES[name], full, **options)
+    some_tables = replace(full.source, options=ExportOptions(tables=("users",)))  # but every row of them
+    plan(ENGINES[name], replace(full, source=some_tables), **options)
+    empty = replace(full, source=replace(full.source, options=ExportOptions(no_data=True)))
+    for partial in (empty, replace(full, extract="query")):
+        with pytest.raises(D1ConfigurationError, match=r"delete_missing=True.*does not have every row"):
+            plan(ENGINES[name], partial, **options)
+        plan(ENGINES[name], partial, **MERGE)
 
 
 @pytest.mark.parametrize("name", DEFAULT)

@@ -1,0 +1,16 @@
+CREATE SCHEMA IF NOT EXISTS "staging";
+CREATE TABLE IF NOT EXISTS "staging"."_d1_loads" ("loaded_at" timestamp, "manifest" varchar(65535), "database_id" varchar(65535), "database_name" varchar(65535), "bookmark" varchar(65535), "dump_sha256" varchar(65535), "table_name" varchar(65535), "rows" bigint, "mode" varchar(65535));
+BEGIN;
+LOCK "staging"."_d1_loads";
+CREATE TABLE "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06" ("a int64" bigint, "a float64" double precision, "a string" varchar(65535), "a binary" varbyte(16777216), "a timestamp" timestamp, "a date32" date, "select" bigint);
+COPY "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06" FROM 's3://bucket/d1/shop''s/_copy__d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06.json' IAM_ROLE 'arn:aws:iam::123456789012:role/reader' FORMAT AS PARQUET MANIFEST;
+CREATE TABLE "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1" ("id" bigint);
+COPY "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1" FROM 's3://bucket/d1/shop''s/_copy__d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1.json' IAM_ROLE 'arn:aws:iam::123456789012:role/reader' FORMAT AS PARQUET MANIFEST;
+DELETE FROM "staging"."users" WHERE NOT EXISTS (SELECT 1 FROM "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06" AS d1_new WHERE "users"."a int64" = d1_new."a int64" AND "users"."a string" = d1_new."a string" AND "users"."a string" || '.' = d1_new."a string" || '.');
+MERGE INTO "staging"."users" USING "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06" AS d1_new ON "users"."a int64" = d1_new."a int64" AND "users"."a string" = d1_new."a string" AND "users"."a string" || '.' = d1_new."a string" || '.' WHEN MATCHED THEN UPDATE SET "a float64" = d1_new."a float64", "a binary" = d1_new."a binary", "a timestamp" = d1_new."a timestamp", "a date32" = d1_new."a date32", "select" = d1_new."select" WHEN NOT MATCHED THEN INSERT ("a int64", "a float64", "a string", "a binary", "a timestamp", "a date32", "select") VALUES (d1_new."a int64", d1_new."a float64", d1_new."a string", d1_new."a binary", d1_new."a timestamp", d1_new."a date32", d1_new."select");
+DELETE FROM "staging"."orders-2026" WHERE NOT EXISTS (SELECT 1 FROM "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1" AS d1_new WHERE "orders-2026"."id" = d1_new."id");
+MERGE INTO "staging"."orders-2026" USING "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1" AS d1_new ON "orders-2026"."id" = d1_new."id" WHEN MATCHED THEN UPDATE SET "id" = d1_new."id" WHEN NOT MATCHED THEN INSERT ("id") VALUES (d1_new."id");
+DROP TABLE IF EXISTS "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06";
+DROP TABLE IF EXISTS "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1";
+INSERT INTO "staging"."_d1_loads" ("loaded_at", "manifest", "database_id", "database_name", "bookmark", "dump_sha256", "table_name", "rows", "mode") VALUES (GETDATE(), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'users', 3, 'merge'), (GETDATE(), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'orders-2026', 3, 'merge');
+COMMIT;
