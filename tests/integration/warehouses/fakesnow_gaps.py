@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +18,17 @@ import fakesnow.transforms
 import pytest
 from snowflake.connector.errors import ProgrammingError
 
+#: these wait for each other on one table, until the end of the transaction
+_LOCKING = re.compile(r"(?:MERGE|INSERT OVERWRITE|DELETE) (?:INTO|FROM) ((?:\"(?:[^\"]|\"\")*\"\.?)+)")
+_LOCKS: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+_held = threading.local()
+
 _OVERWRITE = re.compile(r"INSERT OVERWRITE INTO ((?:\"(?:[^\"]|\"\")*\"\.?)+)(.*)", re.DOTALL)
 
 
 @contextmanager
 def fakesnow_without_gaps() -> Iterator[None]:
-    """``fakesnow.patch()`` with ``FILES`` of stages, columns in any case, INSERT OVERWRITE, MERGE, conflicts."""
+    """``fakesnow.patch()`` with ``FILES`` of stages, columns in any case, INSERT OVERWRITE, MERGE, locks, conflicts."""
     urls_of = fakesnow.copy_into._source_urls
     execute = fakesnow.cursor.FakeSnowflakeCursor.execute
 
@@ -33,6 +40,16 @@ def fakesnow_without_gaps() -> Iterator[None]:
         return [name for name, _ in fakesnow.copy_into._describe_table(*table)]
 
     def overwrites(cursor: Any, command: str, *arguments: Any, **options: Any) -> Any:
+        held: dict[str, threading.Lock] = vars(_held).setdefault("locks", {})
+        if command in ("COMMIT", "ROLLBACK"):
+            try:
+                return execute(cursor, command, *arguments, **options)
+            finally:
+                while held:
+                    held.popitem()[1].release()
+        if (locking := _LOCKING.match(command)) is not None and locking[1] not in held:
+            _LOCKS[locking[1]].acquire()
+            held[locking[1]] = _LOCKS[locking[1]]
         if (found := _OVERWRITE.fullmatch(command)) is not None:
             execute(cursor, f"DELETE FROM {found[1]}")
             command = f"INSERT INTO {found[1]}{found[2]}"
