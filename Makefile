@@ -27,14 +27,14 @@ types: $(VENV)/.ready ## mypy, strict
 	$(VENV)/bin/mypy
 
 unit: $(VENV)/.ready ## tests that need no server and no Airflow database
-	$(VENV)/bin/python -m pytest tests/unit
+	$(VENV)/bin/python -m pytest -n auto tests/unit
 
 # the one server for the tests that no package on PyPI brings; where it can't be installed its tests are skipped
 mariadb: ## install the MariaDB server for the tests, where apt-get may
 	.ci/install_mariadb
 
 integration: $(VENV)/.ready .venv-bqemulator/.ready mariadb ## tests with a real Airflow, S3 server and warehouses
-	$(VENV)/bin/python -m pytest tests/integration
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile tests/integration
 
 test-system: $(VENV)/.ready ## failure scenarios against running Airflow components; takes minutes
 	$(VENV)/bin/python -m pytest tests/system
@@ -46,7 +46,7 @@ test-matrix: $(VENV)/.ready ## every supported Airflow with every Python of this
 	$(VENV)/bin/python .ci/test_matrix.py $(if $(PAIRS),$(PAIRS),--write)
 
 test-newest: .venv-newest/.ready ## unit tests on the newest Python of this machine, 3.12 or later
-	.venv-newest/bin/python -m pytest tests/unit
+	.venv-newest/bin/python -m pytest -n auto tests/unit
 
 mutation: $(VENV)/.ready ## disable each safeguard in turn and check that a test fails
 	$(VENV)/bin/python -m tests.mutation.run
