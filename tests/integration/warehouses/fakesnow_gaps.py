@@ -50,10 +50,10 @@ def fakesnow_without_gaps() -> Iterator[None]:
         if (locking := _LOCKING.match(command)) is not None and locking[1] not in held:
             _LOCKS[locking[1]].acquire()
             held[locking[1]] = _LOCKS[locking[1]]
-        if (found := _OVERWRITE.fullmatch(command)) is not None:
-            execute(cursor, f"DELETE FROM {found[1]}")
-            command = f"INSERT INTO {found[1]}{found[2]}"
         try:
+            if (found := _OVERWRITE.fullmatch(command)) is not None:
+                execute(cursor, f"DELETE FROM {found[1]}")
+                command = f"INSERT INTO {found[1]}{found[2]}"
             return execute(cursor, command, *arguments, **options)
         except duckdb.TransactionException as error:  # where Snowflake waits for a lock, and gives up in the end
             raise ProgrammingError(msg=str(error), errno=625, sqlstate="40001") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,10 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     server = SparkConnectServer("127.0.0.1", 0)
     server.start(background=True)
     host, port = server.listening_address
-    session = SparkSession.builder.remote(f"sc://{host}:{port}").getOrCreate()
+    with pytest.MonkeyPatch.context() as patch:
+        # without a file of the main module, as in a process of pytest-xdist, PySpark takes the tests for its own
+        patch.setattr(sys.modules["__main__"], "__file__", __file__, raising=False)
+        session = SparkSession.builder.remote(f"sc://{host}:{port}").getOrCreate()
     session.conf.set("spark.sql.warehouse.dir", f"file://{tmp_path_factory.mktemp('delta')}")
     yield session
     session.stop()
