@@ -1,1 +1,1 @@
-"""The D1 REST API over httpx: a sans-IO core and thin clients. Knows no Airflow."""
+"""The D1 REST API over httpx: a sans-IO core and thin clients. Does not import Airflow."""

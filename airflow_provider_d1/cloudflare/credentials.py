@@ -86,7 +86,7 @@ class Credentials:
         return {"Authorization": f"Bearer {self.token}"}
 
     def fingerprint(self) -> str:
-        """Tells one token from another without holding it."""
+        """Identifies the token without containing it."""
         return hashlib.sha256(f"{self.base_url}\n{self.email}\n{self.token}".encode()).hexdigest()
 
 

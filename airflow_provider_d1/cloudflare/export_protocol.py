@@ -52,7 +52,7 @@ class Complete:
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """Another export of this database is running, or one that nobody polls has yet to time out."""
+    """Another export of this database is running, or one without polls has not yet timed out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""The SQL dump's way into typed Arrow batches. Knows no Airflow, no HTTP, no cloud."""
+"""Read SQL dumps as typed Arrow batches. Does not import Airflow or a client of any service."""

@@ -1,4 +1,4 @@
-"""Column affinity: what SQLite makes of a value when it stores it in a column."""
+"""Column affinity: how SQLite converts a value when it stores it in a column."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Value = int | float | str | bytes | None
 class Affinity(StrEnum):
     """SQLite's column affinities; a column without a declared type (and ANY in a STRICT table) is NONE, not BLOB.
 
-    Both convert nothing; they differ in the type of a column that never holds a value.
+    Neither converts anything; they differ in the type of a column without values.
     """
 
     INTEGER = "INTEGER"
@@ -48,7 +48,7 @@ def apply_affinity(value: Value, affinity: Affinity) -> Value:
     """Return what a column of this affinity stores for a value.
 
     NULL and blobs are never converted. A REAL column gives float for every number, INTEGER and NUMERIC give int for
-    every real that is whole and within 64 bits, also for one that was written as a text.
+    every real that is whole and within 64 bits, even when it was written as text.
     """
     if value is None or isinstance(value, bytes) or affinity in (Affinity.BLOB, Affinity.NONE):
         return value

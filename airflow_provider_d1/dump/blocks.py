@@ -1,8 +1,8 @@
 """Parse a block of rows into Arrow columns and their statistics: a pure function that any thread may call.
 
 Rows take the fast path (:mod:`~airflow_provider_d1.dump.fields`, :mod:`~airflow_provider_d1.dump.classify`,
-:mod:`~airflow_provider_d1.dump.fast_path`) where every byte of them is proven. The others take the exact path
-(:mod:`~airflow_provider_d1.dump.exact_path`), and the two results are put back into the order of the dump. A native
+:mod:`~airflow_provider_d1.dump.fast_path`) where each byte can be verified. The others take the exact path
+(:mod:`~airflow_provider_d1.dump.exact_path`), and the two results are merged in the order of the dump. A native
 parser could replace everything behind :func:`parse_block`.
 """
 
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 
 _LAST_ASCII = 127
 _REPLACEMENT = "\ufffd".encode()
-#: above this share of rows for the exact path, it reads the whole block: that is then faster than sorting them out
+#: above this share of rows for the exact path, it reads the whole block, which is then faster
 _MAX_FALLBACK_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    r"""Consecutive rows of one table as the dump has them, with everything that is needed to parse them.
+    r"""Consecutive rows of one table as the dump has them, with all values needed to parse them.
 
     :param schema: the table.
     :param offset: where ``body`` starts in the dump.
     :param body: the rows: from behind the opening parenthesis of the first to the closing one of the last.
     :param separator: the bytes between two rows, ``);\nINSERT INTO "t" ("a","b") VALUES(``.
     :param layout: for each value of a row, the index of its column in ``schema.columns``.
-    :param defaults: for each column that the rows leave out, its index and its DEFAULT.
+    :param defaults: for each column that the rows omit, its index and its DEFAULT.
     :param temporal: whether to collect the forms of dates and times.
     """
 
@@ -77,7 +77,7 @@ class ParsedBlock:
 def parse_block(block: Block) -> ParsedBlock:
     """Parse a block.
 
-    :raises D1DumpError: for a row that is not what dumps are written with; it names the row's offset and the table.
+    :raises D1DumpError: for a row that cannot be evaluated; it names the row's offset and the table.
     """
     # numpy releases the GIL, unlike bytes.isascii()
     wide = np.frombuffer(block.body, np.uint8).max(initial=0) > _LAST_ASCII
@@ -115,12 +115,12 @@ def _parse_exactly(block: Block, reason: str) -> ParsedBlock:
 
 
 def _has_replacement(fields: Fields) -> bool:
-    # its first byte alone is found faster than all three
+    # searching its first byte alone is faster
     return bool((fields.data == _REPLACEMENT[0]).any()) and _REPLACEMENT in fields.data.tobytes()
 
 
 def _parse_fields(block: Block, fields: Fields, *, replacements: bool) -> ParsedBlock:
-    """Parse on the fast path all rows that it can prove; which ones it cannot, it finds out column by column."""
+    """Parse all rows that the fast path can verify; the other rows are found column by column."""
     fallback = ~fields.regular
     reason = "rows with other literals" if fallback.any() else None
     while True:
@@ -140,8 +140,8 @@ def _parse_fields(block: Block, fields: Fields, *, replacements: bool) -> Parsed
         try:
             exact = _parse_rows_exactly(block, fields, fallback)
         except D1DumpError:
-            # either one INSERT has several rows, which look like one row here, or the dump is wrong: the exact path
-            # reads the former, and names the place of the latter
+            # either an INSERT has several rows, which look like one row here, or the dump is wrong: the exact path
+            # reads the first, and reports the position of the second
             return _parse_exactly(block, reason or "")
         columns = _merge(columns, exact, fallback, block)
     return _complete(block, columns, fields.rows, exact_rows=int(np.count_nonzero(fallback)), fallback_reason=reason)
@@ -171,7 +171,7 @@ def _from_exact(exact: list[ExactColumn], *, temporal: bool) -> list[ParsedColum
 
 
 def _merge(good: list[ParsedColumn], exact: list[ParsedColumn], fallback: Mask, block: Block) -> list[ParsedColumn]:
-    """Put the rows of both paths back into their order."""
+    """Merge the rows of both paths in their order."""
     position = np.empty(len(fallback), np.int64)
     position[~fallback] = np.arange(len(fallback) - int(np.count_nonzero(fallback)))
     position[fallback] = np.arange(int(np.count_nonzero(~fallback)), len(fallback))
@@ -188,20 +188,20 @@ def _merge(good: list[ParsedColumn], exact: list[ParsedColumn], fallback: Mask, 
 def _complete(
     block: Block, columns: list[ParsedColumn], rows: int, *, exact_rows: int, fallback_reason: str | None
 ) -> ParsedBlock:
-    """Order the columns as the table's, and add those that the rows leave out."""
+    """Bring the columns into the table's order, and add those that the rows omit."""
     schema = block.schema
     by_index = dict(zip(block.layout, columns, strict=True))
     for index, default in block.defaults:
-        left_out = ExactColumn(schema.columns[index].affinity)
+        omitted = ExactColumn(schema.columns[index].affinity)
         for _ in range(rows):
-            left_out.append(default)
-        if left_out.length > MAX_TEXT:
+            omitted.append(default)
+        if omitted.length > MAX_TEXT:
             raise D1DumpError(
                 "rows are too long: DEFAULT values make a block longer than 128 MiB",
                 offset=block.offset,
                 table=schema.name,
             )
-        by_index[index] = _from_exact([left_out], temporal=block.temporal)[0]
+        by_index[index] = _from_exact([omitted], temporal=block.temporal)[0]
     for index, column in enumerate(schema.columns):
         if column.rowid_alias and by_index[index].stats.null:
             raise D1DumpError(

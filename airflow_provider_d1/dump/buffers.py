@@ -1,7 +1,7 @@
 """Arrow arrays as numpy views and back.
 
-``pa.array``, ``pa.scalar`` and ``to_numpy`` import pandas where it is installed, half a second and more; buffers do
-not. Only arrays that own their buffers from the start (no slices) come here.
+``pa.array``, ``pa.scalar`` and ``to_numpy`` import pandas where it is installed, which takes half a second and more;
+buffers do not. All functions expect arrays without an offset (no slices).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _unpacked(bits: pa.Buffer, count: int) -> Mask:
 
 
 def rows_at(offsets: Offsets, positions: Positions) -> Mask:
-    """Return in which values of a text array some of its bytes lie."""
+    """Return which values of a text array contain the bytes at some positions."""
     mask = np.zeros(len(offsets) - 1, np.bool_)
     mask[np.searchsorted(offsets, positions, side="right") - 1] = True
     return mask

@@ -1,16 +1,16 @@
-"""Classify each field of a block by its first byte, then prove that all of its bytes are one literal of that kind.
+"""Classify each field of a block by its first byte, then verify that all its bytes are one literal of that kind.
 
 A quote is a text, ``X`` a blob, ``N`` NULL, ``r`` a text that D1 wrapped in ``replace()``, a digit or minus a number.
-Here is proven, for every field:
+Verified for every field:
 
-- NULL is exactly that;
-- a text starts and ends with a quote; a wrapped text has exactly D1's bytes before and behind it; a blob has ``X'``
-  before and a quote behind an even number of bytes;
-- none of them has a quote inside that is not doubled: in each row as many quotes open a string (without going on with
-  one) as its texts, blobs and wrappers have strings, so there is no room for another.
+- NULL is exactly ``NULL``;
+- a text starts and ends with a quote; a wrapped text has exactly D1's bytes before and after it; a blob has ``X'``
+  before and a quote after an even number of bytes;
+- none of them has a quote inside that is not doubled: in each row the number of quotes that open a string (and are
+  not the second of two) equals the number of strings of its texts, blobs and wrappers, so there is no other string.
 
-What numbers and blobs consist of is proven where they are converted. Rows in which a
-proof fails are named by :class:`FallbackRows`, and the exact path reads them.
+The content of numbers and blobs is verified where they are converted. Rows that cannot be verified are reported by
+:class:`FallbackRows`, and the exact path reads them.
 """
 
 from __future__ import annotations
@@ -52,29 +52,29 @@ class Wrapper(NamedTuple):
     """One of D1's ways to write a text with newlines.
 
     :param before: the bytes before the text.
-    :param behind: the bytes behind it.
-    :param placeholders: what replaces a line feed and for a carriage return in it; empty where the text has none.
-    :param strings: how many strings all of it has.
+    :param after: the bytes after it.
+    :param placeholders: what replaces a line feed and a carriage return in it; empty where the text has none.
+    :param strings: how many string literals it has.
     """
 
     before: bytes
-    behind: bytes
+    after: bytes
     placeholders: tuple[bytes, bytes]
     strings: int
 
 
 def _wrapper(line_feed: bytes, carriage_return: bytes) -> Wrapper:
-    behind = b"'"
+    after = b"'"
     if carriage_return:
-        behind += b",'%s',char(13))" % carriage_return
+        after += b",'%s',char(13))" % carriage_return
     if line_feed:
-        behind += b",'%s',char(10))" % line_feed
+        after += b",'%s',char(10))" % line_feed
     calls = bool(line_feed) + bool(carriage_return)
-    return Wrapper(b"replace(" * calls + b"'", behind, (line_feed, carriage_return), 1 + calls)
+    return Wrapper(b"replace(" * calls + b"'", after, (line_feed, carriage_return), 1 + calls)
 
 
-#: the most frequent first; none can be taken for another. The placeholders that newer exporters choose when a text
-#: holds all of these, such as ``(\\n0)``, are left to the exact path
+#: the most frequent first; no two match the same text. Other placeholders of newer exporters, such as ``(\\n0)``, are
+#: read by the exact path
 WRAPPERS = (
     _wrapper(b"\\n", b""),
     _wrapper(b"\\n", b"\\r"),
@@ -88,11 +88,11 @@ WRAPPERS = (
 NO_WRAPPER = len(WRAPPERS)
 
 
-class FallbackRows(Exception):  # noqa: N818 - not an error: it says what the exact path has to read
+class FallbackRows(Exception):  # noqa: N818 - not an error: it lists rows for the exact path
     """Some rows need the exact path.
 
     :param rows: which, as a mask over the rows that were given.
-    :param reason: why, in a word or two.
+    :param reason: why, for the log.
     """
 
     def __init__(self, rows: Mask, reason: str) -> None:
@@ -103,7 +103,7 @@ class FallbackRows(Exception):  # noqa: N818 - not an error: it says what the ex
 
 @dataclass(slots=True)
 class ClassifiedColumn:
-    """The fields of one column and what kind of literal each is.
+    """The fields of one column and their kinds of literal.
 
     :param starts: where each field starts.
     :param ends: where it ends (exclusive).
@@ -124,7 +124,7 @@ class ClassifiedColumn:
 
 
 def classify_columns(fields: Fields, rows: Positions | None) -> list[ClassifiedColumn]:
-    """Classify the fields of all columns, and prove them.
+    """Classify and verify the fields of all columns.
 
     :param fields: the fields of a block.
     :param rows: which of the regular rows, None for all.
@@ -133,13 +133,13 @@ def classify_columns(fields: Fields, rows: Positions | None) -> list[ClassifiedC
     starts = fields.starts if rows is None else fields.starts[:, rows]
     ends = fields.ends if rows is None else fields.ends[:, rows]
     columns = [_classify_column(fields.data, *bounds) for bounds in zip(starts, ends, strict=True)]
-    _prove_strings(fields, columns)
+    _verify_strings(fields, columns)
     return columns
 
 
 def _classify_column(data: Bytes, starts: Positions, ends: Positions) -> ClassifiedColumn:
     # mode="clip" below keeps numpy from checking bounds value by value. A position beyond the end can only come from
-    # an empty field at the end of the block, and an empty field is unproven anyway.
+    # an empty field at the end of the block, and an empty field is unverified anyway.
     kinds = _KIND.take(data.take(starts, mode="clip"))
     if (kinds == kinds[0]).all():
         counts = [0] * len(Kind)
@@ -147,20 +147,20 @@ def _classify_column(data: Bytes, starts: Positions, ends: Positions) -> Classif
     else:
         counts = np.bincount(kinds, minlength=len(Kind)).tolist()
     column = ClassifiedColumn(starts, ends, kinds, counts)
-    unproven = starts == ends
-    if counts[Kind.OTHER] or unproven.any():
-        raise FallbackRows(unproven | (kinds == Kind.OTHER), OTHER_LITERALS)
-    for kind, prove in ((Kind.NULL, _not_null), (Kind.TEXT, _not_a_text), (Kind.BLOB, _not_a_blob)):
+    unverified = starts == ends
+    if counts[Kind.OTHER] or unverified.any():
+        raise FallbackRows(unverified | (kinds == Kind.OTHER), OTHER_LITERALS)
+    for kind, wrong in ((Kind.NULL, _not_null), (Kind.TEXT, _not_a_text), (Kind.BLOB, _not_a_blob)):
         if counts[kind]:
             which = np.flatnonzero(kinds == kind) if counts[kind] < len(kinds) else slice(None)
-            unproven[which] = prove(data, starts[which], ends[which])
+            unverified[which] = wrong(data, starts[which], ends[which])
     if counts[Kind.WRAPPED]:
         column.wrappers = np.full(len(kinds), NO_WRAPPER, np.uint8)
         which = np.flatnonzero(kinds == Kind.WRAPPED)
         column.wrappers[which] = _which_wrapper(data, starts[which], ends[which])
-        unproven[which] = column.wrappers[which] == NO_WRAPPER
-    if unproven.any():
-        raise FallbackRows(unproven, OTHER_LITERALS)
+        unverified[which] = column.wrappers[which] == NO_WRAPPER
+    if unverified.any():
+        raise FallbackRows(unverified, OTHER_LITERALS)
     return column
 
 
@@ -190,9 +190,9 @@ def _which_wrapper(data: Bytes, starts: Positions, ends: Positions) -> Bytes:
     for index, wrapper in enumerate(WRAPPERS):
         if not len(left):
             break
-        same = ends[left] - starts[left] >= len(wrapper.before) + len(wrapper.behind)
+        same = ends[left] - starts[left] >= len(wrapper.before) + len(wrapper.after)
         same &= _has(data, starts[left], wrapper.before)
-        same &= _has(data, ends[left] - len(wrapper.behind), wrapper.behind)
+        same &= _has(data, ends[left] - len(wrapper.after), wrapper.after)
         result[left[same]] = index
         left = left[~same]
     return result
@@ -206,10 +206,10 @@ def _has(data: Bytes, positions: Positions, expected: bytes) -> Mask:
     return result
 
 
-def _prove_strings(fields: Fields, columns: list[ClassifiedColumn]) -> None:
-    """Prove that every quote which opens a string, but is not the second of two, belongs to a classified field."""
-    # First over the whole block: the number of opening quotes equals that of strings. No row can make up for another
-    # one, because each field has at least the strings that its kind says. Only when that fails, row by row.
+def _verify_strings(fields: Fields, columns: list[ClassifiedColumn]) -> None:
+    """Verify that each quote that opens a string (not the second of two) belongs to a classified field."""
+    # First for the whole block: the number of opening quotes equals the number of strings. A surplus in one row cannot
+    # hide a lack in another, because each field has at least the strings of its kind. Row by row only if this fails.
     rows = len(columns[0].kinds)
     strings_of = np.array([*(wrapper.strings for wrapper in WRAPPERS), 0])
     expected = 0

@@ -1,8 +1,8 @@
-"""The types of columns: statistics of what a column holds, the type that follows from them, casts to wider types.
+"""The types of columns: statistics of a column's values, the type that follows from them, casts to wider types.
 
 The type of a column is a pure function of its affinity and of the statistics over all its rows, so it does not depend
-on where blocks begin. A part that was written before a wider value came is cast to the final type by :func:`cast`. That
-needs the part's own statistics: they say what its values were before they shared a type.
+on where blocks begin. A part that was written before a wider value occurred is cast to the final type by
+:func:`cast`, which needs the part's own statistics: they contain the values' original storage classes.
 """
 
 from __future__ import annotations
@@ -37,20 +37,21 @@ _TYPE_OF_AN_EMPTY_COLUMN = {
 
 @dataclass(frozen=True, slots=True)
 class ColumnStats:
-    """What was seen in some rows of a column; all counts are in rows, and ``a + b`` are those of both.
+    """Counts over some rows of a column, in rows; ``a + b`` are the counts over both.
 
-    :param integer: values of storage class INTEGER (``typeof(x)`` in SQLite); so for the next four;
-        the five add up to the number of rows.
-    :param inexact_integers: integers that no double can hold.
-    :param whole_reals: reals that, seen as a double alone, could as well be a 64-bit integer; not counted in columns
-        with REAL affinity, which hold no integers.
-    :param unsafe_integers: whole-number literals from 2**53 on, in columns without REAL affinity.
+    :param integer: values of storage class INTEGER (``typeof(x)`` in SQLite), and so for
+        the next four; the five add up to the number of rows.
+    :param inexact_integers: integers that a double cannot represent exactly.
+    :param whole_reals: reals whose double could also be that of a 64-bit integer; not counted in columns with REAL
+        affinity, which have no integers.
+    :param unsafe_integers: integer literals from 2**53 on, in columns without REAL affinity.
     :param infinities: infinite numbers.
-    :param ambiguous_newlines: texts in which a newline may have been a backslash and a letter.
-    :param exact_newlines: texts whose newlines were written in a form that only newer exporters use; one of them proves
-        that no newline of the whole dump is ambiguous.
+    :param ambiguous_newlines: texts in which a newline may originally have been a backslash and a letter.
+    :param exact_newlines: texts whose newlines have a form that only newer exporters use; with one of them no newline
+        of the dump is ambiguous.
     :param replacement_characters: texts with U+FFFD.
-    :param temporal_forms: union of the forms (:mod:`airflow_provider_d1.dump.temporal`) of all texts; 0: not asked for.
+    :param temporal_forms: union of the forms (:mod:`airflow_provider_d1.dump.temporal`) of all texts; 0 when not
+        collected.
     """
 
     integer: int = 0
@@ -78,7 +79,7 @@ class ColumnStats:
 
     @property
     def storage(self) -> dict[str, int]:
-        """Rows by storage class, as the manifest has them."""
+        """Rows by storage class, as in the manifest."""
         return {
             "integer": self.integer,
             "real": self.real,
@@ -89,7 +90,7 @@ class ColumnStats:
 
     @property
     def lossy(self) -> dict[str, int]:
-        """Rows in which D1's export may have lost something, as the manifest has them."""
+        """Rows in which D1's export may have lost something, as in the manifest."""
         return {
             "unsafe_integers": self.unsafe_integers,
             "infinities": self.infinities,
@@ -102,9 +103,9 @@ _COUNTS = tuple(field.name for field in fields(ColumnStats) if field.name != "te
 
 
 def settle_newlines(tables: Sequence[Sequence[ColumnStats]]) -> list[tuple[ColumnStats, ...]]:
-    """Return the statistics of a whole dump's tables without the ambiguous newlines that are proven to be exact.
+    """Return the statistics of a whole dump's tables without ambiguous newlines that are known to be exact.
 
-    An exporter that can choose a placeholder does so in every text that needs one.
+    An exporter that can choose another placeholder does so in every text that needs one.
     """
     proven = any(stats.exact_newlines for columns in tables for stats in columns)
     return [tuple(replace(stats, ambiguous_newlines=0) if proven else stats for stats in columns) for columns in tables]
@@ -119,13 +120,13 @@ class ParsedColumn:
 
 
 def final_type(affinity: Affinity, stats: ColumnStats, *, parse_temporal: bool = False) -> pa.DataType:
-    """Return the type of a column whose rows are all known.
+    """Return the type of a column when all its rows are known.
 
-    One storage class gives its own type. Integers and reals give float64 while every integer is exact in it; any other
-    mix gives string. Without any value it is the affinity's type.
+    One storage class gives its own type. Integers and reals give float64 if every integer is exact in it; any other
+    mix gives string. A column without values has its affinity's type.
 
-    :param parse_temporal: give timestamp[us] or date32 to a column of texts that all have the same temporal form;
-        its statistics must have been collected with it.
+    :param parse_temporal: return timestamp[us] or date32 for a column of texts of one temporal form; requires
+        statistics with ``temporal_forms``.
     """
     classes = (stats.integer > 0, stats.real > 0, stats.text > 0, stats.blob > 0)
     if not any(classes):
@@ -144,11 +145,11 @@ def final_type(affinity: Affinity, stats: ColumnStats, *, parse_temporal: bool =
 
 
 def part_type(affinity: Affinity, stats: ColumnStats) -> pa.DataType:
-    """Return the type to write rows in while more rows may come.
+    """Return the type in which to write rows before all rows are known.
 
-    It is the final type, but for two cases. Texts are never written as dates early. And integers beside whole reals
-    (``1`` and ``1.0`` in a typeless column, which only ``sqlite3 .dump`` writes) are kept as text: as doubles they
-    could not be distinguished any more if a text made the column a string later.
+    It is the final type with two exceptions. Texts are not written as dates yet. And integers beside whole reals
+    (``1`` and ``1.0`` in a typeless column, which only ``sqlite3 .dump`` writes) are written as text: as doubles they
+    could not be distinguished if the column became a string later.
     """
     if stats.integer and stats.whole_reals:
         return STRING
@@ -156,9 +157,9 @@ def part_type(affinity: Affinity, stats: ColumnStats) -> pa.DataType:
 
 
 def has_type_conflict(affinity: Affinity, stats: ColumnStats) -> bool:
-    """Tell whether a column holds values that do not fit its declared type.
+    """Return whether a column has values that do not fit its declared type.
 
-    For NUMERIC and undeclared types the data decides: only a mix that became a string is a conflict.
+    For NUMERIC and undeclared types, only a mix that is staged as string is a conflict.
     """
     numbers = stats.integer + stats.real
     match affinity:
@@ -176,12 +177,12 @@ def has_type_conflict(affinity: Affinity, stats: ColumnStats) -> bool:
 
 
 def cast(array: pa.Array, stats: ColumnStats, target: pa.DataType) -> pa.Array:
-    """Return a column (of a block or of a written part) as a wider type, losing nothing.
+    """Return a column (of a block or of a written part) as a wider type, without loss.
 
     :param array: the values, as ``part_type(…, stats)``.
     :param stats: of exactly these values, or of these and earlier ones of the same type.
     :param target: ``part_type`` or ``final_type`` of statistics that include these.
-    :raises ValueError: for a pair of types that no statistics lead to.
+    :raises ValueError: for two types that do not follow from statistics.
     """
     source = array.type
     if source == target:
@@ -198,7 +199,7 @@ def cast(array: pa.Array, stats: ColumnStats, target: pa.DataType) -> pa.Array:
         return encode_hex(array)
     if source == STRING and target == FLOAT64 and not stats.text and not stats.blob:
         return _from_values([None if text is None else float(text) for text in array.to_pylist()], FLOAT64)
-    raise ValueError(f"no way from {source} to {target}")
+    raise ValueError(f"cannot cast {source} to {target}")
 
 
 def from_values(
@@ -214,17 +215,17 @@ def from_values(
     """Build a column from stored values, one by one.
 
     :param values: after affinity was applied.
-    :param unsafe: rows with an unsafe whole-number literal; not counted in a REAL column.
-    :param infinite: rows with an infinite literal that is not among the values any more (it became a text).
+    :param unsafe: rows with an unsafe integer literal; not counted in a REAL column.
+    :param infinite: rows with an infinite literal that affinity converted to text.
     :param ambiguous: rows with an ambiguous newline.
-    :param exact_newlines: rows with a newline that only newer exporters write so.
-    :param forms: whether to look at the temporal form of texts.
+    :param exact_newlines: rows with a newline in the form of newer exporters.
+    :param forms: whether to find the temporal form of texts.
     """
     integers = [v for v in values if isinstance(v, int)]
     reals = [v for v in values if isinstance(v, float)]
     texts = [v for v in values if isinstance(v, str)]
     nulls_ = sum(v is None for v in values)
-    keeps_apart = affinity is not Affinity.REAL
+    not_real = affinity is not Affinity.REAL
     stats = ColumnStats(
         integer=len(integers),
         real=len(reals),
@@ -232,8 +233,8 @@ def from_values(
         blob=len(values) - len(integers) - len(reals) - len(texts) - nulls_,
         null=nulls_,
         inexact_integers=sum(abs(v) > 2**53 and int(float(v)) != v for v in integers),
-        whole_reals=sum(_could_be_integer(v) for v in reals) if keeps_apart else 0,
-        unsafe_integers=unsafe if keeps_apart else 0,
+        whole_reals=sum(_could_be_integer(v) for v in reals) if not_real else 0,
+        unsafe_integers=unsafe if not_real else 0,
         infinities=infinite + sum(math.isinf(v) for v in reals),
         ambiguous_newlines=ambiguous,
         exact_newlines=exact_newlines,
@@ -248,7 +249,7 @@ def _could_be_integer(value: float) -> bool:
 
 
 def as_text(value: int | float | str | bytes) -> str:
-    """Return a value in the form that it takes in a mixed column."""
+    """Return a value as it is staged in a mixed column."""
     if isinstance(value, str):
         return value
     if isinstance(value, bytes):
@@ -281,11 +282,11 @@ def validity(values: Sequence[Value]) -> pa.Buffer | None:
 
 
 def _reals_as_text(array: pa.Array, *, whole_are_integers: bool) -> pa.Array:
-    """Print doubles as SQLite does, the whole ones as the integers that they were.
+    """Format doubles as SQLite does; whole ones as integers where they were integers.
 
-    Arrow prints the fewest digits that read back, in its own form. For up to a dozen digits with a point among them,
-    SQLite prints the same (it shortens where the following digits are zeros or nines). The others are printed one by
-    one.
+    Arrow writes the fewest digits that give the same double, in its own form. For up to a dozen digits with a decimal
+    point, SQLite writes the same (it shortens where the following digits are zeros or nines). The other values are
+    formatted one by one.
     """
     printed = pc.cast(array, STRING)
     plain = pc.match_substring_regex(printed, r"^-?(0\.[1-9][0-9]{0,10}|[1-9][0-9]{0,5}\.[0-9]{1,6})$")

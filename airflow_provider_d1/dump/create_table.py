@@ -1,4 +1,4 @@
-"""Parse CREATE TABLE into columns as SQLite would report them. Nothing is executed."""
+"""Parse CREATE TABLE into columns as SQLite reports them, without executing it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RESERVED = """
     PRIMARY REFERENCES RETURNING RIGHT SELECT SET TABLE THEN TO TRANSACTION UNION UNIQUE UPDATE USING VALUES
     WHEN WHERE
 """
-#: words that SQLite never takes for a type's name
+#: words that SQLite does not accept as a type's name
 _NOT_A_TYPE = frozenset(_RESERVED.split())
 #: a bare name may be a join keyword or INDEXED, a type may not
 _NOT_A_NAME = _NOT_A_TYPE - {"CROSS", "FULL", "INNER", "LEFT", "NATURAL", "OUTER", "RIGHT", "INDEXED"}
@@ -28,7 +28,7 @@ _STANDARD_TYPES = frozenset({"ANY", "BLOB", "INT", "INTEGER", "REAL", "TEXT"})
 
 @dataclass
 class _Draft:
-    """A column while its definition is read."""
+    """A column whose definition is being read."""
 
     name: str
     declared_type: str
@@ -44,7 +44,7 @@ def parse_create_table(sql: bytes, offset: int = 0) -> TableSchema:
 
     :param sql: the statement, without its semicolon.
     :param offset: where it starts in the dump, for errors.
-    :raises D1DumpError: for anything that is no plain CREATE TABLE (TEMP, VIRTUAL, ``AS SELECT``) or no SQL.
+    :raises D1DumpError: for a statement that is not a plain CREATE TABLE (TEMP, VIRTUAL, ``AS SELECT``) or not SQL.
     """
     return _Parser(sql, offset).table()
 
@@ -161,7 +161,7 @@ class _Parser:
                 self.fail(f"unexpected {self.peek().text[:40].decode('utf-8', 'replace')!r}")
 
     def column_constraint(self, draft: _Draft) -> bool:
-        """Read one column constraint; False when there is none that SQLite knows."""
+        """Read one column constraint; False when there is none."""
         if self.take_words("PRIMARY", "KEY"):
             draft.primary_key = 1
             self.take_words("ASC")
@@ -206,7 +206,7 @@ class _Parser:
         return self.decode(self._sql[start : self._tokens[self._at - 1].end])
 
     def references(self) -> bool:
-        """Step over REFERENCES … and DEFERRABLE …; False when there is neither."""
+        """Skip REFERENCES … and DEFERRABLE …; False when there is neither."""
         if self.take_words("REFERENCES"):
             self.name()
             if self.peek().text == b"(":
@@ -278,7 +278,7 @@ class _Parser:
 def _recorded_type(written: str) -> str:
     """Return the type that SQLite records for a type as written.
 
-    GENERATED ALWAYS counts as part of the type until it is cut off; quotes go when the text starts with one.
+    SQLite reads GENERATED ALWAYS as part of the type and removes it, as it removes quotes around the type.
     """
     if len(written) >= 16 and fold_case(written[-6:]) == "always":
         shorter = written[:-6].rstrip(" \t\n\v\f\r")
@@ -314,7 +314,7 @@ def _finish(
     without_rowid: bool,
     fail: Callable[[str], NoReturn],
 ) -> TableSchema:
-    """Turn the drafts into columns, which needs the whole statement: keys and STRICT come last."""
+    """Make columns of the drafts; this needs the whole statement, as keys and STRICT are at its end."""
     inline = [fold_case(draft.name) for draft in drafts if draft.primary_key]
     if len(inline) + bool(key) > 1:
         fail("more than one PRIMARY KEY")
@@ -324,7 +324,9 @@ def _finish(
         single is not None
         and not without_rowid
         and single.declared_type == "INTEGER"
-        and not (single.primary_key and single.descending)  # SQLite's exception: with DESC the column is no rowid alias
+        and not (
+            single.primary_key and single.descending
+        )  # SQLite's exception: with DESC the column is not a rowid alias
     )
     stored = []
     for draft in drafts:

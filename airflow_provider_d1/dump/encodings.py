@@ -1,18 +1,18 @@
-"""The encoding of a dump, from its first bytes. Only UTF-8 is read, but files in other encodings exist.
+"""Detect the encoding of a dump from its first bytes. Only UTF-8 is supported; other encodings get a clear error.
 
-PowerShell's ``>`` writes UTF-16 with a byte order mark, and other tools on Windows leave the mark out. The first two
-characters of a dump are ASCII, so the place of the zero bytes between them gives the encoding away.
+PowerShell's ``>`` writes UTF-16 with a byte order mark, and other tools on Windows omit the mark. The first two
+characters of a dump are ASCII, so the positions of zero bytes between them show the encoding.
 """
 
 from __future__ import annotations
 
 from airflow_provider_d1.exceptions import D1DumpError
 
-#: enough bytes to recognise any of them
+#: enough bytes to detect each of them
 LONGEST_START = 8
 
 _UTF8_MARK = b"\xef\xbb\xbf"
-#: byte order marks; the longer of two that begin alike comes first
+#: byte order marks; of two that begin with the same bytes the longer one first
 _MARKS = (
     (b"\xff\xfe\0\0", "UTF-32LE"),
     (b"\0\0\xfe\xff", "UTF-32BE"),

@@ -1,4 +1,4 @@
-"""The exact path: rows evaluated one value at a time."""
+"""The exact path: evaluate rows one value at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from airflow_provider_d1.dump.literals import (
 
 @dataclass
 class ExactColumn:
-    """Values of a column, evaluated, and how many of them may have lost something."""
+    """The evaluated values of a column, and how many of them the export may have altered."""
 
     affinity: Affinity
     values: list[Value] = field(default_factory=list)
@@ -45,9 +45,9 @@ class ExactColumn:
 def read_row(row: bytes, columns: Sequence[ExactColumn]) -> None:
     """Evaluate one row and append its values.
 
-    :param row: from behind the opening parenthesis to the closing one.
+    :param row: from after the opening parenthesis to the closing one.
     :param columns: one for each value.
-    :raises D1DumpError: for everything that cannot be evaluated.
+    :raises D1DumpError: for a value that cannot be evaluated.
     """
     reader = LiteralReader(row)
     _append(reader, columns)
@@ -71,13 +71,13 @@ def read_rows(
 ) -> list[ExactColumn]:
     """Evaluate rows.
 
-    :param body: from behind the opening parenthesis of the first row to the closing one of the last; other rows of
+    :param body: from after the opening parenthesis of the first row to the closing one of the last; other rows of
         the same INSERT follow after a comma, rows of the next one after a semicolon, which begins with the same bytes.
     :param separator: the bytes between two rows that the reader found; it ends with the bytes that begin an INSERT.
-    :param affinities: of the columns that the rows hold, in the rows' order.
+    :param affinities: of the rows' columns, in the rows' order.
     :param offset: where the body starts in the dump, for errors.
     :param table: the table's name, for errors.
-    :raises D1DumpError: for everything that cannot be evaluated.
+    :raises D1DumpError: for a value that cannot be evaluated.
     """
     columns = [ExactColumn(affinity) for affinity in affinities]
     insert = separator[separator.index(b";") + 1 :].lstrip(b" \t\r\n\f")

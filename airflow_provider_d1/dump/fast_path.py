@@ -1,4 +1,8 @@
-"""Convert classified fields to Arrow columns, a whole column at a time."""
+"""The fast path: convert classified fields to Arrow columns, one column at a time.
+
+Only values that Arrow reads exactly as SQLite does are converted here. Rows with any other value are reported by
+:class:`~airflow_provider_d1.dump.classify.FallbackRows`, and the exact path reads them.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,7 @@ from airflow_provider_d1.dump.numbers import read_numbers
 if TYPE_CHECKING:
     from airflow_provider_d1.dump.buffers import Bytes, Mask, Positions
 
-#: first bytes of texts that numeric affinity might turn into a number
+#: first bytes of texts that numeric affinity may convert to a number
 _MAY_START_A_NUMBER = np.zeros(256, np.bool_)
 _MAY_START_A_NUMBER[list(b"0123456789+-. \t\n\v\f\r")] = True
 _DIGIT = np.zeros(256, np.bool_)
@@ -46,11 +50,11 @@ _PLACEHOLDERS = tuple(
     )
     for placeholder, newline, which in ((b"\\n", "\n", 0), (b"\\r", "\r", 1), (b"\\012", "\n", 0), (b"\\015", "\r", 1))
 )
-#: what older exporters use too, even where the text holds it already
+#: placeholders of this length are also written by older exporters, even where the text already contains them
 _PLAIN_LENGTH = len(b"\\n")
 _EXACT = np.array([*(max(map(len, wrapper.placeholders)) > _PLAIN_LENGTH for wrapper in WRAPPERS), False])
 _BEFORE = np.array([*(len(wrapper.before) for wrapper in WRAPPERS), len("'")])
-_BEHIND = np.array([*(len(wrapper.behind) for wrapper in WRAPPERS), len("'")])
+_AFTER = np.array([*(len(wrapper.after) for wrapper in WRAPPERS), len("'")])
 
 
 def read_columns(
@@ -62,8 +66,8 @@ def read_columns(
     :param rows: which of the regular rows, None for all.
     :param affinities: one for each field of a row.
     :param replacements: whether U+FFFD occurs in the block.
-    :param temporal_forms: whether to look at the temporal form of texts.
-    :raises FallbackRows: when the exact path has to read some of the rows; the others may be tried again.
+    :param temporal_forms: whether to find the temporal form of texts.
+    :raises FallbackRows: when the exact path has to read some of the rows; call it again with the other rows.
     """
     return [
         _read_column(fields, column, affinity, replacements=replacements, temporal_forms=temporal_forms)
@@ -74,7 +78,7 @@ def read_columns(
 def _read_column(
     fields: Fields, column: ClassifiedColumn, affinity: Affinity, *, replacements: bool, temporal_forms: bool
 ) -> ParsedColumn:
-    """Read a column; a mixed one is put together from one array for each storage class."""
+    """Read a column; a mixed one is merged from one array for each storage class."""
     parsed: list[ParsedColumn] = []
     if column.counts[Kind.NUMBER]:
         written = take_slices(fields.buffer, column.starts, column.ends, column.mask(Kind.NUMBER))
@@ -104,7 +108,7 @@ def _read_texts(
     present = column.mask(Kind.TEXT)
     wrapped = column.counts[Kind.WRAPPED] > 0
     if wrapped:
-        starts, ends = column.starts + _BEFORE[column.wrappers], column.ends - _BEHIND[column.wrappers]
+        starts, ends = column.starts + _BEFORE[column.wrappers], column.ends - _AFTER[column.wrappers]
         either = (column.kinds == Kind.TEXT) | (column.kinds == Kind.WRAPPED)
         present = None if either.all() else either
     else:
@@ -134,7 +138,7 @@ def _read_texts(
 def _strings(
     fields: Fields, column: ClassifiedColumn, starts: Positions, ends: Positions, present: Mask | None
 ) -> pa.Array:
-    """Copy what is inside strings; for the other rows nothing, at a place that keeps all bounds in order."""
+    """Copy the content of strings; rows without one get an empty slice, so that all bounds stay in order."""
     if present is not None:
         starts, ends = np.where(present, starts, column.starts), np.where(present, ends, column.starts)
     return take_slices(fields.buffer, starts, ends, present)
@@ -151,10 +155,11 @@ def _read_blobs(fields: Fields, column: ClassifiedColumn) -> ParsedColumn:
 
 
 def _unwrapped(array: pa.Array, wrappers: Bytes) -> tuple[pa.Array, int]:
-    """Put real newlines into wrapped texts and undouble all quotes, in one pass.
+    """Restore the newlines of wrapped texts and replace doubled quotes by single ones, in one pass.
 
-    Every change drops bytes: the second of two quotes, and all of a placeholder but the byte that becomes the newline.
-    So the places of all dropped bytes are collected, what lies between them is copied, and the offsets move up.
+    Every change removes bytes: the second of two quotes, and all bytes of a placeholder except the one that becomes the
+    newline. So the positions of all removed bytes are collected, the bytes between them are copied, and the offsets are
+    reduced by the number of removed bytes before them.
 
     :return: the texts, and how many of the wrapped ones have a plain placeholder more than once.
     """
@@ -172,7 +177,7 @@ def _unwrapped(array: pa.Array, wrappers: Bytes) -> tuple[pa.Array, int]:
         for place, byte in enumerate(placeholder[1:], 1):
             marks = marks[data.take(marks + place, mode="clip") == byte]
         row = np.searchsorted(offsets, marks, side="right") - 1
-        # a backslash at the end of a text is followed by the bytes of the next one
+        # a backslash at the end of a text is followed by the bytes of the next text
         real = uses_it[wrappers[row]] & (marks + len(placeholder) <= offsets[row + 1])
         marks, row = marks[real], row[real]
         data[marks] = newline
@@ -189,7 +194,7 @@ def _unwrapped(array: pa.Array, wrappers: Bytes) -> tuple[pa.Array, int]:
 
 
 def _numeric_texts(array: pa.Array) -> Positions:
-    """Return the rows whose texts numeric affinity would turn into numbers; a text that starts like a date does not."""
+    """Return the rows whose texts numeric affinity would turn into numbers; not those that start like a date."""
     data, offsets = text_data(array)
     starts, lengths = offsets[:-1], np.diff(offsets)
     if not len(data):

@@ -1,12 +1,12 @@
 """Find where every field of every row of a block begins and ends, with arithmetic on whole arrays.
 
-The separator between two rows is replaced by one byte that UTF-8 never has. A running parity over the quotes gives for
-every byte whether it is inside a text. The commas and row ends outside texts are the ends of the fields. No step goes
-value by value.
+The separator between two rows is replaced by one byte that UTF-8 does not use. The running parity of the quotes shows
+for each byte whether it is inside a text. The commas and row ends outside texts are the ends of the fields. No step is
+a loop over values.
 
-Nothing is proven yet: :mod:`~airflow_provider_d1.dump.classify` and the code that converts values prove for each field
-that its bytes, from the first to the last, are one literal. Since fields and separators cover the block without a gap,
-a block whose fields are all proven is read as SQLite would read it. Rows with anything else go to the exact path.
+Nothing is verified here: :mod:`~airflow_provider_d1.dump.classify` and the code that converts values verify for each
+field that all its bytes are one literal. Since fields and separators cover the block without a gap, a block whose
+fields are all verified is read as SQLite would read it. Other rows go to the exact path.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 QUOTE = 39
 _COMMA = 44
 _END = ord(")")
-#: replaces the separator between two rows; no valid UTF-8 has it
+#: replaces the separator between two rows; does not occur in valid UTF-8
 ROW_END = 0xFF
 _LETTER_C = ord("c")
 
@@ -41,7 +41,7 @@ class Fields:
     :param regular: which rows have the right number of fields.
     :param starts: where the fields start: a row of this array for each column, a column of it for each regular row.
     :param ends: where they end (exclusive).
-    :param openings: one bit for each byte: a quote that opens a string and is not the second of two.
+    :param openings: one bit for each byte, set for a quote that opens a string and is not the second of two.
     """
 
     buffer: pa.Buffer
@@ -91,10 +91,10 @@ def parity_of_quotes(quotes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 def find_fields(body: memoryview, separator: bytes, columns: int) -> Fields | str:
     """Find the fields of a block's rows.
 
-    :param body: the rows, from behind the first opening parenthesis to the last closing one; valid UTF-8.
-    :param separator: what stands between two rows.
+    :param body: the rows, from after the first opening parenthesis to the last closing one; valid UTF-8.
+    :param separator: the bytes between two rows.
     :param columns: fields a row should have.
-    :return: the fields, or the reason why they cannot be found here, which sends the block to the exact path.
+    :return: the fields, or the reason why the exact path has to read the block.
     """
     if not len(body) or body[-1] != _END:
         return "a comment at the end"
@@ -105,7 +105,7 @@ def find_fields(body: memoryview, separator: bytes, columns: int) -> Fields | st
     quotes = _bits(data == QUOTE)
     inside = parity_of_quotes(quotes)
     if int(inside[-1]) >> ((len(data) - 1) % 64) & 1:
-        return "a quote is left open"
+        return "an unclosed quote"
     row_end_mask = data == ROW_END
     ends = set_positions((_bits((data == _COMMA) | row_end_mask) & ~inside).view(np.uint8), len(data))
     ends = _without_wrapper_commas(data, ends)
@@ -126,8 +126,9 @@ def find_fields(body: memoryview, separator: bytes, columns: int) -> Fields | st
     if not regular.all():
         chosen = first[regular][:, np.newaxis] + np.arange(columns)
         starts, ends = starts[chosen], ends[chosen]
-    # A quote opens a string when the parity before it is even and the byte before it is no quote: two quotes in a row
-    # are one inside a text. The shift moves every bit to the next byte; the top bit of a word goes to the next word.
+    # A quote opens a string when the parity before it is even and the byte before it is not a quote: two quotes in a
+    # row are one inside a text. The shift moves every bit to the next byte; the top bit of a word goes to the next
+    # word.
     after_a_quote = quotes << np.uint64(1)
     after_a_quote[1:] |= quotes[:-1] >> np.uint64(63)
     return Fields(
@@ -154,10 +155,10 @@ def _with_row_ends(body: memoryview, separator: bytes) -> pa.Buffer:
 
 
 def _without_wrapper_commas(data: Bytes, ends: Positions) -> Positions:
-    r"""Leave out the commas of ``replace('…','\n',char(10))``: the one before ``char`` and the one before that.
+    r"""Remove the commas of ``replace('…','\n',char(10))``: the one before ``char`` and the one before that.
 
-    No literal but a call begins with ``c``, so that letter after a comma is enough to find them. Whether it really is
-    this call is proven with the field: :mod:`~airflow_provider_d1.dump.classify` compares all of its bytes.
+    Only a call begins with ``c``, so that letter after a comma is enough to find them. Whether it is this call is
+    verified with the field: :mod:`~airflow_provider_d1.dump.classify` compares all of its bytes.
     """
     following = data[np.minimum(ends + 1, len(data) - 1)]
     calls = np.flatnonzero(following == _LETTER_C)

@@ -1,6 +1,6 @@
 """Binary columns as upper-case hexadecimal text and back, a whole column at a time.
 
-A blob looks like that in a mixed column, in CSV and in JSON Lines.
+This is the form of blobs in mixed columns, CSV and JSON Lines.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def decode_hex(column: pa.Array) -> pa.Array:
 
     :raises ValueError: for an odd number of digits, or for another character.
     """
-    # a NULL may hide bytes, which would be decoded too
+    # a NULL may have bytes, which would be decoded too
     bounds, data = _bounds_and_data(pc.fill_null(column, "") if column.null_count else column)
     if (bounds & 1).any():
         raise ValueError("a binary value has an odd number of hexadecimal digits")

@@ -1,6 +1,6 @@
-"""What an INSERT says before its values: the table, and which value goes into which column.
+"""Read an INSERT up to its values: the table, and the column of each value.
 
-All INSERTs of a table usually begin with the same bytes, so the reader takes this apart once and then compares bytes.
+All INSERTs of a table usually begin with the same bytes, so the reader parses these once and then compares bytes.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _COMMA = re.compile(SPACE + rb",")
 
 @dataclass(frozen=True, slots=True)
 class InsertHeader:
-    """What all INSERTs that begin with the same bytes have in common.
+    """The properties of all INSERTs that begin with the same bytes.
 
     :param prefix: these bytes, up to and including the opening parenthesis of the first row.
     :param schema: the table; None for SQLite's and Cloudflare's own tables, which are not staged.
     :param layout: for each value of a row, the index of its column in ``schema.columns``.
-    :param defaults: for each column that the rows leave out, its index and its DEFAULT.
+    :param defaults: for each column that the rows omit, its index and its DEFAULT.
     """
 
     prefix: bytes
@@ -50,9 +50,9 @@ def read_header(match: re.Match[bytes], tables: Mapping[str, TableSchema], offse
     """Resolve the names in an INSERT.
 
     :param match: of ``INSERT_HEADER``.
-    :param tables: what the dump has created so far, by folded name.
+    :param tables: the tables that the dump has created so far, by folded name.
     :param offset: where the INSERT starts in the dump, for errors.
-    :raises D1DumpError: for an unknown table or column, and for a left-out column whose DEFAULT is not a literal.
+    :raises D1DumpError: for an unknown table or column, and for an omitted column whose DEFAULT is not a literal.
     """
     prefix = bytes(match.group())
     check_statement_text(prefix, offset)
@@ -62,7 +62,7 @@ def read_header(match: re.Match[bytes], tables: Mapping[str, TableSchema], offse
     schema = tables.get(fold_case(name))
     if schema is None:
         problem = (
-            "INSERT before any CREATE TABLE of its table"
+            "INSERT before CREATE TABLE"
             if tables
             else "the dump has INSERT but no CREATE TABLE: export it again without no_schema"
         )
@@ -118,7 +118,7 @@ def _layout(
 
 
 def _default(column: DeclaredColumn, schema: TableSchema, offset: int) -> Literal:
-    """Evaluate the DEFAULT of a column that an INSERT leaves out."""
+    """Evaluate the DEFAULT of a column that an INSERT omits."""
     if column.rowid_alias:
         problem = f"INSERT omits the INTEGER PRIMARY KEY {column.name!r}, which SQLite would number itself"
         raise D1DumpError(problem, offset=offset, table=schema.name)

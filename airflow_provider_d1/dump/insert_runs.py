@@ -1,15 +1,15 @@
-r"""Runs of INSERTs: find where many rows of one table end, without looking at each of them.
+r"""Runs of INSERTs: find where many rows of one table end, without parsing each of them.
 
-A dump has one INSERT for each row, and all INSERTs of a table begin with the same bytes. So between two rows there is
-always the same text, such as ``);\nINSERT INTO "t" ("a","b") VALUES(``: the *separator*. A run is cut in three steps:
+A dump has one INSERT for each row, and all INSERTs of a table begin with the same bytes. So the bytes between two rows
+are always the same, such as ``);\nINSERT INTO "t" ("a","b") VALUES(``: the *separator*. A run is found in three steps:
 
-1. The last separator within a block's length is searched from the end (``rfind``, at the speed of memory).
-2. A text may contain the separator too. Outside texts, the number of quotes before it is even, because a quote inside a
+1. The last separator within a block's length is searched from the end (``rfind``).
+2. A text can contain the separator too. Outside texts, the number of quotes before it is even, because a quote inside a
    text is doubled; so one count over the block decides (:func:`_last_separator`).
-3. Something else may stand between two rows of the run, such as an INSERT into another table. Then there is a semicolon
-   that no separator accounts for; counting all of them proves that there is none (:func:`_break_of_run`).
+3. There may be something else between two rows of the run, such as an INSERT into another table. Then there is a
+   semicolon that is not part of a separator; equal counts show that there is none (:func:`_break_of_run`).
 
-Only when a count does not add up, the positions themselves are looked at, and still with numpy.
+Only when the counts differ, the positions are examined, with numpy.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import numpy as np
 
 from airflow_provider_d1.dump.statements import SPACE, find_insert_end
 
-#: bytes that are searched first, before a whole block is: where tables take turns after a few rows each, every run is
-#: short, and searching a block for each of them would take quadratic time
+#: bytes that are searched before a whole block: where rows of several tables alternate, every run is short, and
+#: searching a block for each run would take quadratic time
 _FIRST_WINDOW = 1 << 15
 
 _QUOTE = ord("'")
@@ -38,11 +38,12 @@ def run_end(buffer: bytearray, prefix: bytes, first: int, *, block_size: int, fi
     """Find the end of a run of INSERTs with the same prefix, at most about a block long.
 
     :param buffer: bytes of the dump.
-    :param prefix: what every INSERT of the run begins with, up to the opening parenthesis.
+    :param prefix: the first bytes of every INSERT of the run, up to the opening parenthesis.
     :param first: where the first row's values start.
-    :param block_size: how far to look.
+    :param block_size: how far to search.
     :param final: whether the dump ends with the buffer.
-    :return: offset just past the last row's semicolon (-1: it is not in the buffer yet) and the separator of the rows.
+    :return: offset just past the last row's semicolon (-1 when it is not in the buffer yet) and the separator of the
+        rows.
     """
     row_end = find_insert_end(buffer, first)
     if row_end < 0:
@@ -62,7 +63,7 @@ def run_end(buffer: bytearray, prefix: bytes, first: int, *, block_size: int, fi
             return broken, separator
     if end < 0:
         return row_end, separator
-    # ``end`` is where the last but one row ends; the last row belongs to the block too if the run ends with it
+    # ``end`` is where the second last row ends; the last row belongs to the block too if the run ends with it
     last = find_insert_end(buffer, end + len(separator))
     if last >= 0 and _run_is_over(buffer, prefix, last, final=final):
         return last, separator
@@ -78,10 +79,10 @@ def _break_of_run(buffer: bytearray, separator: bytes, first: int, end: int) -> 
         return -1
     region = np.frombuffer(buffer, np.uint8, count=end - first, offset=first)
     separators = buffer.count(separator, first, end)
-    # First proof: no semicolon but those of the separators. Most blocks end here.
+    # First check: all semicolons are those of separators. This is enough for most blocks.
     if int(np.count_nonzero(region == _SEMICOLON)) == separators * separator.count(b";"):
         return -1
-    # Texts may hold semicolons. A row ends with ");", which is rarer.
+    # Texts may contain semicolons. A row ends with ");", which is rarer.
     ends = np.flatnonzero((region[:-1] == _CLOSING) & (region[1:] == _SEMICOLON))
     if len(ends) == separators * separator.count(b");"):
         return -1
@@ -90,7 +91,8 @@ def _break_of_run(buffer: bytearray, separator: bytes, first: int, end: int) -> 
     if not quotes_in_separator:
         # Leave out each ");" that is inside a text, and the separators that are. To find these, the eight bytes at
         # every place are compared with the separator's first eight as one integer: ``words`` is a view of the buffer
-        # with a stride of one byte, so that its items overlap. Only what is alike there is compared in full.
+        # with a stride of one byte, so that its items overlap. Only where these are equal, the whole separator is
+        # compared.
         inside = quotes_before % 2 == 1
         words = np.ndarray(len(region) + len(separator) - _WORD, np.uint64, buffer, first, (1,))
         alike = ends[inside & (words[ends] == np.frombuffer(separator, np.uint64, 1))]
@@ -98,7 +100,7 @@ def _break_of_run(buffer: bytearray, separator: bytes, first: int, end: int) -> 
         ends, quotes_before = ends[~inside], quotes_before[~inside]
         if len(ends) == (separators - quoted) * separator.count(b");"):
             return -1
-    # There is a break, or a name with a quote in it. Walk over the ends of rows; quotes of separators do not count.
+    # There is a break, or a name with a quote in it. Go through the ends of rows; quotes of separators do not count.
     at = seen = 0
     for place, quotes in zip((ends + first).tolist(), quotes_before.tolist(), strict=True):
         if place < at or (quotes - seen * quotes_in_separator) % 2:
@@ -112,7 +114,7 @@ def _break_of_run(buffer: bytearray, separator: bytes, first: int, end: int) -> 
 def _run_is_over(buffer: bytearray, prefix: bytes, end: int, *, final: bool) -> bool:
     """Return whether the row that ends at ``end`` is followed by something else than a row of the same run.
 
-    While too few bytes are in the buffer to decide, the run goes on.
+    While the buffer has too few bytes to decide, the run continues.
     """
     space = _SPACE.match(buffer, end)
     start = space.end() if space else end
@@ -124,7 +126,7 @@ def _last_separator(buffer: bytearray, separator: bytes, prefix: bytes, first: i
     """Return where the last separator outside quotes starts, -1 when there is none.
 
     Outside quotes means an even number of quotes before it. A table's name may have one, as in ``"it's"``: then the
-    quotes of the separators before it are taken off.
+    quotes of the separators before it are subtracted.
     """
     last = buffer.rfind(separator, first, window)
     if last < 0:
@@ -134,9 +136,9 @@ def _last_separator(buffer: bytearray, separator: bytes, prefix: bytes, first: i
     odd_in_prefix = prefix.count(b"'") % 2
     separators = buffer.count(separator, first, last) if odd_in_prefix else 0
     if (int(np.count_nonzero(quotes)) - separators * odd_in_prefix) % 2 == 0:
-        del region  # a bytearray with a view on it cannot be resized
+        del region  # a bytearray cannot be resized while a view of it exists
         return last
-    # The last one is inside a text. Take all of them at once: going back one by one would count again each time.
+    # The last one is inside a text. Check all of them at once: going back one by one would count again each time.
     positions = np.flatnonzero(quotes)
     del region, quotes
     candidates = []

@@ -1,8 +1,8 @@
-"""The VALUES of an INSERT, evaluated: literals and the few functions that dumps are written with.
+"""Evaluate the VALUES of an INSERT: literals and the few functions that dumps contain.
 
-What is evaluated: NULL, numbers, ``'texts'``, ``X'blobs'``, TRUE and FALSE, ``Infinity`` as D1 once wrote it, and calls
-of ``replace``, ``char``, ``unistr`` and ``CAST``. A text may hold a raw NUL, where SQLite's own parser would stop.
-Everything else is a :class:`D1DumpError`: it would have to be executed.
+Supported are NULL, numbers, ``'texts'``, ``X'blobs'``, TRUE and FALSE, ``Infinity`` as D1 wrote it earlier, and calls
+of ``replace``, ``char``, ``unistr`` and ``CAST``. A text may contain a NUL byte, where SQLite's own parser would
+stop. Everything else is a :class:`D1DumpError`, as it would have to be executed.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from airflow_provider_d1.dump.text_form import (
 )
 from airflow_provider_d1.exceptions import D1DumpError
 
-#: a whole-number literal from 2**53 on: D1 may have rounded it
+#: an integer literal from 2**53 on, which D1 may have rounded
 UNSAFE_INTEGER = 1
 #: a literal that is infinite
 INFINITE = 2
-#: a text inside ``replace()`` whose marker occurs more than once: one of them may have been a real backslash and letter
+#: a text inside ``replace()`` whose marker occurs more than once, so one of them may be a literal backslash and letter
 AMBIGUOUS_NEWLINE = 4
-#: a text whose newlines were replaced by a placeholder that it does not contain, as newer exporters write it
+#: a text whose newlines were replaced by a placeholder that it does not contain, as in newer exporters
 EXACT_NEWLINE = 8
 
 _FIRST_UNSAFE_INTEGER = 2**53
 _MAX_DEPTH = 50
-#: most characters that ``replace()`` may make a text of, or all texts of a block together; D1's own limit is 2 MB a row
+#: longest text that ``replace()`` may produce, also for all texts of a block together; D1's own limit is 2 MB a row
 MAX_TEXT = 128 << 20
 
 _SPACE = re.compile(SPACE)
@@ -60,7 +60,7 @@ _UNISTR_ESCAPE = re.compile(
 
 
 class Literal(NamedTuple):
-    """An evaluated value, what may have been lost in it, and the text it was written as inside ``replace()``."""
+    """An evaluated value, flags for possible losses, and the literal inside ``replace()``."""
 
     value: Value
     flags: int = 0
@@ -68,12 +68,12 @@ class Literal(NamedTuple):
 
 
 class LiteralReader:
-    """Reads values one after the other from a text.
+    """Reads values from a text, in order.
 
     :param sql: the text.
     :param offset: where it starts in the dump, for errors.
     :param table: the table's name, for errors.
-    :param at: index to start reading at; moves on with every read.
+    :param at: index of the next byte to read.
     """
 
     def __init__(self, sql: bytes, *, offset: int = 0, table: str | None = None, at: int = 0) -> None:
@@ -87,13 +87,13 @@ class LiteralReader:
         raise D1DumpError(what, offset=self._offset + self.at, table=self._table)
 
     def skip_space(self) -> None:
-        """Step over white space and comments."""
+        """Skip white space and comments."""
         match = _SPACE.match(self._sql, self.at)
         if match is not None:
             self.at = match.end()
 
     def take(self, symbol: bytes) -> bool:
-        """Step over space and then over a symbol when it is there."""
+        """Skip space and then a symbol, if it is there."""
         self.skip_space()
         if self._sql.startswith(symbol, self.at):
             self.at += len(symbol)
@@ -101,13 +101,13 @@ class LiteralReader:
         return False
 
     def expect(self, symbol: bytes) -> None:
-        """Step over a symbol that must be there."""
+        """Skip a symbol; any other byte is an error."""
         if not self.take(symbol):
             found = self._sql[self.at : self.at + 30].decode("utf-8", "replace")
             self.fail(f"expected {symbol.decode()!r}, found {found!r}" if found else f"expected {symbol.decode()!r}")
 
     def row(self) -> list[Literal]:
-        """Read values up to the closing parenthesis, the opening one having been read."""
+        """Read values up to the closing parenthesis, starting after the opening one."""
         values = [self.value()]
         while not self.take(b")"):
             self.expect(b",")
@@ -195,8 +195,8 @@ class LiteralReader:
             return known
         if word == b"ERROR":
             self.fail(
-                "the exporter wrote ERROR in place of a value that it could not represent."
-                " Export again; if the word stays, correct or remove the value in D1"
+                "the exporter wrote ERROR instead of a value that it could not represent."
+                " Export again; if ERROR remains, correct or remove the value in D1"
             )
         if word not in (b"REPLACE", b"CHAR", b"UNISTR", b"CAST"):
             name = match["word"].decode("utf-8", "replace")
@@ -225,7 +225,7 @@ class LiteralReader:
         return arguments
 
     def _text(self, value: Value) -> str:
-        """Return a value as a function sees it that wants a text."""
+        """Return a value as the text argument of a function."""
         if isinstance(value, str):
             return value
         if isinstance(value, bytes):
@@ -262,8 +262,8 @@ class LiteralReader:
                 self.fail("invalid escape in unistr()")
             return chr(code)
 
-        before, nul, behind = self._text(arguments[0].value).partition("\0")  # behind a NUL SQLite looks for no escape
-        return Literal(_UNISTR_ESCAPE.sub(character, before) + nul + behind)
+        before, nul, after = self._text(arguments[0].value).partition("\0")  # SQLite stops reading escapes at a NUL
+        return Literal(_UNISTR_ESCAPE.sub(character, before) + nul + after)
 
     def _replace(self, arguments: list[Literal]) -> Literal:
         if len(arguments) != 3:

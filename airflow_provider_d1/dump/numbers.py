@@ -46,16 +46,16 @@ _WHOLE_BECOMES_INTEGER = (Affinity.INTEGER, Affinity.NUMERIC)
 
 
 def read_numbers(written: pa.Array, affinity: Affinity) -> list[ParsedColumn]:
-    """Convert number literals; integers and reals give two arrays where a column keeps both, each with NULL elsewhere.
+    """Convert number literals; a column with integers and reals gives two arrays, each with NULL for the other.
 
     :param written: the literals, each starting with a digit or a minus; NULL where the row has none.
     :param affinity: the column's.
-    :raises FallbackRows: for what is no plain decimal, or not one that SQLite reads as others do.
+    :raises FallbackRows: for a literal that is not a plain decimal, or that SQLite reads differently.
     """
     if affinity is Affinity.TEXT:
         raise FallbackRows(valid_rows(written), "numbers in a TEXT column")
     data, offsets = text_data(written)
-    marks = np.flatnonzero((data - np.uint8(_ZERO)) > 9)  # unsigned: what is below the digits wraps to above them
+    marks = np.flatnonzero((data - np.uint8(_ZERO)) > 9)  # unsigned: bytes below the digits wrap to large values
     marked = data[marks]
     foreign = _NOT_IN_A_NUMBER[marked]
     if foreign.any():
@@ -129,7 +129,7 @@ def _real_stats(array: pa.Array, affinity: Affinity) -> ColumnStats:
 
 
 def _small_numbers(written: pa.Array, affinity: Affinity) -> ParsedColumn | None:
-    """Convert all decimals at once where whole ones become integers: below 2**53 a double says which they are."""
+    """Convert all decimals at once where whole ones become integers: below 2**53 a double shows which they are."""
     reals = _reals(written, affinity)
     values: npt.NDArray[np.float64] = doubles(reals.array)
     here = valid_rows(reals.array)
@@ -144,7 +144,7 @@ def _small_numbers(written: pa.Array, affinity: Affinity) -> ParsedColumn | None
 
 
 def _split_whole(reals: ParsedColumn) -> list[ParsedColumn]:
-    """Make integers of whole reals within 64 bits, but for the two outermost, as SQLite does."""
+    """Convert whole reals within 64 bits to integers, except the two outermost, as SQLite does."""
     values, here = doubles(reals.array), valid_rows(reals.array)
     converts: Mask = (np.floor(values) == values) & (values > -_TWO_63) & (values < _TWO_63) & here
     if not converts.any():

@@ -1,4 +1,4 @@
-"""Split a dump into tables and blocks of rows. It does no input or output, and executes nothing.
+"""Split a dump into tables and blocks of rows, without I/O and without executing SQL.
 
     reader = DumpReader()
     for data in stream:                       # slices of any size
@@ -6,11 +6,11 @@
     for item in reader.finish(): …
 
 Threads: a :class:`DumpReader` belongs to one thread. Blocks are immutable;
-:func:`~airflow_provider_d1.dump.blocks.parse_block` is pure and may run in any thread, several at once, in any order.
-It spends most of its time outside the GIL.
+:func:`~airflow_provider_d1.dump.blocks.parse_block` is pure and may run in several threads at once, in any order.
+Most of its time is spent outside the GIL.
 
-Order: a table's :class:`TableStarted` comes before its blocks. Blocks come in dump order, and so do the rows within
-one. A table without rows has no block. Normally a table's blocks follow each other, but a dump may return to a table
+Order: a table's :class:`TableStarted` comes before its blocks. Blocks and the rows within them are in dump order.
+A table without rows has no block. Normally a table's blocks follow each other, but a dump may have more rows of a table
 after another one started (all CREATEs first, then the rows), so a table is complete only when :meth:`DumpReader.finish`
 returns. ``sqlite_sequence``, ``sqlite_stat*`` and ``_cf_*`` never appear.
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from airflow_provider_d1.dump.schema import TableSchema
 
 BLOCK_SIZE = 5 << 20
-#: no statement of a dump is longer; D1's rows end at 2 MB, as hex at 4
+#: longest statement of a dump; D1's rows have at most 2 MB, 4 MB as hex
 MAX_STATEMENT = 128 << 20
 
 _SPACE = re.compile(SPACE)
@@ -58,7 +58,7 @@ _CREATED_NAME = re.compile(
     + SPACE + rb")?(?P<table>" + NAME + rb")",
     re.IGNORECASE,
 )  # fmt: skip
-#: for error messages; a name at the very end of the dump may be cut off, and is not used
+#: for error messages; a name at the end of the dump may be cut, and is not used
 _SUBJECT = re.compile(
     rb"(?:INSERT(?=\W)" + SPACE + rb"INTO|CREATE(?=\W)" + SPACE + rb"TABLE(?:(?=\W)" + SPACE + rb"IF(?=\W)" + SPACE
     + rb"NOT(?=\W)" + SPACE + rb"EXISTS)?)(?=\W)" + SPACE + rb"(?P<table>" + NAME + rb")(?=.)",
@@ -81,7 +81,7 @@ class TableStarted:
 class DumpReader:
     """Splits a dump into tables and blocks of rows.
 
-    :param block_size: bytes that a block aims at; a longer row makes a longer block.
+    :param block_size: size of a block in bytes; a longer row makes a longer block.
     :param temporal: collect the forms of dates and times (``parse_temporal``).
     """
 
@@ -91,22 +91,22 @@ class DumpReader:
         self._buffer = bytearray()
         self._shared = False  # whether blocks hold views of the buffer
         self._offset = 0  # of the buffer's first byte in the dump
-        self._wanted = block_size  # how much the buffer must hold before it is searched again
+        self._wanted = block_size  # size of the buffer at which it is searched again
         self._tables: dict[str, TableSchema] = {}
         self._header: InsertHeader | None = None
         self._triggered: set[str] = set()  # tables with an INSERT trigger
-        self._text_start: int | None = None  # just past a byte order mark; None until the first bytes are here
+        self._text_start: int | None = None  # just past a byte order mark; None until the first bytes have arrived
         self._finished = False
 
     @property
     def offset(self) -> int:
-        """How many bytes have been handled so far."""
+        """How many bytes have been processed so far."""
         return self._offset
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[TableStarted | Block]:
-        """Take the next bytes; return what they complete.
+        """Take the next bytes; return the tables and blocks that they complete.
 
-        :raises D1DumpError: for a statement that no dump holds.
+        :raises D1DumpError: for a statement that dumps do not contain.
         """
         self._buffer += data
         items: list[TableStarted | Block] = []
@@ -118,16 +118,16 @@ class DumpReader:
             if self._offset == before:
                 if len(self._buffer) > MAX_STATEMENT:
                     raise D1DumpError(f"statement is longer than {MAX_STATEMENT >> 20} MiB", offset=self._offset)
-                # a long statement is searched again only when twice as much is here, so the total cost stays linear
+                # a long statement is searched again only when the buffer has doubled, so the total cost is linear
                 self._wanted = len(self._buffer) * 2
             else:
                 self._wanted = self._block_size
         return items
 
     def finish(self) -> list[TableStarted | Block]:
-        """Say that the dump ends here; return what is left of it.
+        """End the dump; return its last tables and blocks.
 
-        :raises D1DumpError: when it ends inside a statement, or was empty.
+        :raises D1DumpError: when it ends inside a statement, or is empty.
         """
         items: list[TableStarted | Block] = []
         if self._finished:
@@ -140,14 +140,14 @@ class DumpReader:
         return items
 
     def _check_encoding(self, *, final: bool) -> bool:
-        """Refuse other encodings and step over a byte order mark, once; False while too few bytes are here."""
+        """Refuse other encodings and skip a byte order mark, once; False while too few bytes have arrived."""
         if self._text_start is None and (final or len(self._buffer) >= LONGEST_START):
             self._offset = self._text_start = check_encoding(bytes(self._buffer[:LONGEST_START]))
             del self._buffer[: self._text_start]
         return self._text_start is not None
 
     def _split(self, items: list[TableStarted | Block], *, final: bool) -> None:
-        """Handle the complete statements in the buffer, and remove them from it; at the end all must be complete."""
+        """Process and remove the complete statements in the buffer; at the end all must be complete."""
         at = 0
         limit = len(self._buffer)
         while True:
@@ -183,7 +183,7 @@ class DumpReader:
         return None if match is None else unquote(bytes(match["table"])).decode("utf-8", "replace")
 
     def _statement(self, start: int, items: list[TableStarted | Block], *, final: bool) -> int:
-        """Handle the statement or run of INSERTs at ``start``; return where it ends, -1 when more bytes are needed."""
+        """Process the statement or run of INSERTs at ``start``; return where it ends, -1 when more bytes are needed."""
         if self._header is not None and self._buffer.startswith(self._header.prefix, start):
             return self._rows(self._header, start, items, final=final)
         if self._buffer[start : start + 6].upper() == b"INSERT":
@@ -209,7 +209,9 @@ class DumpReader:
         header = read_header(match, self._tables, offset)
         if header.schema is not None and fold_case(header.schema.name) in self._triggered:
             raise D1DumpError(
-                "INSERT would fire a trigger that the dump created before it", offset=offset, table=header.schema.name
+                "INSERT would run a trigger that the dump has created before it",
+                offset=offset,
+                table=header.schema.name,
             )
         return header
 
@@ -234,14 +236,14 @@ class DumpReader:
         return end
 
     def _view(self, start: int, end: int) -> memoryview:
-        """Return a part of the buffer. A large part is not copied, and the buffer is never changed again after that."""
+        """Return a part of the buffer. A large part is not copied; then the buffer is replaced and never changed."""
         if end - start >= self._block_size // 2:
             self._shared = True
             return memoryview(self._buffer)[start:end]
         return memoryview(bytes(self._buffer[start:end]))
 
     def _other(self, statement: bytes, offset: int, items: list[TableStarted | Block]) -> None:
-        """Handle a complete statement that is no INSERT."""
+        """Process a complete statement that is not an INSERT."""
         check_statement_text(statement, offset)
         words = first_words(statement)
         match words:
@@ -252,7 +254,9 @@ class DumpReader:
             case ["CREATE", "INDEX" | "VIEW", *_] | ["CREATE", "UNIQUE", "INDEX", *_]:
                 pass
             case ["CREATE", "VIRTUAL", *_]:
-                raise D1DumpError("a dump cannot hold the rows of a virtual table", offset=offset)
+                raise D1DumpError(
+                    "CREATE VIRTUAL TABLE: a dump cannot contain the rows of a virtual table", offset=offset
+                )
             case ["PRAGMA", "DEFER_FOREIGN_KEYS" | "FOREIGN_KEYS", *_]:
                 pass
             case ["BEGIN"] | ["BEGIN", "TRANSACTION"] | ["COMMIT"] | ["COMMIT", "TRANSACTION"]:

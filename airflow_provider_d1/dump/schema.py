@@ -13,14 +13,14 @@ _ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
 @dataclass(frozen=True, slots=True)
 class DeclaredColumn:
-    """A column that the dump has values for.
+    """A column for which the dump has values.
 
     :param name: as declared, without quotes.
     :param declared_type: as ``PRAGMA table_xinfo`` gives it, empty when there is none.
     :param affinity: SQLite's affinity.
     :param primary_key: 1-based position in the primary key, 0 when not part of it.
     :param nullable: False for NOT NULL, an INTEGER PRIMARY KEY, and any primary key WITHOUT ROWID or in a STRICT table.
-    :param rowid_alias: the INTEGER PRIMARY KEY, in which SQLite would replace a NULL by a new number.
+    :param rowid_alias: the INTEGER PRIMARY KEY, where SQLite replaces NULL by a new number.
     :param default: SQL of the DEFAULT clause, None when there is none.
     """
 
@@ -39,8 +39,8 @@ class TableSchema:
 
     :param name: without quotes.
     :param ddl: the CREATE TABLE statement as the dump has it, without the final semicolon.
-    :param columns: the stored columns in declared order; they are what INSERTs hold.
-    :param generated: names of generated columns, which no dump holds.
+    :param columns: the stored columns in declared order; INSERTs have values for these.
+    :param generated: names of generated columns, for which dumps have no values.
     :param strict: the table is STRICT.
     :param without_rowid: the table is WITHOUT ROWID.
     """
@@ -72,6 +72,6 @@ def unquote(name: bytes) -> bytes:
 
 
 def is_internal(name: str) -> bool:
-    """Tell whether a table is SQLite's or Cloudflare's own, which is neither staged nor listed."""
+    """Return whether a table is SQLite's or Cloudflare's own; such tables are not staged."""
     folded = fold_case(name)
     return folded == "sqlite_sequence" or folded.startswith(("sqlite_stat", "_cf_"))

@@ -1,6 +1,6 @@
-"""SQL tokens and the end of a statement: enough of SQL to split a dump without executing it.
+"""SQL tokens and the end of a statement: enough SQL to split a dump without executing it.
 
-Everything works on bytes, so that offsets are offsets of the dump.
+All functions work on bytes, so that offsets are offsets in the dump.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from airflow_provider_d1.dump.schema import fold_case, unquote
 from airflow_provider_d1.exceptions import D1DumpError
 
-#: white space as SQLite's tokenizer knows it (no VT), line and block comments; a block comment may run to the end
+#: white space of SQLite's tokenizer (no VT), line and block comments; a block comment may run to the end
 SPACE = rb"(?:[ \t\n\f\r]|--[^\n]*+|/\*(?s:.*?)(?:\*/|\Z))*+"
 #: one name, bare or quoted in any of SQLite's four ways
 NAME = (
@@ -35,7 +35,7 @@ _TOKEN = re.compile(
 _INSERT_END = re.compile(
     rb"""(?>[^';"\-/]++|'[^']*+'|"[^"]*+"|-(?!-)|/(?!\*)|--[^\n]*+\n|/\*(?s:.*?)\*/)*+;""", re.VERBOSE
 )
-#: what can follow a view or an index whose last line is a comment: words that no view continues with
+#: what can follow a view or an index whose last line is a comment: words that cannot continue a view
 _NEXT_STATEMENT = re.compile(SPACE + rb"(?:(?:CREATE|INSERT|DELETE|COMMIT)\b|\Z)", re.IGNORECASE)
 #: words between CREATE and the kind of object
 _BEFORE_THE_KIND = ("CREATE", "TEMP", "TEMPORARY", "UNIQUE")
@@ -56,14 +56,14 @@ class SqlToken(NamedTuple):
         return self.start + len(self.text)
 
     def is_word(self, *words: str) -> bool:
-        """Tell whether this is one of some (upper-case) words."""
+        """Return whether this is one of some (upper-case) words."""
         return self.kind == "word" and self.text.decode("utf-8", "replace").upper() in words
 
 
 def tokens(sql: bytes | bytearray, start: int = 0) -> Iterator[SqlToken]:
     """Yield the tokens of a text, without white space but with comments.
 
-    An unterminated quote comes as a symbol token of its opening character.
+    An unterminated quote is a symbol token with its opening character.
     """
     for match in _TOKEN.finditer(sql, start):
         if match.lastgroup != "space":
@@ -84,13 +84,13 @@ def find_statement_end(sql: bytes | bytearray, start: int, *, final: bool) -> in
     """Return the offset just past the semicolon that ends a statement, -1 when it is not in the text (yet).
 
     A trigger ends at ``; END ;``. D1 writes a view or an index that ends in a comment as ``… -- comment;``: there the
-    semicolon inside the comment counts when no view could go on with what follows.
+    semicolon inside the comment counts when the next words cannot continue a view.
 
     :param sql: the text.
     :param start: where the statement's first word starts.
     :param final: whether the dump ends with the text.
     """
-    kind = ""  # of what the statement creates
+    kind = ""  # of the created object
     kind_may_follow = True
     ended_trigger = False
     previous = ""
@@ -114,7 +114,7 @@ def find_statement_end(sql: bytes | bytearray, start: int, *, final: bool) -> in
 
 
 def _end_in_comment(sql: bytes | bytearray, comment: SqlToken, *, final: bool) -> int:
-    """Return where a statement ends inside its last comment; 0 when it does not, -1 when that is not decided yet."""
+    """Return where a statement ends inside its last comment; 0 when it does not, -1 when more bytes are needed."""
     if comment.text.startswith(b"--"):
         if _LINE_COMMENT_WITH_END.search(comment.text) is None:
             return 0
@@ -129,7 +129,7 @@ def _end_in_comment(sql: bytes | bytearray, comment: SqlToken, *, final: bool) -
 
 
 def check_statement_text(text: bytes, offset: int) -> None:
-    """Refuse what is no text outside of values: invalid UTF-8, and a NUL, where SQLite would stop reading."""
+    """Refuse invalid UTF-8 and NUL outside of values: SQLite would stop reading at a NUL."""
     try:
         text.decode()
     except UnicodeDecodeError as error:

@@ -1,9 +1,9 @@
-"""Texts as dates and times, for columns in which every text has one and the same form.
+"""Read texts as dates and times, for columns in which all texts have the same form.
 
 The forms, all of them ISO 8601 with four-digit years from 0001 to 9999 and real calendar dates: ``2026-11-22``;
 ``2026-11-22 09:30:00`` and ``2026-11-22T09:30:00``, with or without one to six fractional digits, each either without a
 zone or with a ``Z``. Anything else (offsets, week dates, hours without seconds, more digits) stays text, and so does a
-column that mixes two forms. Times are staged as they are written: D1 has no zones, and ``Z`` means the same clock.
+column that mixes two forms. Times are staged as written: D1 has no time zones, and ``Z`` is ignored.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _PATTERNS = (
 
 
 def forms(texts: pa.Array) -> int:
-    """Return the one form that all texts have; OTHER when there are several, or one that is no date."""
+    """Return the one form that all texts have; OTHER when there are several, or one that is not a date."""
     if texts.null_count == len(texts):
         return 0
     first = texts[pc.index(texts.is_valid(), True).as_py()].as_py()
     if pc.any(pc.starts_with(texts, "0000")).as_py():
-        return OTHER  # Arrow knows a year 0, others do not
+        return OTHER  # Arrow has a year 0, other systems do not
     form = next((form for form, pattern in _PATTERNS if re.search(pattern, first, re.ASCII)), OTHER)
     if form == OTHER or not pc.all(pc.match_substring_regex(texts, dict(_PATTERNS)[form])).as_py():
         return OTHER
@@ -56,7 +56,7 @@ def arrow_type(form: int) -> pa.DataType | None:
 def parse(texts: pa.Array, form: int) -> pa.Array:
     """Return texts of one form as dates or timestamps.
 
-    :raises pyarrow.ArrowInvalid: for a date that no calendar has.
+    :raises pyarrow.ArrowInvalid: for a date that does not exist.
     """
     if form in (SPACE_Z, T_Z):
         texts = pc.utf8_rtrim(texts, characters="Z")

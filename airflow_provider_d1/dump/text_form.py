@@ -1,8 +1,8 @@
-"""Numbers as text and text as numbers, bit for bit as a modern SQLite (>= 3.52) does both.
+"""Convert numbers to text and text to numbers exactly as a modern SQLite (>= 3.52) does.
 
-A mixed column is staged in the form of ``CAST(x AS TEXT)``. SQLite neither prints nor reads reals as Python does: it
-prints up to 17 digits (``3.1415926535897931``, ``1.0e+300``, ``Inf``), shortened only where the digits end in a run of
-noughts or nines, and it ignores the digits of a decimal beyond the twentieth.
+A mixed column is staged in the form of ``CAST(x AS TEXT)``. SQLite differs from Python in both directions: it
+writes up to 17 digits (``3.1415926535897931``, ``1.0e+300``, ``Inf``), shortened only where the digits end in a run of
+zeros or nines, and it ignores the digits of a decimal beyond the twentieth.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from functools import lru_cache
 INT64_MIN = -(2**63)
 INT64_MAX = 2**63 - 1
 
-#: a text that numeric affinity turns into a number, which a NUL ends; SQLite's isspace has VT, its tokenizer has not
+#: a text that numeric affinity converts to a number; a NUL ends it. SQLite's isspace has VT, its tokenizer has not
 _NUMERIC_TEXT = re.compile(
     r"[ \t\n\v\f\r]*([+-]?)([0-9]*)(\.?)([0-9]*)([eE][+-]?[0-9]+)?[ \t\n\v\f\r]*(\0.*)?", re.ASCII | re.DOTALL
 )
-#: the same, as what a text starts with, for CAST
+#: the same as the beginning of a text, for CAST
 _NUMERIC_PREFIX = re.compile(
     r"[ \t\n\v\f\r]*([+-]?)(?:([0-9]+)(\.?)([0-9]*)|()(\.)([0-9]+))([eE][+-]?[0-9]+)?", re.ASCII
 )
-#: SQLite adds decimal digits to an unsigned 64-bit number while the next one surely fits
+#: SQLite adds decimal digits to an unsigned 64-bit number while the next one fits in any case
 _MOST_BEFORE_ANOTHER_DIGIT = (2**64 - 1 - 9) // 10
 _SIGNIFICANT_DIGITS = 17
 
@@ -37,7 +37,7 @@ def decimal_to_real(sign: str, whole: str, fraction: str, exponent: str) -> floa
     """
     digits = (whole + fraction).lstrip("0")
     power = int(exponent[:8] or "0") - len(fraction)
-    if len(digits) > 19:  # fewer always fit into SQLite's 64 bits, and then it rounds as everybody does
+    if len(digits) > 19:  # fewer always fit into SQLite's 64 bits, where it rounds as Python does
         kept = 20 if int(digits[:19]) <= _MOST_BEFORE_ANOTHER_DIGIT else 19
         power += len(digits) - kept
         digits = digits[:kept]
@@ -46,7 +46,7 @@ def decimal_to_real(sign: str, whole: str, fraction: str, exponent: str) -> floa
 
 
 def real_to_integer(value: float) -> int | None:
-    """Return the integer that numeric affinity makes of a real, None where it stays a real.
+    """Return the integer to which numeric affinity converts a real, None where it stays a real.
 
     SQLite converts only what is exact, and neither the smallest nor the largest 64-bit integer.
     """
@@ -57,7 +57,7 @@ def real_to_integer(value: float) -> int | None:
 
 
 def text_to_number(text: str) -> int | float | None:
-    """Return the number that numeric affinity makes of a text, None where the text stays a text.
+    """Return the number to which numeric affinity converts a text, None where it stays text.
 
     Whole numbers in 64 bits give int, everything else float: ``" 12 "`` → 12, ``"1e3"`` → 1000.0,
     ``"0x10"`` → None.
@@ -68,13 +68,13 @@ def text_to_number(text: str) -> int | float | None:
     sign, whole, point, fraction, exponent, rest = match.groups(default="")
     if not whole and not fraction:
         return None
-    if rest:  # SQLite then reads a real, and makes that an integer where it is whole
+    if rest:  # SQLite then reads a real, and converts a whole one to an integer
         return decimal_to_real(sign, whole, fraction, exponent[1:])
     return _number(sign, whole, point, fraction, exponent)
 
 
 def text_prefix_to_number(text: str) -> int | float:
-    """Return the number that a text starts with, 0 where it starts with none: what CAST to a number reads."""
+    """Return the number at the beginning of a text, 0 without one, as CAST to a number does."""
     match = _NUMERIC_PREFIX.match(text)
     if match is None:
         return 0
@@ -114,7 +114,7 @@ def _eighteen_digits(value: float) -> tuple[str, int]:
 
 
 def _round_trip_length(value: float, digits: str, power: int) -> int:
-    """Return how many digits SQLite keeps: fewer than 17 where a run of noughts or nines can go without loss."""
+    """Return how many digits SQLite keeps: fewer than 17 where a run of zeros or nines can be removed without loss."""
     kept = None
     if digits[14:16] == "99":
         kept = len(digits[:14].rstrip("9"))

@@ -38,11 +38,11 @@ _HTML = (
 
 
 class ConnectionLostError(Exception):
-    """The caller gets no answer: the connection is reset."""
+    """The caller gets no response: the connection is reset."""
 
 
 class ApiApp:
-    """The API as an ASGI application: every call passes the faults, the limit and the credential check, in this order.
+    """The API as an ASGI application: each call passes faults, rate limit and credential check, in this order.
 
     :param routes: handles the call.
     :param access: checks the credential.

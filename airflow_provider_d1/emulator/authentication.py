@@ -31,8 +31,8 @@ class Authenticator:
     :param token: as ``Authorization: Bearer``, or as ``X-Auth-Key`` beside ``X-Auth-Email``.
     :param account_id: the account.
     :param email: the Global API Key's address.
-    :param account_owned: whether the token belongs to the account, not to a user: each kind has a verify call of its
-        own. With None both accept it.
+    :param account_owned: whether the token belongs to the account, not to a user: each kind has its own
+        verify call. With None both accept it.
     :param faults: may revoke the token, or take its D1 permission.
     """
 
@@ -45,7 +45,7 @@ class Authenticator:
     def authenticate(self, headers: Mapping[str, str]) -> None:
         """Check the credential of a call.
 
-        :raises ApiError: it is missing, wrong or revoked.
+        :raises ApiError: when it is missing, wrong or revoked.
         """
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         if scheme and scheme.lower() != "bearer":
@@ -67,7 +67,7 @@ class Authenticator:
 
         :param account_id: the one in the path.
         :param route: the path, for the message.
-        :raises ApiError: it is another account, or the token has no D1 permission.
+        :raises ApiError: for another account, or a token without D1 permission.
         """
         if account_id != self.account_id:
             if _ACCOUNT_ID.fullmatch(account_id):
@@ -80,7 +80,7 @@ class Authenticator:
         """The result of the verify calls for an authenticated token.
 
         :param account_id: the one in the path, None for ``/user/tokens/verify``.
-        :raises ApiError: it is a token of the other kind.
+        :raises ApiError: for a token of the other kind.
         """
         wrong_kind = self.account_owned not in (None, account_id is not None)
         if wrong_kind or account_id not in (None, self.account_id):

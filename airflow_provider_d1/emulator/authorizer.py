@@ -1,4 +1,4 @@
-"""What D1 lets a query do: no transactions, no other files, its own choice of PRAGMAs, functions and virtual tables."""
+"""What D1 allows in a query: no transactions, no other files; certain PRAGMAs, functions and virtual tables."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _PRAGMAS = frozenset(
     )
 )
 _VIRTUAL_TABLES = frozenset(("fts5", "fts5vocab", "rtree", "rtree_i32"))
-#: of the functions that come with apsw's SQLite
+#: functions of apsw's SQLite that D1 does not have
 _FUNCTIONS_REFUSED = frozenset(
     (
         "ceiling",
@@ -86,7 +86,7 @@ def reserved(name: str | None) -> bool:
 
 
 class Authorizer:
-    """SQLite's authorizer callback for one query; ``reason`` says afterwards why it refused, where SQLite doesn't."""
+    """SQLite's authorizer callback for one query; ``reason`` is the message of a refusal where SQLite has none."""
 
     def __init__(self) -> None:
         self.reason: str | None = None

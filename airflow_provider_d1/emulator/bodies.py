@@ -1,4 +1,4 @@
-"""What callers send, checked: anything else is code 7400."""
+"""Validate request bodies and parameters; an invalid one is code 7400."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def _malformed(why: str) -> ApiError:
     return ApiError(400, BAD_BODY, f"The request is malformed: {why}")
 
 
-def whole_number(text: str, name: str, least: int, most: int | None) -> int:
+def integer(text: str, name: str, least: int, most: int | None) -> int:
     """A page number or size from the URL.
 
-    :raises ApiError: it is no whole number between ``least`` and ``most``.
+    :raises ApiError: when it is not an integer between ``least`` and ``most``.
     """
     if not text.isascii() or not text.isdigit() or int(text) < least or (most is not None and int(text) > most):
         span = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise _malformed(f"{name} must be a whole number {span}")
+        raise _malformed(f"{name} must be an integer {span}")
     return int(text)
 
 
@@ -59,9 +59,9 @@ def _statement(query: object) -> tuple[str, list[Any]]:
 
 
 def export(body: object) -> tuple[ExportOptions, str | None]:
-    """Options of an export call, and the bookmark that makes it a poll.
+    """Options of an export call, and the bookmark, which only a poll has.
 
-    :raises ApiError: malformed; ``output_format`` is required of polls too.
+    :raises ApiError: malformed; ``output_format`` is required in polls too.
     """
     if not isinstance(body, dict) or body.get("output_format") != "polling":
         raise _malformed('Invalid literal value, expected "polling" at body.output_format')
@@ -82,7 +82,7 @@ def export(body: object) -> tuple[ExportOptions, str | None]:
 
 @dataclass(frozen=True, slots=True)
 class ImportCall:
-    """A call of the import route: ``action`` is init, ingest or poll; what it does not take is empty."""
+    """A call of the import route: ``action`` is init, ingest or poll; fields that it does not use are empty."""
 
     action: str
     etag: str = ""
@@ -91,7 +91,7 @@ class ImportCall:
 
 
 def import_call(body: object) -> ImportCall:
-    """What an import call asks for; names are taken in the API's form and in the one that wrangler sends.
+    """Read an import call; names may have the API's form or the one that wrangler sends.
 
     :raises ApiError: malformed.
     """
@@ -114,9 +114,9 @@ def _string(body: dict[str, Any], *names: str) -> str:
 
 
 def timestamp(text: str) -> datetime:
-    """A moment from the URL: RFC 3339, or seconds since 1970.
+    """A point in time from the URL: RFC 3339, or seconds since 1970.
 
-    :raises ApiError: it is neither.
+    :raises ApiError: for any other form.
     """
     try:
         if text.isascii() and text.isdigit():

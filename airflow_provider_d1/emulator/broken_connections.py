@@ -1,4 +1,4 @@
-"""Break a connection on purpose, which the ASGI interface does not allow."""
+"""Break a connection on purpose; ASGI has no message for that."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def reset(scope: Scope, receive: Receive) -> None:
 
 
 async def cut(scope: Scope, receive: Receive) -> None:
-    """End the connection after what was sent so far, in the middle of an answer."""
+    """End the connection after what was sent so far, in the middle of a response."""
     scope["state"]["transport"].close()
     await _gone(receive)
 

@@ -20,7 +20,7 @@ class StoredObject:
 class Bucket:
     """Objects by key. A ready dump is served from its own path.
 
-    :param folder: for the dumps that are written here.
+    :param folder: where the emulator writes dumps.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,13 +28,13 @@ class Bucket:
         self._objects: dict[str, StoredObject] = {}
 
     def new_file(self) -> Path:
-        """Where an object is to be written."""
+        """The path for a new object."""
         return self._folder / f"{uuid.uuid4().hex}.dump"
 
     def put(self, key: str, path: Path, etag: str | None = None) -> None:
-        """Make a file an object.
+        """Add a file as an object.
 
-        :param etag: an MD5; without one it comes from the file's size and time, since reading gigabytes takes long.
+        :param etag: an MD5; without one it is made from the file's size and time, since hashing gigabytes takes long.
         """
         stat = path.stat()
         made_up = hashlib.md5(f"{stat.st_size}-{stat.st_mtime_ns}".encode(), usedforsecurity=False).hexdigest()

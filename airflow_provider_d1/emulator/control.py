@@ -31,7 +31,7 @@ def control_routes(
     :param calls: the API calls so far.
     :param downloads: the downloads so far.
     :param ids: UUIDs by name.
-    :param reset: puts the emulator back to its beginning.
+    :param reset: resets the emulator to its initial state.
     """
 
     async def fault_values(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Time Travel for one database: its bookmarks, and copies of the states that they stand for.
+"""Time Travel for one database: its bookmarks, and copies of their states.
 
 A state begins with a write and ends with the next one. It is copied just before it ends, so a database that is only
 read is never copied.
@@ -15,14 +15,14 @@ from pathlib import Path
 
 import apsw
 
-#: copies of a larger database would cost more than a test wants to wait
+#: a larger database is not copied, as that would take too long in a test
 MAX_COPIED_BYTES = 16 << 20
 #: older copies are removed
 MAX_COPIES = 50
 
 
 class RestoreError(Exception):
-    """The database cannot be brought back to that state."""
+    """The database cannot be restored to that state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class _State:
 
 
 class TimeTravel:
-    """The history of one database file. Its caller holds the database's lock.
+    """The history of one database file. The caller must hold the database's lock.
 
     :param path: the database's file; copies go beside it.
     :param now: gives the current time, with a zone.
@@ -50,21 +50,21 @@ class TimeTravel:
         self._begin(content=0)
 
     def bookmark(self, *, moving: bool = False) -> str:
-        """The bookmark of this moment.
+        """The present bookmark.
 
-        :param moving: give a new one, though nothing was written.
+        :param moving: return a new one, although nothing was written.
         """
         if moving:
             self._begin(content=self._states[-1].content)
         return self._states[-1].bookmark
 
     def bookmark_at(self, timestamp: datetime) -> str:
-        """The bookmark of a moment in the past; the oldest one for a moment before the database was created."""
+        """The bookmark of a time in the past; the oldest one for a time before the database was created."""
         before = [state for state in self._states if state.since <= timestamp]
         return (before or self._states)[-1 if before else 0].bookmark
 
     def before_write(self) -> None:
-        """Copy the state that a write is about to end, once."""
+        """Copy the present state, once, before a write changes it."""
         content = self._states[-1].content
         if content in self._copies or self._path.stat().st_size > MAX_COPIED_BYTES:
             return
@@ -86,9 +86,9 @@ class TimeTravel:
         self._begin(content=next(self._numbers))
 
     def restore(self, bookmark: str, connection: apsw.Connection) -> str:
-        """Bring the database back to a bookmark's state; return the bookmark of the state that this ends.
+        """Restore a bookmark's state; return the bookmark of the state before the restore.
 
-        :raises RestoreError: the bookmark is unknown, or its state was not kept.
+        :raises RestoreError: when the bookmark is unknown, or its state was not kept.
         """
         previous = self._states[-1]
         content = next((state.content for state in self._states if state.bookmark == bookmark), None)

@@ -1,4 +1,4 @@
-"""The account's databases: SQLite files in a folder of the emulator's own, queried the way D1 lets one query."""
+"""The account's databases: SQLite files in a temporary folder, with D1's rules for queries."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class QueryError(Exception):
 
 @dataclass(slots=True)
 class QueryResult:
-    """What one statement of a query gave."""
+    """The result of one statement of a query."""
 
     columns: list[str] = field(default_factory=list)
     rows: list[list[JsonValue]] = field(default_factory=list)
@@ -47,8 +47,8 @@ class LocalDatabase:
     :param path: the SQLite file, created and filled from the seed.
     :param name: its name in the account.
     :param database_id: its UUID.
-    :param seed: what it starts with.
-    :param ready_dump: a file that every export of it returns unchanged, in place of a dump of the tables.
+    :param seed: its initial content.
+    :param ready_dump: a file that every export of it returns unchanged, instead of a dump of the tables.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class LocalDatabase:
         self._time_travel = TimeTravel(path)
 
     def _fill(self, seed: seeds.Seed) -> None:
-        # A crash may cost this file, which is temporary anyway; seeding row by row would be slow otherwise.
+        # Without a journal a crash can destroy the file, which is temporary; seeding is much faster.
         self._pragmas(journal_mode="OFF", synchronous="OFF", foreign_keys="OFF")
         seeds.apply(self._connection, seed)
         self._drop_foreign_statistics()
@@ -87,7 +87,7 @@ class LocalDatabase:
         return {str(name) for (name,) in names if reserved(str(name))}
 
     def _drop_foreign_statistics(self) -> None:
-        """ANALYZE fills a table here that D1's SQLite is built without."""
+        """Drop a table that ANALYZE fills here; D1's SQLite is built without it."""
         if self._connection.table_exists("main", "sqlite_stat4"):
             self._connection.execute("DROP TABLE sqlite_stat4")
 
@@ -117,9 +117,9 @@ class LocalDatabase:
             return sum(int(n) for sql in counts for (n,) in self._connection.execute(sql))
 
     def bookmark(self, timestamp: datetime | None = None, *, moving: bool = False) -> str:
-        """The bookmark of now or of a moment in the past; it changes only with what is written.
+        """The present bookmark or that of a time in the past; it changes only with a write.
 
-        :param moving: give a new one for now, though nothing was written.
+        :param moving: return a new present one, although nothing was written.
         """
         with self._lock:
             if timestamp is not None:
@@ -127,9 +127,9 @@ class LocalDatabase:
             return self._time_travel.bookmark(moving=moving)
 
     def restore(self, bookmark: str) -> tuple[str, str]:
-        """Bring back the state of a bookmark; return the bookmarks of the state before this and of the one after.
+        """Restore a bookmark's state; return the bookmarks of the states before and after the restore.
 
-        :raises RestoreError: the bookmark is unknown, or its state was not kept.
+        :raises RestoreError: when the bookmark is unknown, or its state was not kept.
         """
         with self._lock:
             previous = self._time_travel.restore(bookmark, self._connection)
@@ -137,7 +137,7 @@ class LocalDatabase:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """All or nothing; the bookmark moves when something was written."""
+        """Run statements in one transaction; the bookmark changes when something was written."""
         with self._lock:
             before = self._written()
             with self._connection:
@@ -233,7 +233,7 @@ class LocalDatabase:
         return results
 
     def _run_bytewise(self, sql: str, parameters: Sequence[Any]) -> QueryResult:
-        """The same SELECT again with its texts fetched as bytes, because one of them is not valid UTF-8."""
+        """Run the same SELECT again with text as bytes, because a value is not valid UTF-8."""
         cursor = self._connection.cursor()
         columns: list[str] = []
 
@@ -262,7 +262,7 @@ class LocalDatabase:
 
     @contextmanager
     def reader(self) -> Iterator[apsw.Connection]:
-        """A second, read-only connection that sees one state of the database throughout."""
+        """A read-only connection that sees one state of the database."""
         connection = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY)
         try:
             with connection:
@@ -271,7 +271,7 @@ class LocalDatabase:
             connection.close()
 
     def drop_table(self, name: str) -> None:
-        """Drop a table behind the API's back; a name that does not exist is left alone."""
+        """Drop a table without the API; a name that does not exist is ignored."""
         with self._lock:
             self._pragmas(foreign_keys="OFF")
             self._time_travel.before_write()
@@ -324,7 +324,7 @@ class Databases:
     """The databases of the account, by UUID and in the order they were added.
 
     :param folder: where their files go.
-    :param account_id: makes the UUIDs: the same account and name always give the same one.
+    :param account_id: part of the UUIDs: the same account and name always have the same one.
     """
 
     def __init__(self, folder: Path, account_id: str) -> None:
@@ -347,7 +347,7 @@ class Databases:
         return self._databases.get(database_id.lower())
 
     def search(self, name: str | None) -> list[LocalDatabase]:
-        """What the list call finds: ``name`` anywhere in the name, in any case."""
+        """The databases that the list call finds: ``name`` anywhere in the name, case-insensitively."""
         wanted = (name or "").lower()
         return [database for database in self._databases.values() if wanted in database.name.lower()]
 

@@ -1,7 +1,7 @@
 """SQL literals exactly as D1's exporter writes them: JavaScript's numbers, ``replace()`` around newlines, hex.
 
-D1 reads every value into JavaScript before it prints it. That is why integers beyond 2^53 lose digits, why 1.0 becomes
-``1`` and invalid UTF-8 becomes U+FFFD: the losses are reproduced here on purpose.
+D1 reads every value into JavaScript before it writes it. So integers beyond 2^53 lose digits, 1.0 becomes ``1`` and
+invalid UTF-8 becomes U+FFFD. The emulator reproduces these losses on purpose.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def number(value: int | float) -> str:
 
 
 def _exponential(shortest: str) -> str:
-    """Python turns to exponents below 1e-4 and from 1e16 on, JavaScript below 1e-6 and from 1e21 on."""
+    """Python writes exponents below 1e-4 and from 1e16 on, JavaScript below 1e-6 and from 1e21 on."""
     mantissa, exponent = shortest.split("e")
     sign = "-" if mantissa.startswith("-") else ""
     whole, _, fraction = mantissa.lstrip("-").partition(".")
     digits = whole + fraction
-    point = int(exponent) + 1  # the decimal point stands behind this many digits
+    point = int(exponent) + 1  # digits before the decimal point
     if len(digits) <= point <= 21:
         return f"{sign}{digits}{'0' * (point - len(digits))}"
     if -6 < point <= 0:
@@ -52,15 +52,16 @@ def _exponential(shortest: str) -> str:
 
 
 def javascript_text(raw: bytes) -> str:
-    """A stored text as a JavaScript string holds it: each invalid sequence of UTF-8 becomes U+FFFD."""
+    """A stored text as a JavaScript string: each invalid sequence of UTF-8 becomes U+FFFD."""
     return raw.decode(errors="replace")
 
 
 def text(value: str) -> str:
     r"""A text as D1 has quoted it since autumn 2026; NUL stays a raw byte.
 
-    A newline is written as ``\n``, or as ``\012``, ``(\n0)``, ``(\n1)`` … where the text holds that already, so no text
-    loses one; a carriage return likewise, inside of it. Both placeholders are chosen by the text as it is stored.
+    A newline is written as ``\n``, or as ``\012``, ``(\n0)``, ``(\n1)`` … where the text contains that already, so no
+    newline is ambiguous; a carriage return likewise, in an inner call. Both placeholders are chosen by the text as it
+    is stored.
     """
     quoted = _quoted(value)
     for newline, letter, code in (("\r", "r", "015"), ("\n", "n", "012")):
@@ -73,7 +74,7 @@ def text(value: str) -> str:
 def old_text(value: str) -> str:
     r"""A text as D1 quoted it until autumn 2026: newlines always become ``\n``, carriage returns ``\r``.
 
-    A text that holds a real newline and a literal ``\n`` as well comes back with two newlines: D1's loss, kept here.
+    A text with both a real newline and a literal ``\n`` is read back with two newlines; the emulator reproduces this.
     """
     quoted = _quoted(value)
     if "\r" in value:
@@ -127,9 +128,9 @@ def row(values: Iterable[Value], *, old_newlines: bool = False) -> str:
 
 
 def as_bytes(columns: Iterable[str]) -> str:
-    """What to SELECT in place of columns that may hold invalid UTF-8, which Python can only fetch as bytes.
+    """The SELECT list for columns that may contain invalid UTF-8, which Python can only fetch as bytes.
 
-    For each column it gives a flag whether the value is a text, and the value, or the bytes of the text.
+    It has two fields for each column: whether the value is text, and the value, or the bytes of the text.
 
     :param columns: quoted names.
     """
@@ -139,6 +140,6 @@ def as_bytes(columns: Iterable[str]) -> str:
 
 
 def with_text(row: Sequence[Value]) -> Iterator[Value]:
-    """The values of a row that was fetched so, with their texts as JavaScript would hold them."""
+    """The values of a row fetched by :func:`as_bytes`, with text as JavaScript has it."""
     for is_text, value in zip(row[::2], row[1::2], strict=True):
         yield javascript_text(value) if is_text and isinstance(value, bytes) else value

@@ -1,8 +1,8 @@
 """A database's dump, statement by statement, byte for byte as D1 writes it.
 
-The order and the oddities are D1's own: tables in schema order with ``sqlite_sequence`` last, then whatever else the
-schema holds; no transaction; statements joined by one newline with none at the end; ``tables`` compared with every
-object's own name, case-sensitively, so that a name that matches nothing gives an empty dump and no error.
+The order and the special cases are D1's: tables in schema order with ``sqlite_sequence`` last, then the other objects
+of the schema; no transaction; statements joined by one newline with none at the end; ``tables`` compared with every
+object's own name, case-sensitively, so an unknown name gives an empty dump and no error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow_provider_d1.emulator.dump_literals import Value
 
 VIRTUAL_TABLE_ERROR = "D1 Export error: cannot export databases with Virtual Tables (fts5)"
-#: D1 looks for this anywhere in the statement, comments included, and then cuts off what should be its beginning
+#: D1 searches the whole statement for this, comments included, and then removes as many bytes from its beginning
 _QUOTED_TABLE = re.compile(r"""CREATE TABLE ['"]""")
 _CREATE_TABLE = "CREATE TABLE "
 _VIRTUAL = "CREATE VIRTUAL TABLE"
@@ -38,7 +38,7 @@ _REST = (
 
 
 class VirtualTableError(Exception):
-    """The dump met a virtual table, where D1's exporter gives up."""
+    """The dump has reached a virtual table, where D1's exporter fails."""
 
 
 def statements(connection: apsw.Connection, options: ExportOptions, *, old_newlines: bool = False) -> Iterator[bytes]:
@@ -47,7 +47,7 @@ def statements(connection: apsw.Connection, options: ExportOptions, *, old_newli
     :param connection: an open database; nothing may write to it until the iterator ends.
     :param options: what goes into the dump; D1 takes ``tables`` as names of any objects, not of tables only.
     :param old_newlines: write newlines as D1 did until autumn 2026.
-    :raises VirtualTableError: on reaching a virtual table that the options do not leave out.
+    :raises VirtualTableError: for a virtual table that the options include.
     """
     yield b"PRAGMA defer_foreign_keys=TRUE;"
     for name, sql in _objects(connection, _TABLES):
@@ -60,9 +60,9 @@ def statements(connection: apsw.Connection, options: ExportOptions, *, old_newli
 
 
 def refuse_virtual_tables(connection: apsw.Connection) -> None:
-    """Give up on any virtual table at all, as the live service was reported to do.
+    """Fail for any virtual table in the database, as the live service was reported to do.
 
-    :raises VirtualTableError: the database has one.
+    :raises VirtualTableError: when the database has one.
     """
     if any(sql.startswith(_VIRTUAL) for _, sql in _objects(connection, _TABLES)):
         raise VirtualTableError(VIRTUAL_TABLE_ERROR)
@@ -112,7 +112,7 @@ def _values(connection: apsw.Connection, columns: Sequence[str], quoted: str) ->
         for done, row in enumerate(connection.execute(f"SELECT {', '.join(columns)} FROM {quoted}"), 1):  # noqa: B007, S608 - counted for below; both are quoted names
             yield row
     except UnicodeDecodeError:
-        # A text that is not UTF-8: from here on texts are fetched as bytes, which costs more.
+        # A text is not valid UTF-8: the remaining rows are fetched as bytes, which is slower.
         rows = connection.execute(f"SELECT {dump_literals.as_bytes(columns)} FROM {quoted}")  # noqa: S608 - quoted names
         for row in islice(rows, done, None):
             yield dump_literals.with_text(row)

@@ -1,4 +1,4 @@
-"""Cloudflare's answers: the envelope, its error codes, and the inner result of an export."""
+"""Cloudflare's responses: the envelope, its error codes, and the inner result of an export."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Json = dict[str, Any]
 
 
 class ApiError(Exception):
-    """An answer with ``success: false``."""
+    """A response with ``success: false``."""
 
     def __init__(self, status: int, code: int, message: str) -> None:
         super().__init__(message)
@@ -32,14 +32,14 @@ class ApiError(Exception):
 
 
 def success(result: object, **more: object) -> Json:
-    """The envelope around a result; ``more`` are members beside it, such as ``result_info``."""
+    """The envelope around a result; ``more`` are other members, such as ``result_info``."""
     return {"success": True, "errors": [], "messages": [], "result": result, **more}
 
 
 def export(answer: ExportAnswer) -> tuple[int, Json]:
-    """HTTP status and body for an export's answer: 202 while it runs, 200 for the end, the failed ones included.
+    """HTTP status and body for an export's answer: 202 while it runs, 200 at the end and for failures.
 
-    The signed URL of a complete one is the caller's to fill in, at ``result.result.signed_url``.
+    The caller adds the signed URL of a complete export at ``result.result.signed_url``.
     """
     if isinstance(answer, ExportActive):
         return 202, success(_export_result(answer, status="active"))
@@ -61,12 +61,12 @@ def export(answer: ExportAnswer) -> tuple[int, Json]:
 
 
 def import_started(filename: str, upload_url: str) -> Json:
-    """The answer to an import's *init*: where to put the file."""
+    """The response to an import's *init*: where to upload the file."""
     return success({"success": True, "type": "import", "filename": filename, "upload_url": upload_url, "messages": []})
 
 
 def import_progress(answer: ImportAnswer) -> Json:
-    """The answer to an import's *ingest* or *poll*."""
+    """The response to an import's *ingest* or *poll*."""
     if isinstance(answer, ImportFailed):
         if answer.bookmark is None:
             return success({"success": False, "error": answer.error})

@@ -32,13 +32,13 @@ class DumpJob(Protocol):
         ...
 
     def cancel(self) -> None:
-        """Stop writing and throw away what there is."""
+        """Stop writing and discard the dump."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ExportActive:
-    """Still at work."""
+    """The export is running."""
 
     bookmark: str
     messages: tuple[str, ...]
@@ -46,7 +46,7 @@ class ExportActive:
 
 @dataclass(frozen=True, slots=True)
 class ExportComplete:
-    """Done; the dump is stored under ``filename``."""
+    """The export is complete; the dump is stored under ``filename``."""
 
     bookmark: str
     messages: tuple[str, ...]
@@ -55,7 +55,7 @@ class ExportComplete:
 
 @dataclass(frozen=True, slots=True)
 class ExportFailed:
-    """Refused, forgotten or failed. With a bookmark it becomes ``status: "error"``, without one an inner failure."""
+    """Refused, lost or failed. With a bookmark it becomes ``status: "error"``, without one an inner failure."""
 
     error: str
     bookmark: str | None = None
@@ -80,7 +80,7 @@ class _Export:
         return self.job.finished and now - self.started >= self.seconds
 
     def news(self, now: float) -> tuple[str, ...]:
-        """The log lines since the last answer; parts are uploaded side by side, so their numbers come out of order."""
+        """The log lines since the last response; parts are uploaded in parallel, so their numbers are not in order."""
         order = [
             part + 1 if part % 2 and part < self.parts else part - 1 + part % 2 for part in range(1, self.parts + 1)
         ]
@@ -92,11 +92,11 @@ class _Export:
 
 
 class ExportSession:
-    """Takes the starts and polls for one database.
+    """Handles the starts and polls of one database.
 
-    :param write: begins to write a dump of the given options under the given file name.
-    :param name: of the dumps' files, without the ending.
-    :param new_bookmark: gives the database's current bookmark.
+    :param write: starts to write a dump with the given options and file name.
+    :param name: of the dumps' files, without the suffix.
+    :param new_bookmark: returns the database's current bookmark.
     :param faults: the failures to simulate.
     :param cancel_after: seconds without a poll after which D1 cancels an export.
     """
@@ -119,21 +119,21 @@ class ExportSession:
         self._locked_at: float | None = None
 
     def unavailable(self, now: float) -> bool:
-        """Whether queries are refused at this moment."""
+        """Whether queries are refused now."""
         self._cancel_unpolled(now)
         if self._export is not None and self._export.job.error is None and self._export.ready(now):
             return self._held_by_others(now)
         return self._export is not None or self._held_by_others(now)
 
     def start(self, options: ExportOptions, now: float) -> ExportAnswer:
-        """Begin an export of what the options say."""
+        """Start an export."""
         self._cancel_unpolled(now)
         if self._export is not None or self._held_by_others(now):
             return ExportFailed(BUSY_START)
         if self._faults.start_error and self._fails_now():
             return ExportFailed(self._faults.start_error)
         bookmark = self._new_bookmark()
-        # two exports of an unchanged database have one bookmark, and may differ in their options
+        # two exports of an unchanged database have the same bookmark, but can have different options
         self._named[bookmark] += 1
         again = f"-{self._named[bookmark]}" if self._named[bookmark] > 1 else ""
         filename = f"{self._name}-{bookmark}{again}.sql"

@@ -14,31 +14,31 @@ IMPORT_BUSY = "Currently processing a long-running import."
 
 
 class ImportJob(Protocol):
-    """A script being run; nothing of it is kept when it fails or is cancelled."""
+    """A running script; its changes are undone when it fails or is cancelled."""
 
     @property
     def finished(self) -> bool:
-        """Whether it has been run, or has failed."""
+        """Whether it has ended."""
         ...
 
     @property
     def error(self) -> str | None:
-        """Why it failed."""
+        """The error of a failed script."""
         ...
 
     @property
     def statistics(self) -> ImportStatistics:
-        """What it did, once it is finished."""
+        """Its statistics; only once it is finished."""
         ...
 
     def cancel(self) -> None:
-        """Stop running and undo what was done."""
+        """Stop and undo its changes."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ImportStatistics:
-    """What a script did; ``final_bookmark`` is the database's bookmark after it."""
+    """A script's statistics; ``final_bookmark`` is the database's bookmark after it."""
 
     statements: int
     changes: int
@@ -50,7 +50,7 @@ class ImportStatistics:
 
 @dataclass(frozen=True, slots=True)
 class ImportActive:
-    """Still at work."""
+    """The import is running."""
 
     bookmark: str
     messages: tuple[str, ...]
@@ -58,7 +58,7 @@ class ImportActive:
 
 @dataclass(frozen=True, slots=True)
 class ImportComplete:
-    """Done."""
+    """The import is complete."""
 
     bookmark: str
     messages: tuple[str, ...]
@@ -67,7 +67,7 @@ class ImportComplete:
 
 @dataclass(frozen=True, slots=True)
 class ImportFailed:
-    """Refused, forgotten or failed. With a bookmark it becomes ``status: "error"``, without one an inner failure."""
+    """Refused, lost or failed. With a bookmark it becomes ``status: "error"``, without one an inner failure."""
 
     error: str
     bookmark: str | None = None
@@ -86,9 +86,9 @@ class _Import:
 
 
 class ImportSession:
-    """Takes the ingest and poll calls for one database.
+    """Handles the ingest and poll calls of one database.
 
-    :param run: begins to run the uploaded file of that name.
+    :param run: starts to run the uploaded file of that name.
     :param current_bookmark: the database's.
     :param faults: the failures to simulate.
     :param cancel_after: seconds without a poll after which D1 cancels an import.
@@ -108,12 +108,12 @@ class ImportSession:
         self._import: _Import | None = None
 
     def unavailable(self, now: float) -> bool:
-        """Whether an import blocks the database at this moment."""
+        """Whether an import blocks the database now."""
         self._cancel_unpolled(now)
         return self._import is not None and not self._ready(self._import, now)
 
     def ingest(self, filename: str, now: float) -> ImportAnswer:
-        """Begin to import an uploaded file."""
+        """Start to import an uploaded file."""
         self._cancel_unpolled(now)
         if self._import is not None:
             return ImportFailed(IMPORT_BUSY)

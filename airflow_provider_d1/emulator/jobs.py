@@ -1,4 +1,4 @@
-"""Threads that write a dump or run an import while the API goes on answering."""
+"""Threads that write a dump or run an import while the API answers requests."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class DumpThread:
-    """Writes one dump into the bucket, in a thread of its own.
+    """Writes one dump into the bucket, in its own thread.
 
-    :param database: what is dumped.
+    :param database: the database to dump.
     :param options: which part of it.
-    :param bucket: where it goes.
-    :param key: under which name.
-    :param no_virtual_tables: a virtual table anywhere in the database is an error, also when the options leave it out.
+    :param bucket: where the dump is stored.
+    :param key: the name of the object.
+    :param no_virtual_tables: a virtual table anywhere in the database is an error, even when the options exclude it.
     :param old_newlines: write newlines as D1 did until autumn 2026.
     """
 
@@ -49,20 +49,20 @@ class DumpThread:
 
     @property
     def finished(self) -> bool:
-        """Whether the dump is whole, or failed."""
+        """Whether the dump is complete or has failed."""
         return not self._thread.is_alive()
 
     @property
     def error(self) -> str | None:
-        """Why it failed; None while it goes well."""
+        """The error of a failed job, otherwise None."""
         return self._error
 
     def cancel(self) -> None:
-        """Stop at the next piece; nothing is put into the bucket then."""
+        """Stop at the next piece; nothing is stored then."""
         self._cancelled.set()
 
     def join(self, seconds: float | None = None) -> None:
-        """Wait for the end, at most so long."""
+        """Wait for the end, at most for ``seconds``."""
         self._thread.join(seconds)
 
     def _run(self) -> None:
@@ -82,7 +82,7 @@ class DumpThread:
                     file.write(chunk)
         except VirtualTableError as error:
             self._error = str(error)
-        except Exception as error:  # noqa: BLE001 - the poll reports it, whatever it is
+        except Exception as error:  # noqa: BLE001 - the poll reports any error
             self._error = f"D1 Export error: {error}"
         if self._error is not None or self._cancelled.is_set():
             path.unlink(missing_ok=True)
@@ -91,9 +91,9 @@ class DumpThread:
 
 
 class ImportThread:
-    """Runs one uploaded script, in a thread of its own.
+    """Runs one uploaded script, in its own thread.
 
-    :param database: what it changes.
+    :param database: the database that it changes.
     :param script: the uploaded file.
     """
 
@@ -108,32 +108,32 @@ class ImportThread:
 
     @property
     def finished(self) -> bool:
-        """Whether the script has been run, or has failed."""
+        """Whether the script has ended."""
         return not self._thread.is_alive()
 
     @property
     def error(self) -> str | None:
-        """Why it failed; None while it goes well."""
+        """The error of a failed job, otherwise None."""
         return self._error if self.finished else None
 
     @property
     def statistics(self) -> ImportStatistics:
-        """What it did, once it is finished."""
+        """Its statistics; only once it is finished."""
         if self._statistics is None:
             raise RuntimeError("the import has not finished")
         return self._statistics
 
     def cancel(self) -> None:
-        """Stop before the next statement, and undo all of them."""
+        """Stop before the next statement, and undo all statements."""
         self._cancelled.set()
 
     def join(self, seconds: float | None = None) -> None:
-        """Wait for the end, at most so long."""
+        """Wait for the end, at most for ``seconds``."""
         self._thread.join(seconds)
 
     def _run(self) -> None:
         try:
             sql = self._script.path.read_bytes().decode()
             self._statistics = self._database.import_script(sql, self._cancelled)
-        except Exception as error:  # noqa: BLE001 - the poll reports it, whatever it is
+        except Exception as error:  # noqa: BLE001 - the poll reports any error
             self._error = str(error)

@@ -29,8 +29,7 @@ class RecordedCall:
     """One API call.
 
     ``kind`` is one of ``KINDS``; ``path`` has no query and no ``/client/v4``; ``body`` is the JSON that was sent;
-    ``time`` is in emulator seconds, taken when the call came in; ``status`` is the answer's, 0 when the connection was
-    broken.
+    ``time`` is in emulator seconds, at the arrival of the call; ``status`` is 0 when the connection was broken.
     """
 
     kind: str
@@ -46,8 +45,8 @@ class RecordedCall:
 class RecordedDownload:
     """One request for a signed URL.
 
-    ``path`` is without its query; ``authorization`` says whether a credential was sent along, which would be wrong;
-    ``sent`` counts the bytes of the body that were handed to the network.
+    ``path`` is without its query; ``authorization`` is whether a credential was sent, which would be wrong;
+    ``sent`` counts the bytes of the body that were sent.
     """
 
     path: str
@@ -62,7 +61,7 @@ T = TypeVar("T", RecordedCall, RecordedDownload)
 
 
 class Log(Sequence[T], Generic[T]):
-    """A list that the server's thread writes and others read; reading sees one state of it."""
+    """A list that the server's thread appends to and other threads read; each read is of one state."""
 
     def __init__(self) -> None:
         self._entries: list[T] = []
@@ -74,7 +73,7 @@ class Log(Sequence[T], Generic[T]):
             self._entries.append(entry)
 
     def clear(self) -> None:
-        """Forget all entries."""
+        """Remove all entries."""
         with self._lock:
             self._entries.clear()
 
@@ -100,7 +99,7 @@ class Log(Sequence[T], Generic[T]):
 
 
 class CallLog(Log[RecordedCall]):
-    """The API calls, in the order of their answers."""
+    """The API calls, in the order of their responses."""
 
     def of(self, *kinds: str) -> list[RecordedCall]:
         """The calls of these kinds."""

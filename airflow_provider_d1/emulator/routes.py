@@ -1,4 +1,4 @@
-"""The D1 API's routes: a call's parameters in, HTTP status and body out."""
+"""The D1 API's routes: from a call's parameters to HTTP status and body."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FREE_PLAN_ERROR = (
     "Your account has exceeded D1's free tier daily row read limit."
     " Upgrade to a paid plan or wait until tomorrow (midnight UTC) to continue."
 )
-#: a dump of a few rows is given this long to be ready for the first poll, in real seconds
+#: real seconds that a start waits for a small dump, so that the first poll can find it complete
 _SMALL_DUMP_SECONDS = 1.0
 #: in a file's name, and so in a URL's path
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
@@ -43,7 +43,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class ApiCall:
-    """What a route needs to know of a request; ``origin`` is the ``http://host:port`` that it was sent to."""
+    """The parts of a request that a route needs; ``origin`` is the ``http://host:port`` that it was sent to."""
 
     path: str
     query: Mapping[str, str]
@@ -57,7 +57,7 @@ Handler = Callable[..., Awaitable[RouteResult]]
 
 @dataclass(frozen=True, slots=True)
 class MatchedRoute:
-    """Where a call leads."""
+    """The handler of a call and its arguments."""
 
     kind: str
     handler: Handler
@@ -68,8 +68,8 @@ class Routes:
     """All routes over one account.
 
     :param store: its databases.
-    :param access: opens the account.
-    :param bucket: where dumps go.
+    :param access: checks access to the account.
+    :param bucket: stores the dumps.
     :param signer: signs their URLs.
     :param clock: emulator time.
     :param faults: the failures to simulate.
@@ -128,8 +128,8 @@ class Routes:
     async def list_databases(self, call: ApiCall, account: str) -> RouteResult:
         """``GET …/d1/database``: a page of the databases whose name contains ``name``."""
         self._access.enter(account, call.path)
-        page = bodies.whole_number(call.query.get("page", "1"), "page", 1, None)
-        per_page = bodies.whole_number(call.query.get("per_page", "100"), "per_page", 10, 10_000)
+        page = bodies.integer(call.query.get("page", "1"), "page", 1, None)
+        per_page = bodies.integer(call.query.get("per_page", "100"), "per_page", 10, 10_000)
         found = self._store.search(call.query.get("name"))
         shown = found[(page - 1) * per_page : page * per_page]
         info = {"count": len(shown), "page": page, "per_page": per_page, "total_count": len(found)}
@@ -151,11 +151,11 @@ class Routes:
         return 200, envelopes.success(await run_in_threadpool(describe))
 
     async def query(self, call: ApiCall, account: str, database: str) -> RouteResult:
-        """``POST …/query``: rows as objects, in which a later column of the same name wins."""
+        """``POST …/query``: rows as objects; of columns with one name the last counts."""
         return await self._run(call, account, database, lambda r: [dict(zip(r.columns, row)) for row in r.rows])  # noqa: B905 - always the same length
 
     async def raw(self, call: ApiCall, account: str, database: str) -> RouteResult:
-        """``POST …/raw``: columns and rows apart."""
+        """``POST …/raw``: columns and rows separately."""
         return await self._run(call, account, database, lambda r: {"columns": r.columns, "rows": r.rows})
 
     async def _run(
@@ -220,24 +220,24 @@ class Routes:
         return 200, envelopes.success({"bookmark": current, "previous_bookmark": previous, "message": message})
 
     async def import_(self, call: ApiCall, account: str, database: str) -> RouteResult:
-        """``POST …/import``: *init* gives a signed URL to put the file to, *ingest* runs it, *poll* says how far."""
+        """``POST …/import``: *init* returns a signed URL for the upload, *ingest* runs the file, *poll* its state."""
         found = self._open(call, account, database)
-        asked = bodies.import_call(call.body)
-        if asked.action == "init":
+        given = bodies.import_call(call.body)
+        if given.action == "init":
             self._check_free_plan()
-            filename = f"{found.uuid}-{asked.etag}.sql"
+            filename = f"{found.uuid}-{given.etag}.sql"
             stored = self._bucket.get(filename)
-            if stored is None or stored.etag != asked.etag:
+            if stored is None or stored.etag != given.etag:
                 lifetime = timedelta(seconds=self._faults.url_seconds)
                 url = self._signer.sign(call.origin, upload_path(filename), datetime.now(UTC), lifetime, "PUT")
                 return 200, envelopes.import_started(filename, url)
-            return 200, await self._ingest(found, filename)  # D1 has the file already, and begins at once
-        if asked.action == "ingest":
-            stored = self._bucket.get(asked.filename)
-            if stored is None or asked.filename != f"{found.uuid}-{asked.etag}.sql" or stored.etag != asked.etag:
+            return 200, await self._ingest(found, filename)  # the file is already there, so D1 begins at once
+        if given.action == "ingest":
+            stored = self._bucket.get(given.filename)
+            if stored is None or given.filename != f"{found.uuid}-{given.etag}.sql" or stored.etag != given.etag:
                 raise ApiError(400, D1_ERROR, "File was not uploaded, or its contents do not match the etag.")
-            return 200, await self._ingest(found, asked.filename)
-        answer = self._import_session(found).poll(asked.bookmark, self._clock.now())
+            return 200, await self._ingest(found, given.filename)
+        answer = self._import_session(found).poll(given.bookmark, self._clock.now())
         return 200, envelopes.import_progress(answer)
 
     async def _ingest(self, database: LocalDatabase, filename: str) -> Json:
@@ -249,7 +249,7 @@ class Routes:
         return envelopes.import_progress(answer)
 
     async def export(self, call: ApiCall, account: str, database: str) -> RouteResult:
-        """``POST …/export``, for start and poll alike."""
+        """``POST …/export``, for start and poll."""
         found = self._open(call, account, database)
         options, bookmark = bodies.export(call.body)
         session = self._session(found)
@@ -343,7 +343,7 @@ class Routes:
             raise ApiError(400, D1_ERROR, FREE_PLAN_ERROR)
 
     def forget_jobs(self) -> None:
-        """End the exports and imports that are still running, and unlock every database."""
+        """Stop running exports and imports, and unlock every database."""
         self._sessions.clear()
         self._import_sessions.clear()
         jobs: list[DumpThread | ImportThread] = [*self._jobs.values(), *self._imports.values()]
@@ -353,7 +353,7 @@ class Routes:
 
 
 def _kind(kind: str, body: object) -> str:
-    """Tell the calls of one route apart by their bodies."""
+    """Distinguish calls of one route by their bodies."""
     if not isinstance(body, dict):
         return kind
     if kind == "export_start":

@@ -1,4 +1,4 @@
-"""What a database starts with: an SQL script or dump, a SQLite file, a list of statements, or rows of plain Python."""
+"""Fill a new database from an SQL script or dump, a SQLite file, a list of statements, or Python values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SeedError(Exception):
 def apply(connection: apsw.Connection, seed: Seed) -> None:
     """Fill an empty database.
 
-    :param connection: where the seed goes; foreign keys are not enforced meanwhile.
+    :param connection: the database; foreign keys are not enforced during the seeding.
     :param seed: the seed; files are only read, a SQLite file is copied.
     :raises SeedError: when it cannot be read or its SQL fails.
     """
@@ -67,20 +67,20 @@ def _statements(path: Path) -> list[str]:
     except ValueError:
         statements = None
     if not isinstance(statements, list) or not all(isinstance(statement, str) for statement in statements):
-        raise SeedError(f"{path} must hold a JSON list of SQL statements")
+        raise SeedError(f"{path} must contain a JSON list of SQL statements")
     return statements
 
 
 def _script(connection: apsw.Connection, sql: str, where: str) -> None:
-    # SQLite's parser stops at NUL, which D1 writes raw inside its quotes: such a text is put together instead.
+    # SQLite's parser stops at NUL, which D1 writes as it is inside quotes; so such a text is concatenated.
     sql = sql.replace("\0", "'||char(0)||'")
     try:
-        for _ in connection.execute(sql):  # without this a statement that returns rows would be the last to run
+        for _ in connection.execute(sql):  # without the loop, no statement after one with rows would run
             pass
     except apsw.Error as error:
         raise SeedError(f"{where}: {error}") from error
     if connection.in_transaction:
-        raise SeedError(f"{where}: a transaction is left open at the end")
+        raise SeedError(f"{where}: a transaction is still open at the end; add COMMIT")
 
 
 def _list(connection: apsw.Connection, statements: Sequence[str]) -> None:

@@ -158,7 +158,7 @@ class Emulator:
         )
 
     def reset(self) -> None:
-        """Back to the beginning, but for what was written into the databases: no faults, exports, blocks or calls."""
+        """Remove all faults, exports, blocks and recorded calls; the databases keep their content."""
         self.faults.reset()
         self._routes.forget_jobs()
         self._limit.reset()
@@ -167,7 +167,7 @@ class Emulator:
         self.downloads.clear()
 
     def stop(self) -> None:
-        """Answer what is under way, for a second at most, then close everything and throw the files away."""
+        """Finish open requests, for a second at most, then close everything and remove the files."""
         self._server.should_exit = True
         self._thread.join()
         self._routes.forget_jobs()

@@ -1,4 +1,4 @@
-"""Cloudflare's limit on API calls: so many in a window for each credential, then a block that answers 429 to all."""
+"""Cloudflare's limit on API calls: a number of calls in a window for each credential, then a block with 429 for all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Window:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What one call found: ``wait`` seconds until the block ends (0: go ahead), calls left, seconds until the reset."""
+    """The result of one call: seconds until a block ends (0: allowed), calls left, seconds until the reset."""
 
     wait: float
     left: int
@@ -29,7 +29,7 @@ class Allowance:
 class ServerRateLimit:
     """Counts the calls of every credential.
 
-    :param faults: hold the limit and the window's length.
+    :param faults: contain the limit and the window's length.
     """
 
     def __init__(self, faults: Faults) -> None:
@@ -37,7 +37,7 @@ class ServerRateLimit:
         self._windows: dict[str, _Window] = {}
 
     def reset(self) -> None:
-        """Forget all calls and blocks."""
+        """Remove all calls and blocks."""
         self._windows.clear()
 
     def spend(self, credential: str, now: float) -> Allowance:
@@ -60,7 +60,7 @@ class ServerRateLimit:
         return Allowance(0.0, self._faults.rate_limit - window.used, max(0.0, window.began + length - now))
 
     def headers(self, allowance: Allowance, speed: float) -> dict[str, str]:
-        """The headers of an answer. They count real seconds, because that is what a client waits.
+        """The headers of a response, in real seconds, as clients wait in real time.
 
         :param speed: emulator seconds in one real second.
         """

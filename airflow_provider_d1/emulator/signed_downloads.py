@@ -1,4 +1,4 @@
-"""The signed download: an R2 object with its XML errors, Range, ETag, and ways to break."""
+"""The signed download: an R2 object with XML errors, Range, ETag, and simulated failures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 PREFIX = "/d1-sqlio-outgoing"
 _PIECE = 1 << 20
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
-#: what ``changed_body`` makes of a dump: digits turn into others, its length stays
+#: ``changed_body`` replaces digits of a dump by others, without changing its length
 _OTHER_DIGITS = bytes.maketrans(b"0123456789", b"1234567890")
 
 
@@ -43,7 +43,7 @@ def object_path(key: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class DownloadPlan:
-    """What is sent: bytes ``begin`` to ``end`` of the object, of which the client gets only up to ``stop``."""
+    """What is sent: bytes ``begin`` to ``end`` of the object, of which the client receives those before ``stop``."""
 
     status: int
     begin: int
@@ -73,7 +73,7 @@ class SignedDownloads:
         self._seen: Counter[str] = Counter()
 
     def reset(self) -> None:
-        """Forget which objects were asked for."""
+        """Remove the record of requested objects."""
         self._seen.clear()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,7 +102,7 @@ class SignedDownloads:
         try:
             async for piece in self._pieces(found.path, plan):
                 sent += len(piece)
-                if sent == plan.stop - plan.begin:  # before the client can have it all and look at the log
+                if sent == plan.stop - plan.begin:  # the entry must be in the log before the client has the last byte
                     break
                 await send(_body(piece, changed=changed, more=True))
             else:

@@ -1,4 +1,4 @@
-"""The signed upload of an import: an R2 object is put, and its MD5 comes back as the ETag."""
+"""The signed upload of an import: it stores an R2 object and returns its MD5 as the ETag."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def upload_path(key: str) -> str:
 class SignedUploads:
     """The ASGI application behind the signed upload URLs.
 
-    :param bucket: where the files go.
+    :param bucket: stores the files.
     :param signer: checks the URLs.
     :param faults: the failures to simulate.
     """

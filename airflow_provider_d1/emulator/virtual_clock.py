@@ -6,7 +6,7 @@ import time
 
 
 class VirtualClock:
-    """Seconds since the emulator began.
+    """Counts the seconds since the emulator started.
 
     :param speed: emulator seconds in one real second.
     """
@@ -18,9 +18,9 @@ class VirtualClock:
         self._began = time.monotonic()
 
     def now(self) -> float:
-        """Emulator seconds since it began."""
+        """Emulator seconds since the start."""
         return (time.monotonic() - self._began) * self.speed
 
     def real(self, seconds: float) -> float:
-        """How long that many emulator seconds take outside."""
+        """The real seconds for some emulator seconds."""
         return seconds / self.speed

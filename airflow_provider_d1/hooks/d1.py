@@ -282,7 +282,7 @@ class D1Hook(DbApiHook):
         target_fields: Sequence[str] | None = None,
         commit_every: int = 1000,
         replace: bool = False,
-        **ignored: Any,  # noqa: ARG002 - DbApiHook's other arguments speak of drivers and transactions
+        **ignored: Any,  # noqa: ARG002 - DbApiHook's other arguments are about drivers and transactions
     ) -> None:
         """Insert rows with as few calls as D1's limits allow; after a failure the rows of earlier calls remain.
 
