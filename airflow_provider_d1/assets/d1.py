@@ -1,6 +1,6 @@
 """Assets with the URI scheme ``d1``: ``d1://<account id>/<database>`` and ``d1://<account id>/<database>/<table>``.
 
-The database is its UUID or its name. Airflow compares asset URIs as text, so a deployment should use one of the two
+The database is its UUID or its name. Airflow compares asset URIs as strings, so a deployment should use one of the two
 everywhere. Characters that a URI reserves are percent-encoded in both parts.
 """
 
@@ -42,7 +42,7 @@ def create_asset(
 def sanitize_uri(uri: SplitResult) -> SplitResult:
     """Validate a ``d1://`` URI; Airflow calls this for every asset with that scheme.
 
-    :raises ValueError: says which part is missing or superfluous.
+    :raises ValueError: names the missing or superfluous part.
     """
     parts = uri.path.removeprefix("/").split("/")
     if not uri.netloc:
@@ -68,14 +68,14 @@ def convert_asset_to_openlineage(asset: Asset, lineage_context: object) -> Datas
 def record_events(
     context: Mapping[str, Any], outlets: Iterable[object], asset: Asset, extra: Mapping[str, Any]
 ) -> None:
-    """Give the asset events of a task's outlets their extra; Airflow emits them when the task succeeds.
+    """Add extra to the asset events of a task's outlets; Airflow emits them when the task succeeds.
 
-    Airflow schedules a DAG on an asset only when a DAG file names it, so the outlets come from there and are never
-    added here.
+    Airflow schedules a DAG on an asset only when a DAG file names it, so the outlets must be declared there and
+    are not added here.
 
     :param context: the task's context.
     :param outlets: the task's ``outlets``. Every asset gets ``extra`` on its event, and every ``AssetAlias`` an event
-        of ``asset``; extra that is already there is kept.
+        of ``asset``; existing extra is kept.
     :param asset: the asset of the D1 database.
     :param extra: plain JSON.
     """

@@ -1,7 +1,7 @@
-"""Links from a task to the pages of what it works on: the database, the staged files, the warehouse's tables.
+"""Links from a task to its database, its staged files and its warehouse tables.
 
-Airflow asks for a link in the worker at the end of the task, after a failure too. The operators keep the addresses as
-attributes, so a link needs no lookup.
+Airflow reads a link in the worker at the end of the task, also after a failure. The operators keep the addresses as
+attributes, so a link needs no look-up.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def storage_page(uri: str, *, region: str | None = None, endpoint: str | None = 
     """The console's page about a folder of staged files; "" for a store without one.
 
     :param uri: ``s3://bucket/prefix/`` or ``gs://bucket/prefix/``.
-    :param region: the bucket's region, where it is known.
+    :param region: the bucket's region, if known.
     :param endpoint: the address of an S3 service other than Amazon's.
     """
     parts = urlsplit(uri)
@@ -117,7 +117,7 @@ def _databricks(connection: Connection, schema: str, table: str | None) -> str:
     return page if table is None else f"{page}/{table}"
 
 
-#: connection type → page; what the other warehouses have are consoles without addresses for tables
+#: connection type → page; the consoles of other warehouses have no addresses for tables
 _WAREHOUSES: Mapping[str, Callable[[Connection, str, str | None], str]] = {
     "google_cloud_platform": _bigquery,
     "gcpbigquery": _bigquery,

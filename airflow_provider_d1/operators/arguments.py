@@ -1,4 +1,4 @@
-"""Check an operator's arguments: what is known when the DAG is parsed, everything when the task runs."""
+"""Validate an operator's arguments: when the DAG is parsed, except for templated values, and when the task runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from airflow_provider_d1.cloudflare.models import EXPORT_RULES
 from airflow_provider_d1.validation import BOOLEAN, Rule, string
 
-#: what the operators that export take besides the export's own options
+#: arguments of the exporting operators, with those of the export itself
 OPERATOR_RULES: Mapping[str, Rule] = {
     **EXPORT_RULES,
     "d1_conn_id": string("a connection's id"),
@@ -17,7 +17,7 @@ OPERATOR_RULES: Mapping[str, Rule] = {
 
 
 def check_arguments(
-    operator: Any,  # noqa: ANN401 - with whatever attributes the rules name
+    operator: Any,  # noqa: ANN401 - has the attributes that the rules name
     rules: Mapping[str, Rule],
     attributes: Mapping[str, str] | None = None,
 ) -> None:
@@ -26,7 +26,7 @@ def check_arguments(
     :param operator: has an attribute for each rule.
     :param rules: argument → rule.
     :param attributes: argument → attribute, where the names differ.
-    :raises D1ConfigurationError: for the first argument that breaks its rule; it names it.
+    :raises D1ConfigurationError: for the first argument that breaks its rule; the message names it.
     """
     for name, rule in rules.items():
         attribute = (attributes or {}).get(name, name)
@@ -61,5 +61,5 @@ def has_no_value_yet(value: object) -> bool:
         return any(has_no_value_yet(item) for item in value)
     if isinstance(value, dict):
         return any(has_no_value_yet(item) for item in value.values())
-    # XComArg, and whatever else Airflow resolves before execute()
+    # XComArg, and other values that Airflow resolves before execute()
     return callable(getattr(value, "resolve", None))

@@ -1,4 +1,4 @@
-"""The task that exports a D1 database."""
+"""The operator that exports a D1 database."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def permanent_errors_fail_task(where: str | None = None, retry_policy: RetryPolicy | None = None) -> Iterator[None]:
-    """Fail the task at once for an error that no retry can repair; let every other error through as it is.
+    """Fail the task without retries for a permanent error; other errors are not changed.
 
-    :param where: what the task works on, for the error's message.
-    :param retry_policy: the task's. Airflow asks no policy about an ``AirflowFailException``, so it is asked here: an
-        error that it wants to retry is let through too.
+    :param where: the task's database and connection, for the error's message.
+    :param retry_policy: the task's. Airflow applies no policy to an ``AirflowFailException``, so it is applied here: an
+        error for which it asks for a retry is not changed either.
     :raises AirflowFailException: for a :class:`D1Error` that is not ``retryable``, which becomes its cause.
     """
     try:
@@ -59,33 +59,34 @@ def _is_retried(error: D1Error, policy: RetryPolicy | None) -> bool:
 
 
 class D1ExportOperator(BaseOperator):
-    """Export a D1 database and return where its dump can be fetched, without holding a worker while D1 works.
+    """Export a D1 database and return where its dump can be downloaded, without occupying a worker slot meanwhile.
 
     The database answers no queries while it is exported. The signed URL of the result is *sealed*: only a task with the
     same connection can open it (:class:`~airflow_provider_d1.transfers.d1_to_s3.D1ToS3Operator` does), for an hour.
 
-    An error that no retry can repair (a wrong token, a missing table, a virtual table …) fails the task at once, unless
+    A permanent error (a wrong token, a missing table, a virtual table …) fails the task at once, unless
     a ``RetryRule`` of the task's ``retry_policy`` (Airflow 3.3) asks for a retry of it; every other error follows
     ``retries``.
 
-    A task that is cleared or marked while it is deferred needs no cancelling: D1 ends an export that is not polled
-    for 15 seconds, and has no call to end it sooner.
+    A task that is cleared or marked while it is deferred does not have to be cancelled: D1 cancels an export that is
+    not polled for 15 seconds, and has no call to end it earlier.
 
     :param database: name or UUID; None for the connection's default. (templated)
     :param tables: only these tables, by their exact names; None for all. (templated)
-    :param exclude_tables: all tables but these, by their exact names. (templated)
+    :param exclude_tables: all tables except these, by their exact names. (templated)
     :param no_data: leave the rows out. (templated)
     :param no_schema: leave the CREATE statements out. (templated)
     :param on_virtual_table: D1 cannot export virtual tables (FTS5 …). ``"fail"`` refuses a database that has one,
         ``"skip"`` exports all other tables and lists the skipped ones in the result. (templated)
-    :param poll_interval: seconds between two polls, at most 10; None begins quickly and slows down to 5. (templated)
+    :param poll_interval: seconds between two polls, at most 10; None begins with short gaps and lengthens them to 5.
+        (templated)
     :param timeout: seconds that the export may take, counted from its admission by the rate limiter. (templated)
-    :param queue_timeout: seconds that it may wait for the admission, which comes before anything is started; None for
-        six hours. (templated)
+    :param queue_timeout: seconds that it may wait for the admission, which precedes the start; None for six hours.
+        (templated)
     :param max_restarts: how often an export that D1 has lost is started again. (templated)
     :param d1_conn_id: the connection. (templated)
-    :param deferrable: True hands the waiting to the triggerer, whatever Airflow's ``default_deferrable`` says. False is
-        for a deployment without one. (not templated)
+    :param deferrable: True waits in the triggerer, regardless of Airflow's ``default_deferrable``. False is for a
+        deployment without a triggerer. (not templated)
 
     A template may render a string where a number, a boolean or a list is expected: it is converted, and checked when
     the task runs. ``execution_timeout`` bounds the deferred time too: the export ends at the earlier of the two times.
@@ -147,7 +148,7 @@ class D1ExportOperator(BaseOperator):
             return self._finish(context, self.hook.run_export(request))
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Go on after the trigger's event."""
+        """Continue after the trigger's event."""
         from airflow_provider_d1.triggers.events import exported
 
         with self._errors_reported():
@@ -169,7 +170,7 @@ class D1ExportOperator(BaseOperator):
         return None if self._source is None else database_lineage(*self._source)
 
     def get_openlineage_facets_on_failure(self, task_instance: object) -> Lineage | None:
-        """What is known of the inputs; OpenLineage adds the error itself."""
+        """The known inputs; OpenLineage adds the error."""
         return self.get_openlineage_facets_on_complete(task_instance)
 
     @cached_property
@@ -181,12 +182,12 @@ class D1ExportOperator(BaseOperator):
 
     @contextmanager
     def _errors_reported(self) -> Iterator[None]:
-        """Fail the task at once for a permanent error, and note before any failure what its links lead to."""
+        """Fail the task at once for a permanent error, and keep the addresses of its links before any failure."""
         with permanent_errors_fail_task(self._where(), getattr(self, "retry_policy", None)):
             try:
                 yield
             except Exception:
-                with suppress(Exception):  # a missing connection, say: the error itself must get through
+                with suppress(Exception):  # such as a missing connection: the original error is raised
                     self._note_failure()
                 raise
 
@@ -200,12 +201,12 @@ class D1ExportOperator(BaseOperator):
             self._source = (settings.credentials.account_id, database)
 
     def _label_mapped_task(self, context: Context) -> None:
-        """Show the database in place of a mapped task's index, unless the DAG says what to show."""
+        """Show the database instead of a mapped task's index, unless the DAG sets a label."""
         if self.database is not None and context.get("map_index_template") is None:
             context["map_index_template"] = "{{ task.database }}"
 
     def _where(self) -> str:
-        """Place of an error."""
+        """The database and connection, for error messages."""
         database = "the connection's default database" if self.database is None else f"database {self.database!r}"
         return f"{database}, connection {self.d1_conn_id!r}"
 

@@ -1,4 +1,4 @@
-"""``python -m airflow_provider_d1.staging DUMP OUT_DIR``: a local dump into staged files. Needs no Airflow."""
+"""``python -m airflow_provider_d1.staging DUMP OUT_DIR``: stage a local dump. Does not need Airflow."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _BAR_EVERY_SECONDS = 0.2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code.
 
-    The manifest's path is the last line on stdout. What goes wrong is one line on stderr, and the folder is as before.
+    The manifest's path is the last line on stdout. An error is one line on stderr, and the folder is not changed.
 
-    :param arguments: without the program's name; those of the process by default.
+    :param arguments: without the program's name; by default those of the process.
     """
     options = argument_parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Terminated(BaseException):
-    """SIGTERM arrived. Like KeyboardInterrupt it is no Exception, so that no handler catches it by mistake."""
+    """SIGTERM arrived. Like KeyboardInterrupt it is not an Exception, so that handlers do not catch it by mistake."""
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
@@ -71,7 +71,7 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
 
 
 def _say(result: Path) -> None:
-    """Print the manifest's path, which may have bytes that are not UTF-8; a closed stdout is no failure."""
+    """Print the manifest's path, which may have bytes that are not UTF-8; a closed stdout is not an error."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")
     try:
@@ -112,7 +112,7 @@ def _stage(options: argparse.Namespace, *, on_terminal: bool) -> Path:
 
 @contextlib.contextmanager
 def _output_folder(path: Path) -> Iterator[FolderStorage]:
-    """A storage for the output; its folder is removed again if a failed run has made it."""
+    """A storage for the output; if a failed run has created its folder, it is removed."""
     storage = FolderStorage(path)
     existed = storage.path.exists()
     try:
@@ -129,7 +129,7 @@ def _opened(dump: str) -> io.BufferedReader:
 
 
 def _file_name(dump: str) -> str:
-    """Last part of a path, as a text that every format can hold; a path may have bytes that are no UTF-8."""
+    """Last part of a path as valid UTF-8; a path may have other bytes."""
     return os.fsencode(Path(dump).name).decode("utf-8", "replace")
 
 
@@ -147,7 +147,7 @@ class _Bar:
         self._next = 0.0
 
     def __call__(self, progress: Progress) -> None:
-        """Draw, unless it was drawn a moment ago."""
+        """Redraw the bar, at most a few times a second."""
         now = time.monotonic()
         if now < self._next:
             return
@@ -194,7 +194,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def _argument(name: str, default: object) -> dict[str, Any]:
-    """What argparse has to know about a staging option."""
+    """The arguments of ``add_argument`` for a staging option."""
     text = STAGING_HELP[name].replace("``", "").replace('"', "")
     if name == "exclude_tables":
         return {"action": "append", "metavar": "NAME", "help": "table to leave out; can be given more than once"}

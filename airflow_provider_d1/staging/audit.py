@@ -1,4 +1,4 @@
-"""The columns that ``audit_columns=True`` adds to every table: which database, as of when, loaded when."""
+"""The columns that ``audit_columns=True`` adds to every table: database, bookmark and time of loading."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AuditColumns:
-    """Columns with one value for all rows of a run; none at all by default."""
+    """Columns with one value for all rows of a run; by default there are none."""
 
     values: tuple[tuple[pa.Field, str | datetime | None], ...] = ()
 
@@ -24,7 +24,7 @@ class AuditColumns:
     def of(cls, source: Source, loaded_at: datetime) -> AuditColumns:
         """Return the three columns of a run.
 
-        :param source: gives database name (or id) and bookmark.
+        :param source: has the database's name or ID and the bookmark.
         :param loaded_at: UTC; staged without a zone, as all timestamps are.
         """
         return cls(
@@ -46,11 +46,11 @@ class AuditColumns:
         return [field.name for field, _ in self.values]
 
     def arrays(self, rows: int) -> list[pa.Array]:
-        """Their values for so many rows."""
+        """Their values for ``rows`` rows."""
         return [pa.repeat(pa.scalar(value, field.type), rows) for field, value in self.values]
 
     def entries(self, rows: int) -> list[ColumnEntry]:
-        """Describe them in a manifest; they count as texts, having no storage class in D1."""
+        """Their entries in a manifest; they count as text, as they have no storage class in D1."""
         return [
             ColumnEntry(
                 name=field.name,

@@ -24,12 +24,12 @@ class CsvFormat:
         self._codec = codec
         self.suffix = f".csv{SUFFIXES[codec]}"
 
-    def open(self, path: Path, schema: pa.Schema, sample: pa.Table) -> TextPart:  # noqa: ARG002 # nothing to choose
-        """Begin a file with its header."""
+    def open(self, path: Path, schema: pa.Schema, sample: pa.Table) -> TextPart:  # noqa: ARG002 # not needed for CSV
+        """Create a file with its header."""
         return TextPart(path, self._codec, encode, _header(schema.names))
 
     def read(self, path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
-        """Read as text, which is exact, and give every column the type that it was written from."""
+        """Read as text, which is exact, and convert every column to its original type."""
         block = _FIRST_BLOCK
         done = 0
         while True:
@@ -38,7 +38,7 @@ class CsvFormat:
                     done += rows.num_rows
                     yield rows
             except pa.ArrowInvalid as error:
-                # a row longer than the block; nothing of it has been given yet
+                # a row longer than the block, of which nothing has been yielded
                 if "straddling" not in str(error):
                     raise
                 block *= 4
@@ -90,7 +90,7 @@ def _read_from(path: Path, schema: pa.Schema, block: int, *, skip: int) -> Itera
                 check_utf8=False,
             ),
         )
-        skip += 1  # the header, which may be quoted in ways that a reader of names would trip over
+        skip += 1  # the header; names with quotes or newlines would confuse a reader of names
         for batch in reader:
             rows = batch.slice(min(skip, batch.num_rows))
             skip -= batch.num_rows - rows.num_rows

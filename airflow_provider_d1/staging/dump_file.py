@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from airflow_provider_d1.staging.manifest_tables import FileEntry
     from airflow_provider_d1.staging.staging_run import StagingRun
 
-#: compression of a dump that is kept beside its tables: as fast as gzip and smaller
+#: compression of a dump that is stored beside its tables: as fast as gzip, and smaller
 KEPT_CODEC = "zstd"
 
 
 def _dump_name(source: Source) -> str:
-    """Call a dump after its database, else after its file."""
+    """Name a dump after its database, otherwise after its file."""
     stem = PurePosixPath(source.filename).name if source.filename else ""
     for suffix in (".gz", ".zst", ".sql"):
         stem = stem.removesuffix(suffix)
@@ -37,16 +37,16 @@ def store_dump(dump: Readable, run: StagingRun, source: Source, codec: str | Non
 
     :param dump: the uncompressed dump.
     :param codec: ``"gzip"``, ``"zstd"``, or None to store it as it is.
-    :raises D1StagingError: when the store holds another length than was sent.
+    :raises D1StagingError: when the stored length differs from the sent one.
     """
     key = run.dump_key(_dump_name(source), _suffix(codec))
     if codec is None:
         outgoing = dump if isinstance(dump, MeteredReader) else MeteredReader(dump)
     else:
         outgoing = MeteredReader(CompressingReader(dump, codec))
-    # the storage must never meet a short read: boto3 takes one for the end of the stream and reports success
+    # the storage must not get a short read: boto3 takes it for the end of the stream and reports success
     with io.BufferedReader(outgoing, CHUNK) as stream:
         length = run.storage.put_stream(key, stream)
     if length != outgoing.length:
-        raise D1StagingError(f"{run.storage.uri(key)} should have {counted(outgoing.length, 'byte')} but has {length}")
+        raise D1StagingError(f"{run.storage.uri(key)}: expected {counted(outgoing.length, 'byte')}, stored {length}")
     return run.stored(key, length=length, sha256=outgoing.sha256)

@@ -10,14 +10,14 @@ from airflow_provider_d1.dump.column_types import ColumnStats, has_type_conflict
 if TYPE_CHECKING:
     from airflow_provider_d1.dump.schema import DeclaredColumn, TableSchema
 
-#: kind → noun, and what D1's export may have done to such values
+#: kind → noun, and what D1's export may have changed
 _SUSPICIONS = {
     "unsafe_integers": ("integer", "of 2^53 and beyond, which D1's export rounds"),
     "infinities": ("infinite number", "which most warehouses and all JSON refuse or change"),
     "ambiguous_newlines": ("text", "of several lines, in which a line break may have been a literal \\n or \\r"),
     "replacement_characters": ("text", "with U+FFFD, which D1's export writes for bytes that are not UTF-8"),
 }
-#: a text of three lines is counted although nothing was lost, so ``on_lossy="fail"`` passes over these
+#: ignored by ``on_lossy="fail"``: a text of three lines is counted although nothing was lost
 _HARMLESS_UNTIL_CHECKED = "ambiguous_newlines"
 
 
@@ -50,7 +50,7 @@ def _suspicions(seen: ColumnStats, kinds: Iterable[str]) -> list[str]:
 
 
 def conflict_lines(table: TableSchema, stats: Iterable[ColumnStats], types: Iterable[str]) -> list[str]:
-    """One line for each column with values that its declared type does not promise.
+    """One line for each column with values that do not fit its declared type.
 
     :param types: what the columns are staged as.
     """

@@ -16,40 +16,40 @@ class PartFile(Protocol):
     """One staged file being written. Not thread-safe."""
 
     def add(self, rows: pa.Table, limit: int | None) -> bool:
-        """Append rows, unless the finished file could then be larger than ``limit`` bytes: False, nothing is written.
+        """Append rows, or return False, without writing, if the finished file could exceed ``limit`` bytes.
 
         :param limit: None writes in any case.
         """
 
     def close(self) -> None:
-        """Finish the file; also called for one that is given up."""
+        """Finish the file; also called for a file that is discarded."""
 
 
 class TableFormat(Protocol):
-    """Writes tables into files, and reads its own files back to the last bit."""
+    """Writes tables into files, and reads its own files back exactly."""
 
     suffix: str
-    #: how many bytes of Arrow data make a good write: a row group, a run of text lines
+    #: good size of one write in bytes of Arrow data: a row group, a batch of text lines
     batch_bytes: int
 
     def open(self, path: Path, schema: pa.Schema, sample: pa.Table) -> PartFile:
-        """Begin a file.
+        """Create a file.
 
-        :param schema: columns; its metadata goes into the file where the format has a place for it.
-        :param sample: the first rows, for choices that depend on data; may be empty.
+        :param schema: columns; its metadata is stored where the format supports it.
+        :param sample: the first rows, for decisions that depend on data; may be empty.
         """
 
     def read(self, path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
-        """Read a finished file of this format, a bounded piece at a time.
+        """Read a finished file of this format in bounded pieces.
 
-        :param schema: what it was opened with.
+        :param schema: the one passed to :meth:`open`.
         """
 
 
 def table_format(options: StagingOptions) -> TableFormat:
-    """Return the format that the options name, ready for use.
+    """Return the format of the options.
 
-    :raises KeyError: for ``"sql"``, which knows no tables.
+    :raises KeyError: for ``"sql"``, which has no tables.
     """
     from airflow_provider_d1.staging.csv import CsvFormat
     from airflow_provider_d1.staging.jsonl import JsonLinesFormat

@@ -20,7 +20,7 @@ _READ_ROWS = 4096
 
 
 class JsonLinesFormat:
-    """JSON made from whole columns: each becomes text, and Arrow joins them row by row."""
+    """JSON made from whole columns: each is converted to text, and Arrow joins them row by row."""
 
     batch_bytes = BATCH_BYTES
 
@@ -28,12 +28,12 @@ class JsonLinesFormat:
         self._codec = codec
         self.suffix = f".jsonl{SUFFIXES[codec]}"
 
-    def open(self, path: Path, schema: pa.Schema, sample: pa.Table) -> TextPart:  # noqa: ARG002 # nothing to choose
-        """Begin a file; without rows it stays empty, as there is no place for a schema."""
+    def open(self, path: Path, schema: pa.Schema, sample: pa.Table) -> TextPart:  # noqa: ARG002 # not needed for JSON
+        """Create a file; without rows it is empty, as the format has no schema."""
         return TextPart(path, self._codec, encode, b"")
 
     def read(self, path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
-        """Read line by line with Python's own JSON, whose numbers are exact; only the rewriting of parts needs this."""
+        """Read line by line with Python's own JSON, whose numbers are exact; only used to rewrite parts."""
         with UnpackingReader(path.open("rb")) as file:
             lines = io.BufferedReader(file)
             while rows := [json.loads(line) for _, line in zip(range(_READ_ROWS), lines, strict=False)]:
@@ -75,7 +75,7 @@ def _reals(column: pa.Array) -> pa.Array:
         text = pc.if_else(pc.is_inf(column), _quoted(text), text)
     zero = pc.equal(column, 0.0)
     if pc.any(zero).as_py():
-        # "-0" would be read as the integer, which has no sign
+        # "-0" would be read as the integer 0, which has no sign
         text = pc.if_else(pc.and_(zero, pc.equal(text, "-0")), "-0.0", text)
     return text
 
@@ -85,13 +85,13 @@ def _quoted(text: pa.Array) -> pa.Array:
 
 
 def _escaped(column: pa.Array) -> pa.Array:
-    """Escape what JSON does not allow inside a string, kind by kind and only what occurs."""
+    """Escape the characters that JSON does not allow in a string, one kind at a time, and only those that occur."""
     data = column.buffers()[2]
     if data is None or not len(column):
         return column
     offsets = np.frombuffer(column.buffers()[1], np.int32)
     body = np.frombuffer(data, np.uint8)[offsets[column.offset] : offsets[column.offset + len(column)]]
-    # the backslash first: the others bring in new ones
+    # the backslash first, as the other escapes add backslashes
     if (body == 0x5C).any():
         column = pc.replace_substring(column, "\\", "\\\\")
     if (body == 0x22).any():

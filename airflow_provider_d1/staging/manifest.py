@@ -1,7 +1,7 @@
-"""The manifest: what a staging run wrote. It is written last, so a run without one is not complete.
+"""The manifest lists what a staging run wrote. It is written last, so a run without one is not complete.
 
-Version 2; version 1, without ``run`` and ``extract``, can be read too. Everything is a frozen value with ``to_dict``
-and a validating ``from_dict``; unknown keys are ignored, a missing or malformed one is a :class:`D1ManifestError` that
+Version 2; version 1, without ``run`` and ``extract``, can be read too. All classes are frozen, with ``to_dict`` and a
+validating ``from_dict``; unknown keys are ignored, and a missing or malformed one is a :class:`D1ManifestError` that
 names it.
 """
 
@@ -28,7 +28,7 @@ MANIFEST_KEY = "_manifest.json"
 
 @dataclass(frozen=True, slots=True)
 class DumpEntry:
-    """The dump itself: length and SHA-256 of the uncompressed SQL, and with ``keep_dump`` the file that holds it."""
+    """The dump itself: length and SHA-256 of the uncompressed SQL, and with ``keep_dump`` its file."""
 
     bytes: int
     sha256: str
@@ -36,7 +36,7 @@ class DumpEntry:
     compression: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON; ``uri``, ``stored_bytes``, ``stored_sha256`` and ``compression`` only for a kept dump."""
+        """Plain JSON; ``uri``, ``stored_bytes``, ``stored_sha256`` and ``compression`` only with ``keep_dump``."""
         data: dict[str, Any] = {"bytes": self.bytes, "sha256": self.sha256}
         if self.kept is not None:
             data["uri"] = self.kept.uri
@@ -86,7 +86,7 @@ class Manifest:
 
     @property
     def all_files(self) -> tuple[FileEntry, ...]:
-        """Every file that this manifest answers for, a kept dump included."""
+        """Every file that this manifest lists, with a kept dump."""
         kept = () if self.dump.kept is None else (self.dump.kept,)
         return (*self.files, *(file for table in self.tables for file in table.files), *kept)
 
@@ -132,11 +132,13 @@ class Manifest:
         version = data.get("version")
         if version not in _READABLE_VERSIONS or isinstance(version, bool):
             raise D1ManifestError(
-                f"Manifest: version {version!r} is unknown; this release of airflow-provider-d1 reads 1 and 2"
+                f"Manifest: unknown version {version!r}; this release of airflow-provider-d1 reads versions 1 and 2"
             )
         file_format = read.text(data, "format", "")
         if file_format not in FILE_FORMATS:
-            raise D1ManifestError(f"Manifest: format is {file_format!r}, not one of {', '.join(FILE_FORMATS)}")
+            raise D1ManifestError(
+                f"Manifest: unknown format {file_format!r}; expected one of {', '.join(FILE_FORMATS)}"
+            )
         sql = file_format == "sql"
         return cls(
             created_at=read.text(data, "created_at", ""),
@@ -154,7 +156,7 @@ class Manifest:
 
 
 def dumps(manifest: Manifest) -> bytes:
-    """Write a manifest as UTF-8 JSON, readable, the same bytes for the same manifest."""
+    """Write a manifest as indented UTF-8 JSON; equal manifests give equal bytes."""
     return json.dumps(manifest.to_dict(), ensure_ascii=False, indent=1).encode() + b"\n"
 
 

@@ -1,4 +1,4 @@
-"""Read the fields of a manifest's JSON objects, each with an error that names the one that is missing or malformed.
+"""Read the fields of a manifest's JSON objects, each with an error that names the field.
 
 ``where`` is the path of the object, as in ``tables[3].columns[0]``; the empty one is the manifest itself.
 """
@@ -15,24 +15,24 @@ T = TypeVar("T")
 
 
 def malformed(where: str, key: str, expected: str) -> D1ManifestError:
-    """What to raise for a field."""
+    """The error for a field."""
     path = f"{where}.{key}" if where else key
-    return D1ManifestError(f"Manifest: {path} is missing or not {expected}")
+    return D1ManifestError(f"Manifest: {path} is missing or malformed; expected {expected}")
 
 
 def text(data: Json, key: str, where: str) -> str:
-    """Any text."""
+    """A string."""
     value = data.get(key)
     if not isinstance(value, str):
-        raise malformed(where, key, "a text")
+        raise malformed(where, key, "a string")
     return value
 
 
 def count(data: Json, key: str, where: str) -> int:
-    """A whole number from 0 on."""
+    """An integer of at least 0."""
     value = data.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise malformed(where, key, "a count")
+        raise malformed(where, key, "an integer of at least 0")
     return value
 
 
@@ -69,10 +69,10 @@ def mapping(data: Json, key: str, where: str) -> Json:
 
 
 def texts(data: Json, key: str, where: str) -> tuple[str, ...]:
-    """A list of texts."""
+    """A list of strings."""
     value = data.get(key)
     if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(item, str) for item in value):
-        raise malformed(where, key, "a list of texts")
+        raise malformed(where, key, "a list of strings")
     return tuple(value)
 
 
@@ -89,5 +89,5 @@ def each(data: Json, key: str, where: str, read: Callable[[Json, str], T]) -> tu
 
 
 def optional(data: Json, key: str, where: str, read: Callable[[Json, str, str], T]) -> T | None:
-    """None where the field is absent or null, else as another of these functions reads it."""
+    """None where the field is absent or null, otherwise as ``read`` returns it."""
     return None if data.get(key) is None else read(data, key, where)

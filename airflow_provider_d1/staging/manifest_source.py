@@ -1,4 +1,4 @@
-"""A manifest's source: which export of which database the rows came from."""
+"""A manifest's source: the database and the export of the rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the dump came from. What is unknown is None: a dump on disk has a file name and little more.
+    """The source of a dump. Unknown values are None: a dump on disk has a file name and little more.
 
     ``started_at`` and ``completed_at`` are ISO 8601; the database answered no queries for ``unavailable_seconds``.
     """
@@ -49,7 +49,7 @@ class Source:
 
     @classmethod
     def from_dict(cls, data: Json, where: str = "source") -> Source:
-        """Read what :meth:`to_dict` wrote; a ``D1Export.to_dict()`` plus ``unavailable_seconds`` will do as well."""
+        """Read what :meth:`to_dict` wrote; a ``D1Export.to_dict()`` plus ``unavailable_seconds`` is accepted too."""
         seconds = read.optional(data, "unavailable_seconds", where, read.number)
         return cls(
             account_id=read.optional(data, "account_id", where, read.text),

@@ -19,7 +19,7 @@ COLUMN_TYPES = ("int64", "float64", "string", "binary", "timestamp[us]", "date32
 
 @dataclass(frozen=True, slots=True)
 class StorageCounts:
-    """How many rows of a column hold each SQLite storage class (``typeof``); their sum is the table's rows."""
+    """Rows of a column by SQLite storage class (``typeof``); their sum is the table's number of rows."""
 
     integer: int = 0
     real: int = 0
@@ -45,7 +45,7 @@ class StorageCounts:
 
 @dataclass(frozen=True, slots=True)
 class LossyCounts:
-    """In how many rows of a column D1's exporter may have lost something before the dump was written."""
+    """Rows of a column whose values D1's exporter may have altered, by kind."""
 
     unsafe_integers: int = 0
     infinities: int = 0
@@ -54,7 +54,7 @@ class LossyCounts:
 
     @property
     def total(self) -> int:
-        """All kinds together; 0 means that nothing can have been lost."""
+        """Sum of all kinds; 0 means that nothing was altered."""
         return self.unsafe_integers + self.infinities + self.ambiguous_newlines + self.replacement_characters
 
     def to_dict(self) -> dict[str, int]:
@@ -92,7 +92,7 @@ class ColumnEntry:
     audit: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON; ``source_name`` and ``audit`` only where they say something."""
+        """Plain JSON; ``source_name`` and ``audit`` only where they are set."""
         data: dict[str, Any] = {
             "name": self.name,
             "declared_type": self.declared_type,
@@ -154,9 +154,9 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class TableEntry:
-    """A staged table with its files in row order. ``generated`` names the columns that D1 leaves out of its dumps.
+    """A staged table with its files in row order. ``generated`` names the columns that D1 does not export.
 
-    ``schema_hash`` changes whenever a column's name, types, key or nullability does, and never otherwise.
+    ``schema_hash`` changes only when a column's name, types, key or nullability changes.
     """
 
     name: str
@@ -168,7 +168,7 @@ class TableEntry:
 
     @property
     def schema_hash(self) -> str:
-        """SHA-256 (hex) over everything about the columns that a loader depends on."""
+        """SHA-256 (hex) over the properties of columns on which loaders depend."""
         facts = [[c.name, c.declared_type, c.type, c.nullable, c.primary_key] for c in self.columns]
         return hashlib.sha256(json.dumps(facts, ensure_ascii=False).encode("utf-8")).hexdigest()
 
@@ -193,7 +193,7 @@ class TableEntry:
 
     @classmethod
     def from_dict(cls, data: Json, where: str = "table") -> TableEntry:
-        """Read what :meth:`to_dict` wrote; the rows of the files must add up."""
+        """Read what :meth:`to_dict` wrote; the rows of the files must add up to the table's."""
         table = cls(
             name=read.text(data, "name", where),
             rows=read.count(data, "rows", where),
@@ -204,6 +204,6 @@ class TableEntry:
         )
         if sum(file.rows or 0 for file in table.files) != table.rows:
             raise D1ManifestError(
-                f"Manifest: the rows of {where}.files do not add up to the {table.rows} of table {table.name!r}"
+                f"Manifest: the rows of {where}.files do not add up to {table.rows}, those of table {table.name!r}"
             )
         return table

@@ -8,21 +8,21 @@ import re
 import string
 from collections.abc import Iterable, Sequence
 
-#: long enough for any sane table, short enough that prefix, folder and file stay far below every store's limit
+#: long enough for usual tables, and short enough for every store's limit on keys
 MAX_FOLDER_LENGTH = 100
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
-#: names that Windows gives to devices, with or without an extension
+#: names of devices on Windows, with or without an extension
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
-#: a folder must not be called what a dump beside it may be called
+#: a folder must not have the name of a dump
 _LIKE_A_DUMP = re.compile(r"(?i).*\.sql(\.gz|\.zst)?")
 
 
 def safe_name(name: str) -> str:
-    """Turn any text into one plain path segment; a name that has to change gets a short hash of the original.
+    """Turn any string into one safe path segment; a changed name gets a short hash of the original.
 
-    Letters, digits, ``_``, ``-`` and inner dots stay. A leading dot or underscore goes, since Spark, Hive and others
-    take such files for hidden, and so do names of Windows devices and whatever is longer than 100 characters.
+    Letters, digits, ``_``, ``-`` and inner dots are kept. Changed are names with a leading dot or underscore, which
+    Spark, Hive and others treat as hidden, names of Windows devices, and names longer than 100 characters.
     """
     if (
         name
@@ -40,13 +40,13 @@ def safe_name(name: str) -> str:
 
 
 class Folders:
-    """Gives every table of a run its folder: safe, deterministic, and unique also where case does not count."""
+    """Assigns each table of a run a folder: safe, deterministic, and unique even where case is ignored."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
 
     def folder_of(self, table: str) -> str:
-        """Return a folder that no other table of this run has; call it once for each table, in dump order."""
+        """Return a folder that no other table of this run has; to be called once for each table, in dump order."""
         folder = safe_name(table)
         attempt = 0
         while folder.casefold() in self._taken:
@@ -72,12 +72,12 @@ def snake_case(name: str) -> str:
 def file_column_names(columns: Sequence[str], *, snake: bool, audit: Iterable[str] = ()) -> tuple[str, ...]:
     """Name the columns of a table's files: their names in D1, or those in snake_case.
 
-    Where two would get one name, the column that has this name in D1 keeps it, and each other one gets the first free
-    number: ``order_id``, ``order_id_2``. Names are compared as SQLite does it, by ASCII case only: ``É`` and ``é`` are
-    two columns.
+    Where names collide, the column that has the name in D1 keeps it, and each other one gets the first free number:
+    ``order_id``, ``order_id_2``. Names are compared as in SQLite, where only ASCII letters ignore case: ``É`` and ``é``
+    are two columns.
 
     :param columns: the columns' names in D1.
-    :param snake: turn them into snake_case.
+    :param snake: convert them to snake_case.
     :param audit: columns that staging adds; they keep their names.
     """
     wanted = [snake_case(column) if snake else column for column in columns]

@@ -1,4 +1,4 @@
-"""What a user can choose about staging. The operators, the command line and their help texts follow this module."""
+"""The options of staging. The operators, the command line and their help texts are derived from this module."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIB = 1 << 20
 FileFormat = Literal["parquet", "csv", "jsonl", "sql"]
 FILE_FORMATS: tuple[FileFormat, ...] = ("parquet", "csv", "jsonl", "sql")
 
-#: format → the compressions it can have, its default first; "none" stores the files as they are
+#: format → its compressions, the default first; "none" stores the files uncompressed
 COMPRESSIONS: Mapping[FileFormat, tuple[str, ...]] = {
     "parquet": ("zstd", "snappy", "gzip", "none"),
     "csv": ("gzip", "zstd", "none"),
@@ -22,7 +22,7 @@ COMPRESSIONS: Mapping[FileFormat, tuple[str, ...]] = {
     "sql": ("none", "gzip", "zstd"),
 }
 
-#: all of them
+#: all compressions
 CODECS = tuple(sorted({codec for choices in COMPRESSIONS.values() for codec in choices}))
 
 #: option → what it must be
@@ -55,9 +55,9 @@ STAGING_HELP: Mapping[str, str] = {
     "parse_temporal": "convert text columns in which every value is a date or a timestamp of one form",
     "audit_columns": "add ``_d1_database``, ``_d1_bookmark`` and ``_loaded_at`` to every table",
     "column_names": '``"preserve"`` the column names of D1, or convert them to ``"snake_case"``',
-    "replace": "False refuses a place that has a manifest already. A place with runs of another database is refused "
-    'unless ``"any"`` allows to replace them',
-    "keep_runs": "how many complete runs stay in the prefix, the new one included; None keeps all of them",
+    "replace": "False refuses a destination that already has a manifest; one with runs of another database is refused "
+    'unless ``"any"`` is given',
+    "keep_runs": "how many complete runs to keep in the prefix, including the new one; None keeps all",
     "exclude_tables": "tables to leave out, by their exact names",
 }
 

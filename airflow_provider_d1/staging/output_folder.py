@@ -1,4 +1,4 @@
-"""The command line's output: one run in a folder, without a folder for each run."""
+"""The command line's output: one run directly in a folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class OutputFolder:
         self._replace = replace
 
     def check(self) -> None:
-        """Refuse a folder that this run may not use.
+        """Refuse a folder that must not be replaced.
 
         :raises D1StagingError: when it has a manifest and ``replace`` is False.
         """
@@ -33,11 +33,11 @@ class OutputFolder:
             raise already_exists(self._storage)
 
     def publish(self, run: StagingRun, manifest: Manifest) -> None:
-        """Move the files into place: the old manifest goes first and the new one comes last.
+        """Move the files into place: the old manifest is removed first, and the new one is added last.
 
-        A reader never finds a manifest whose files are not all there.
+        So all files of a manifest exist whenever a reader finds it.
 
-        :raises D1StagingError: when a file is in the way that no earlier staging wrote; nothing is changed then.
+        :raises D1StagingError: when a file exists that no earlier staging wrote; nothing is changed then.
         """
         run.verify()
         old = self._listed_files()
@@ -53,7 +53,7 @@ class OutputFolder:
             self._storage.put_file(name, self._storage.local_path(f"{run.folder}/{name}"))
 
     def abandon(self, run: StagingRun) -> None:
-        """Nothing to do: the run's folder is a temporary one."""
+        """Do nothing, as the run's folder is temporary."""
 
     def _listed_files(self) -> set[str]:
         content = self._storage.read_bytes(MANIFEST_KEY)

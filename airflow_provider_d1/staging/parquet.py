@@ -11,21 +11,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-#: Rows wait as parsed blocks until they fill a row group, are cast to the column types, and are encoded: up to three
-#: copies at a time. So this size decides the memory of the whole pipeline; with twice as much, the peak grows by half.
+#: Rows are kept as parsed blocks until they fill a row group, are cast to the column types, and are encoded: up to
+#: three copies at a time. So this size determines the memory of the whole pipeline; twice the size adds half to the
+#: peak.
 ROW_GROUP_BYTES = 16 << 20
 
 _SAMPLE_ROWS = 4096
 #: what a column chunk can add beyond its values: page headers, statistics, its entry in the footer
 _COLUMN_OVERHEAD = 600
 _FOOTER_OVERHEAD = 2048
-#: Bytes of a dictionary index. Parquet gives up a dictionary above 1 MiB, so an index has at most 18 bits. Until then
-#: each row may cost an index besides its value, so a column can take more space with a dictionary than without.
+#: Bytes of a dictionary index. Parquet stops using a dictionary above 1 MiB, so an index has at most 18 bits. Up to
+#: there each row may need an index besides its value, so a column can be larger with a dictionary than without.
 _INDEX_BYTES = 2.5
 
 
 class ParquetFormat:
-    """Parquet with zstd level 1 by default, which is as fast as snappy here and a third smaller."""
+    """Parquet with zstd level 1 by default, which is as fast as snappy here, and a third smaller."""
 
     suffix = ".parquet"
     batch_bytes = ROW_GROUP_BYTES
@@ -34,10 +35,10 @@ class ParquetFormat:
         self._codec = codec
 
     def open(self, path: Path, schema: pa.Schema, sample: pa.Table) -> ParquetPart:
-        """Begin a file; a column is dictionary-encoded when under a quarter of the sample's values are distinct."""
+        """Create a file; a column is dictionary-encoded when under a quarter of the sample's values are distinct."""
         return ParquetPart(path, schema, self._codec, _repetitive(sample))
 
-    def read(self, path: Path, schema: pa.Schema) -> Iterator[pa.Table]:  # noqa: ARG002 # the file knows its own
+    def read(self, path: Path, schema: pa.Schema) -> Iterator[pa.Table]:  # noqa: ARG002 # the file contains its schema
         """Read a row group at a time."""
         with pa.OSFile(os.fsencode(path), "rb") as source, pq.ParquetFile(source) as file:
             for group in range(file.num_row_groups):
@@ -49,10 +50,10 @@ class ParquetPart:
 
     def __init__(self, path: Path, schema: pa.Schema, codec: str | None, dictionary: list[str]) -> None:
         self._schema = schema
-        self._file = pa.OSFile(os.fsencode(path), "wb")  # of a str Arrow wants UTF-8
+        self._file = pa.OSFile(os.fsencode(path), "wb")  # Arrow accepts a str only as UTF-8
         self._groups = 0
         self._dictionaries = len(dictionary)
-        # what the footer holds of the schema and its metadata, once as Parquet's own and once as Arrow's in base64
+        # the schema and its metadata in the footer, once as Parquet's own and once as Arrow's in base64
         self._footer = _FOOTER_OVERHEAD + 3 * schema.serialize().size
         self._writer = pq.ParquetWriter(
             self._file,
@@ -65,8 +66,8 @@ class ParquetPart:
     def add(self, rows: pa.Table, limit: int | None) -> bool:
         """Write a row group, unless the file could exceed the limit.
 
-        Parquet tells the size of a row group only after it was written, and a written one cannot be taken back. So this
-        uses an upper bound: the Arrow size of the rows, since compression only makes them smaller, plus dictionary
+        The size of a row group is known only after it was written, and it cannot be removed then. So this uses an
+        upper bound: the Arrow size of the rows, since compression only makes them smaller, plus dictionary
         indices, page headers and the footer, which compression does not cover.
         """
         if limit is not None:

@@ -1,4 +1,4 @@
-"""Store finished parts, and cast those whose types turn out to be too narrow."""
+"""Store finished parts, and cast those whose types are too narrow in the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 UPLOAD_THREADS = 32
 #: how many may wait for a thread
 MAX_PENDING_UPLOADS = 2 * UPLOAD_THREADS
-#: a larger part is stored alone, so that those that wait take no more space than one part of the default size
+#: a larger part is stored alone, so that waiting parts need no more space than one part of the default size
 SMALL_PART_BYTES = 4 << 20
 
 
@@ -40,7 +40,7 @@ class PartDone:
 
 @dataclass(frozen=True)
 class TableDone:
-    """A table's rows so far are all in files; these are to have these types, whatever they have now."""
+    """All rows of a table so far are in files, which are to have these types."""
 
     plan: TablePlan
     types: tuple[pa.DataType, ...]
@@ -57,13 +57,13 @@ class _Held:
 
 
 class PartStore:
-    """Hashes and stores parts, deletes them here, and casts those whose types turn out to be too narrow.
+    """Hashes and stores parts, deletes them here, and casts those whose types are too narrow in the end.
 
-    A part that is bound to be cast stays here until then if that takes no more space than one part may; the others are
-    stored at once and fetched back one at a time, so that the disk never holds more than a few parts.
+    A part that will be cast is kept here until then, up to the size of one part; other parts are stored at once and
+    fetched back one at a time when they have to be cast. So the disk never has more than a few parts.
 
     Small parts are stored several at a time: a thousand tables of one row would otherwise wait for a thousand
-    responses, one after the other. A large part is stored alone, because storage splits it into parallel requests.
+    responses in sequence. A large part is stored alone, because storage splits it into parallel requests.
 
     :param uploads: stores small parts in its threads; None stores every part in the calling thread.
     """
@@ -87,7 +87,7 @@ class PartStore:
         self._kept_bytes = 0
 
     def handle(self, news: PartDone | TableDone) -> None:
-        """Do what is to be done; one at a time, in order."""
+        """Store or cast parts; called in order, by one thread."""
         if isinstance(news, PartDone):
             self._held.setdefault(news.plan.schema.name, []).append(self._take(news.plan, news.part))
         else:
@@ -119,7 +119,7 @@ class PartStore:
         length = part.path.stat().st_size
         if self._uploads is None or length > SMALL_PART_BYTES:
             return _Held(key, part, self._upload(key, part, length))
-        if len(self._pending) >= MAX_PENDING_UPLOADS:  # bounds the disk space, and reports an error soon
+        if len(self._pending) >= MAX_PENDING_UPLOADS:  # bounds the disk space, and reports an error early
             self._pending.popleft().result()
         future = self._uploads.submit(self._upload, key, part, length)
         self._pending.append(future)
@@ -182,7 +182,7 @@ def _refuse_to_unparse_times(plan: TablePlan, old: Sequence[pa.DataType], new: S
     for column, before, after in zip(plan.schema.columns, old, new, strict=True):
         if pa.types.is_temporal(before) and before != after:
             raise D1DumpError(
-                f"the dump comes back to a table with other values than dates in {column.name!r}; "
-                "stage it with parse_temporal=False",
+                f"column {column.name!r} was staged as a date or timestamp, but later rows have other values. "
+                "Use parse_temporal=False",
                 table=plan.schema.name,
             )

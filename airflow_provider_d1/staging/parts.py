@@ -1,7 +1,7 @@
-"""Write one table: blocks are collected into batches, and batches into parts of bounded size.
+"""Write one table: collect blocks into batches, and batches into parts of bounded size.
 
-The type of a column is known for certain only at the end of the table. Until then a part has the types that the rows so
-far require. When these change, the part is closed, and the part store casts it once at the end
+The type of a column is final only at the end of the table. Until then a part has the types that the rows so far
+require. When these change, the part is closed, and the part store casts it once at the end
 (:mod:`airflow_provider_d1.staging.part_store`).
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_d1.staging.formats import PartFile, TableFormat
     from airflow_provider_d1.staging.table_plan import TablePlan
 
-#: that wait to be written; more only take memory, however small they are
+#: blocks that wait to be written; more of them, even small ones, only need memory
 MOST_BLOCKS = 1000
 
 
@@ -43,13 +43,13 @@ class LocalPart:
 
 
 class PartWriter:
-    """Writes rows of fixed types into files that keep below a size.
+    """Writes rows of fixed types into files of bounded size.
 
     :param plan: the table.
     :param types: of its own columns.
     :param form: of the files.
-    :param max_bytes: that a file may have; only one with a single huge row has more.
-    :param new_path: names a fresh local file.
+    :param max_bytes: largest size of a file; only a single larger row exceeds it.
+    :param new_path: returns the path of a new local file.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class PartWriter:
         self._rows = 0
 
     def write(self, rows: pa.Table) -> Iterator[tuple[Path, int]]:
-        """Append rows; yield each file that this fills, with its number of rows, before the next is begun."""
+        """Append rows; yield each file that this fills, with its number of rows, before the next one is created."""
         waiting = [rows]
         while waiting:
             rows = waiting.pop()
@@ -96,16 +96,16 @@ class PartWriter:
         yield path, rows
 
     def discard(self) -> None:
-        """Close the open file of a run that has failed; what becomes of it does not matter any more."""
+        """Close the open file of a run that has failed; its content does not matter."""
         if self._file is not None:
             with contextlib.suppress(Exception):
                 self._file.close()
 
 
 class TableWriter:
-    """Takes a table's parsed blocks in order and gives finished parts.
+    """Takes a table's parsed blocks in order and yields finished parts.
 
-    ``stats`` is that of all rows so far, ``begun`` whether anything was written yet.
+    ``stats`` covers all rows so far; ``begun`` is whether anything was written.
 
     :param parse_temporal: whether columns may become dates and timestamps when the table ends.
     """
@@ -135,12 +135,12 @@ class TableWriter:
 
     @property
     def waits(self) -> bool:
-        """Whether there are rows that are in no file yet."""
+        """Whether some rows are not in a file yet."""
         return bool(self._waiting)
 
     @property
     def waiting_bytes(self) -> int:
-        """How much memory these take."""
+        """Memory of these rows in bytes."""
         return self._waiting_bytes
 
     @property
@@ -149,7 +149,7 @@ class TableWriter:
         return self._part is not None
 
     def add(self, block: ParsedBlock) -> Iterator[LocalPart]:
-        """Take a block; yield the parts that this finishes."""
+        """Add a block; yield the parts that it completes."""
         self.stats = tuple(seen + column.stats for seen, column in zip(self.stats, block.columns, strict=True))
         self.rows += block.rows
         self._waiting.append(block)
@@ -158,9 +158,9 @@ class TableWriter:
             yield from self._flush(self.safe_types())
 
     def finish(self, *, last: bool) -> Iterator[LocalPart]:
-        """Write what waits; every table has at least one part, if only to say what its columns are.
+        """Write the waiting rows; every table has at least one part, which shows its columns.
 
-        :param last: no more blocks can follow; else the dump may come back to the table.
+        :param last: no more blocks can follow; otherwise the dump may have more rows of the table.
         """
         types = self.final_types() if last else self.closing_types()
         if self._waiting or not self.begun:
@@ -168,7 +168,7 @@ class TableWriter:
         yield from self._close(provisional=self._part is not None and self._part.types != types)
 
     def safe_types(self) -> tuple[pa.DataType, ...]:
-        """Types for the rows so far from which every other can still be reached."""
+        """Types for the rows so far that can still be cast to any later type."""
         return tuple(part_type(c.affinity, e) for c, e in zip(self.plan.schema.columns, self.stats, strict=True))
 
     def final_types(self) -> tuple[pa.DataType, ...]:
@@ -179,15 +179,15 @@ class TableWriter:
         )
 
     def closing_types(self) -> tuple[pa.DataType, ...]:
-        """Types when the dump goes on to another table, and with all likelihood will not come back.
+        """Types when the dump continues with another table, and probably has no more rows of this one.
 
-        Times are final then, for speed: hardly a dump ever comes back, and one that does with another form is refused.
+        Temporal types are final then, for speed: more rows are rare, and refused if they have another form.
         """
         pairs = zip(self.safe_types(), self.final_types(), strict=True)
         return tuple(final if pa.types.is_temporal(final) else safe for safe, final in pairs)
 
     def discard(self) -> None:
-        """Close what is open after a failure."""
+        """Close the open file after a failure."""
         if self._part is not None:
             self._part.discard()
 

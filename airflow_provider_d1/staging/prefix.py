@@ -1,7 +1,7 @@
-"""A prefix and the runs in it: which run its manifest names, and which older ones are removed.
+"""A prefix and the runs in it: publish a run's manifest, and remove older runs.
 
-Each run has a folder of its own, so two runs never write to the same file. ``_manifest.json`` at the prefix is a copy
-of the newest complete run's manifest; it is replaced last, and conditionally where the store can.
+Each run has its own folder, so two runs never write to the same file. ``_manifest.json`` at the prefix is a copy of the
+newest complete run's manifest; it is replaced last, with a conditional write where the store supports it.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: an unfinished run that began before this is taken for killed: D1's signed URLs work for an hour
+#: an unfinished run of this age is treated as killed: D1's signed URLs are valid for an hour
 ABANDONED_AFTER = timedelta(days=1)
-#: with ``keep_runs=None`` folders pile up; only the newest are searched for unfinished runs
+#: with ``keep_runs=None`` the number of folders grows; only the newest are searched for unfinished runs
 _SEARCHED_RUNS = 100
 _ATTEMPTS = 20
 
 
 class Prefix:
-    """The root of a storage as the place for the runs of one database.
+    """The root of a storage, with the runs of one database.
 
     :param storage: rooted at the prefix.
     :param source: what is being staged.
@@ -50,7 +50,7 @@ class Prefix:
         self._legacy: frozenset[str] = frozenset()
 
     def check(self) -> None:
-        """Refuse a prefix that this run may not use.
+        """Refuse a prefix that must not be replaced.
 
         :raises D1ConfigurationError: when it has runs of another database; the message names both.
         :raises D1StagingError: when it has a manifest and ``replace`` is False; not retryable.
@@ -58,10 +58,10 @@ class Prefix:
         check_prefix(self._storage, self._replace, self._source.database_id, self._source.database_name)
 
     def publish(self, run: StagingRun, manifest: Manifest) -> None:
-        """Write the run's manifest, then its copy at the prefix unless a newer run is there; remove older runs.
+        """Write the run's manifest, then its copy at the prefix unless that is of a newer run; remove older runs.
 
-        :raises D1StagingError: when the store does not hold exactly what was stored.
-        :raises D1ConfigurationError: when another database's run was published here meanwhile.
+        :raises D1StagingError: when a stored file is missing or has another size.
+        :raises D1ConfigurationError: when a run of another database was published here meanwhile.
         """
         content = dumps(manifest)
         self._put(run.manifest_key, content)
@@ -75,7 +75,7 @@ class Prefix:
         )
 
     def abandon(self, run: StagingRun) -> None:
-        """Remove the files of a run that failed; never raises, so that the run's own error stays visible.
+        """Remove the files of a run that failed; does not raise, so that the run's own error is reported.
 
         A run that was interrupted after it was published keeps its files.
         """
@@ -93,7 +93,7 @@ class Prefix:
         try:
             self._storage.put_bytes(key, content)
         except Exception:
-            # the response to a successful request can get lost
+            # the response to a successful request can be lost
             if self._storage.read_bytes(key) != content:
                 raise
 
@@ -108,7 +108,7 @@ class Prefix:
                 self._refuse_other_database(latest)
                 if _is_newer(latest, manifest):
                     logger.info(
-                        "%s stays at the newer run %s; this run is %s",
+                        "%s not replaced: newer run=%s, this run=%s",
                         self._storage.uri(MANIFEST_KEY),
                         latest.run,
                         manifest.run,
@@ -121,12 +121,12 @@ class Prefix:
             try:
                 self._storage.replace(MANIFEST_KEY, content, expected=current)
             except Exception:
-                # the response to a successful request can get lost
+                # the response to a successful request can be lost
                 if self._storage.read_bytes(MANIFEST_KEY) != content:
                     raise
         raise D1StagingError(
-            f"{self._storage.uri(MANIFEST_KEY)}: other runs replaced it {_ATTEMPTS} times while this one tried. "
-            "Fewer runs at a time into one prefix, or a prefix for each, avoid this."
+            f"{self._storage.uri(MANIFEST_KEY)}: other runs replaced it {_ATTEMPTS} times before this run could. "
+            "Run fewer tasks at a time into one prefix, or give each its own prefix."
         )
 
     def _refuse_other_database(self, latest: Manifest) -> None:
@@ -136,17 +136,17 @@ class Prefix:
     def _may_be_published(self, content: bytes) -> bool:
         try:
             return self._storage.read_bytes(MANIFEST_KEY) == content
-        except Exception as error:  # noqa: BLE001 # unknown: superfluous files are better than a manifest without files
-            logger.warning("Files of the failed run are kept, because the manifest could not be read: %s", error)
+        except Exception as error:  # noqa: BLE001 # if unknown, keep the files: a manifest without its files would be worse
+            logger.warning("Files of the failed run were kept, as the manifest could not be read: %s", error)
             return True
 
     def _clean_up(self, run: StagingRun, *steps: Callable[[], None]) -> None:
-        """Run every step, whatever happens to the others: each may need a permission of its own."""
+        """Run every step even if others fail, as each may need another permission."""
         for step in steps:
             try:
                 step()
-            except Exception as error:  # noqa: BLE001 # what is left over harms no reader
-                logger.warning("Files beside run %s could not be removed: %s", run.id, error)
+            except Exception as error:  # noqa: BLE001 # leftover files do not affect readers
+                logger.warning("Run %s: old or unfinished files could not be removed: %s", run.id, error)
 
     def _other_runs(self, run: StagingRun) -> dict[str, bool]:
         """Run id → whether it is complete, oldest first."""
@@ -163,14 +163,14 @@ class Prefix:
             kept = {run.id, latest.run if latest else None, *complete[-self._keep_runs :]}
             for name in complete:
                 if name not in kept:
-                    logger.info("Removing run %s: keep_runs=%d", name, self._keep_runs)
-                    # without its manifest it is an unfinished run, should the rest fail
+                    logger.info("Removing run: run=%s keep_runs=%d", name, self._keep_runs)
+                    # the manifest first: if the rest fails, the run counts as unfinished
                     self._storage.delete([f"{name}/{MANIFEST_KEY}"])
                     self._storage.delete(sorted(self._storage.list(name)))
         self._remove_abandoned(run, others)
 
     def _oldest_first(self, runs: list[str]) -> list[str]:
-        """Sort complete runs; the manifests of those that started in the same second say which ended first."""
+        """Sort complete runs; those that started in the same second by their manifests' time of creation."""
         seconds = Counter(map(started_at, runs))
         keys: dict[str, tuple[datetime, str, str]] = {}
         for name in runs:
@@ -184,7 +184,7 @@ class Prefix:
     def _remove_abandoned(self, run: StagingRun, others: dict[str, bool]) -> None:
         for name, is_complete in others.items():
             if not is_complete and _is_abandoned(name, run):
-                logger.info("Removing unfinished run %s", name)
+                logger.info("Removing unfinished run: run=%s", name)
                 self._storage.delete(sorted(self._storage.list(name)))
 
     def _remove(self, keys: list[str]) -> None:
@@ -203,10 +203,10 @@ class Prefix:
 def check_prefix(
     storage: Storage, replace: bool | Literal["any"], database_id: str | None, database: str | None
 ) -> None:
-    """Refuse a prefix that a database may not be staged to.
+    """Refuse a prefix to which a database must not be staged.
 
     :param database_id: None when it is not known yet.
-    :param database: the name, or what the user gave for it: a name or a UUID.
+    :param database: the name or, as given by the user, a name or a UUID.
     :raises D1ConfigurationError: when it has runs of another database; the message names both.
     :raises D1StagingError: when it has a manifest and ``replace`` is False; not retryable.
     """
@@ -222,7 +222,7 @@ def check_prefix(
 
 def already_exists(storage: Storage) -> D1StagingError:
     """The error for a manifest that may not be replaced."""
-    return D1StagingError(f"{storage.uri(MANIFEST_KEY)} already exists, and replace is False", retryable=False)
+    return D1StagingError(f"{storage.uri(MANIFEST_KEY)} already exists (replace=False)", retryable=False)
 
 
 def _refuse_other_database(
@@ -236,8 +236,8 @@ def _refuse_other_database(
         return
     there, here = _named(latest.source.database_name, latest.source.database_id), _named(database, database_id)
     raise D1ConfigurationError(
-        f"{storage.uri(MANIFEST_KEY)} is of database {there}, and this task stages database {here}. Give each database "
-        'a prefix of its own, or pass replace="any" to replace what is there.'
+        f"{storage.uri(MANIFEST_KEY)} is of database {there}, but this task stages database {here}. Give each database "
+        'its own prefix, or pass replace="any" to replace the existing runs.'
     )
 
 
@@ -259,12 +259,12 @@ def _parsed(storage: Storage, content: bytes | None) -> Manifest | None:
     try:
         return parse_manifest(content)
     except D1ManifestError as error:
-        logger.warning("%s cannot be read and will be replaced: %s", storage.uri(MANIFEST_KEY), error)
+        logger.warning("%s is malformed and will be replaced: %s", storage.uri(MANIFEST_KEY), error)
         return None
 
 
 def _is_newer(latest: Manifest, manifest: Manifest) -> bool:
-    """Whether the published run has newer data: by the start of its export, else by its own start."""
+    """Whether the published run has newer data: by the start of its export, otherwise by its own start."""
     if latest.run is None or manifest.run is None:
         return False
     there, here = latest.source, manifest.source
@@ -288,7 +288,7 @@ def _moment(text: str | None) -> datetime | None:
 
 
 def _is_abandoned(name: str, run: StagingRun) -> bool:
-    """Whether an unfinished run is one of an earlier attempt of this task, or too old to be alive."""
+    """Whether an unfinished run is from an earlier attempt of this task, or too old to be running."""
     if name == run.id:
         return False
     return (same_owner(name, run.id) and name < run.id) or started_at(name) < datetime.now(UTC) - ABANDONED_AFTER

@@ -14,7 +14,7 @@ LOG_EVERY_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A moment of a staging run: bytes of the uncompressed dump read, rows staged, the table being staged."""
+    """A snapshot of a staging run: bytes of the uncompressed dump read, rows staged, the present table."""
 
     bytes_read: int
     rows: int
@@ -51,7 +51,7 @@ class ProgressMeter:
         self._table: str | None = None
 
     def add_bytes(self, length: int) -> None:
-        """Count a piece of the dump; call the callback and log when it is due."""
+        """Count a piece of the dump; call the callback and log every few seconds."""
         self._bytes += length
         now = self._clock()
         if self._on_progress is not None:
@@ -61,12 +61,12 @@ class ProgressMeter:
             logger.info("Staging: %s", self._snapshot(now))
 
     def add_rows(self, table: str, rows: int) -> None:
-        """Count staged rows; call it from one thread only, which may be another than the reader's."""
+        """Count staged rows; to be called from one thread only, not necessarily the reader's."""
         self._rows += rows
         self._table = table
 
     def finish(self) -> None:
-        """Log the sum."""
+        """Log the totals."""
         self._table = None
         logger.info("Staged: %s", self._snapshot(self._clock()))
 

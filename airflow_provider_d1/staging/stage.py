@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 
 class Destination(Protocol):
-    """How a run becomes visible to readers, or disappears."""
+    """Where a run is published or discarded."""
 
     def check(self) -> None:
-        """Refuse what may not be replaced, before anything is written."""
+        """Refuse a destination that must not be replaced, before anything is written."""
 
     def publish(self, run: StagingRun, manifest: Manifest) -> None:
         """Verify the run's files and make its manifest the current one."""
@@ -52,25 +52,26 @@ def stage(
     parse_threads: int = 2,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Manifest:
-    """Stage a dump as a new run in a prefix: files in a folder of its own, and its manifest last.
+    """Stage a dump as a new run in a prefix: files in the run's folder, and its manifest last.
 
-    A run that fails leaves no files; runs before it and beside it are not touched.
+    A run that fails leaves no files; other runs are not changed.
 
     :param dump: the uncompressed dump; only ``read(n)`` is called, from one thread. The caller closes it.
     :param storage: rooted at the prefix.
-    :param options: how.
-    :param source: where the dump came from, for the manifest.
-    :param owner: what is retried as a whole; see :func:`~airflow_provider_d1.staging.staging_run.new_run_id`.
+    :param options: the staging options.
+    :param source: the dump's source, for the manifest.
+    :param owner: identifies the task over its attempts; see
+        :func:`~airflow_provider_d1.staging.staging_run.new_run_id`.
     :param check_tables: called with the names of all staged tables before anything is published; raises to refuse them.
         Not called for ``file_format="sql"``, whose tables are not read.
-    :param temp_dir: for a few unfinished parts; the system's folder for temporary files by default.
-    :param parse_threads: more than two do not help; one takes less memory, none does everything in this thread.
-    :param on_progress: called in this thread after every piece of the dump; must be quick.
+    :param temp_dir: for a few unfinished parts; by default the system's temporary folder.
+    :param parse_threads: more than two do not help; one needs less memory; with 0 everything runs in this thread.
+    :param on_progress: called in this thread after every piece of the dump; must be fast.
     :raises D1DumpError: when the dump is malformed, with its byte offset.
     :raises D1LossyExportError: with ``on_lossy="fail"``, naming the columns.
     :raises D1TypeConflictError: with ``on_type_conflict="fail"``, naming the columns.
-    :raises D1StagingError: when files did not arrive whole, or there is a manifest and ``replace`` is False.
-    :raises D1TableNotFoundError: for a name in ``exclude_tables`` that no table of the dump has.
+    :raises D1StagingError: when files did not arrive completely, or a manifest exists and ``replace`` is False.
+    :raises D1TableNotFoundError: for a name in ``exclude_tables`` that is not a table of the dump.
     :raises D1ConfigurationError: when the prefix has runs of another database.
     """
     prefix = Prefix(storage, source, replace=options.replace, keep_runs=options.keep_runs)
@@ -90,12 +91,12 @@ def stage_into_folder(
 ) -> Manifest:
     """Stage a dump as the only run of a local folder, as the command line does; parameters as of :func:`stage`.
 
-    The files are written to a temporary folder inside it and moved into place when all are complete. An earlier staging
-    in the folder is replaced only then.
+    The files are written to a temporary folder inside it and moved into place when all are complete. Only then an
+    earlier staging in the folder is replaced.
 
     :param temp_dir: the folder itself by default.
     """
-    # unfinished parts are on the same file system as finished ones, so they are moved and not copied
+    # unfinished parts are on the same file system as finished ones, so they can be moved instead of copied
     storage.path.mkdir(parents=True, exist_ok=True)
     with work_folder(storage.path) as build:
         run = StagingRun(storage, new_run_id(), folder=f"{build.name}/staged", listed_in="")

@@ -1,4 +1,4 @@
-"""One staging run: its id, the names of its files, and the check that they all arrived."""
+"""One staging run: its ID, the names of its files, and the check that all of them arrived."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _TOKEN_LENGTH = 6
 def new_run_id(owner: str | None = None) -> str:
     """Name a run by its start, such as ``20261127T020000Z-3f9c1a``; run ids sort by time.
 
-    :param owner: what is retried as a whole, such as one task of one DAG run. All its attempts have the same last six
-        digits, by which an attempt knows what a killed one before it has left. Random digits without an owner.
+    :param owner: identifies one task of one DAG run. All its attempts have the same last six digits, by which an
+        attempt finds the files of a killed earlier one. Without an owner the digits are random.
     """
     token = secrets.token_hex(3) if owner is None else hashlib.sha256(owner.encode()).hexdigest()[:_TOKEN_LENGTH]
     return f"{datetime.now(UTC):{_TIME}}-{token}"
@@ -38,7 +38,7 @@ def is_run_id(name: str) -> bool:
 
 
 def started_at(run_id: str) -> datetime:
-    """When a run started, in UTC; a name that is no date counts as just started."""
+    """When a run started, in UTC; a name without a date counts as just started."""
     try:
         return datetime.strptime(run_id.partition("-")[0], _TIME).replace(tzinfo=UTC)
     except ValueError:
@@ -53,10 +53,10 @@ def same_owner(run_id: str, other: str) -> bool:
 class StagingRun:
     """Names the files of one run and records what was stored. Thread-safe.
 
-    :param storage: where the files go.
+    :param storage: stores the files.
     :param run_id: of :func:`new_run_id`.
     :param folder: of the files in the storage; named after the run by default.
-    :param listed_in: the folder under which the manifest lists them, where it is another one.
+    :param listed_in: the folder of the files in the manifest, where it differs.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class StagingRun:
         return f"{self.folder}/{name}{suffix}"
 
     def stored(self, key: str, *, length: int, sha256: str, rows: int | None = None) -> FileEntry:
-        """Record a file that was stored, and describe it for the manifest."""
+        """Record a stored file, and return its entry for the manifest."""
         with self._lock:
             self._stored[key] = length
         name = key.removeprefix(f"{self.folder}/")
@@ -97,7 +97,7 @@ class StagingRun:
         return FileEntry(uri=uri, bytes=length, sha256=sha256, rows=rows)
 
     def verify(self) -> None:
-        """Compare what the store holds with what was stored.
+        """Compare the files in the store with those that this run has stored.
 
         :raises D1StagingError: when a file is missing or has another size.
         """
@@ -105,6 +105,6 @@ class StagingRun:
         for key, length in self._stored.items():
             if found.get(key) != length:
                 raise D1StagingError(
-                    f"{self.storage.uri(key)}: the file should have {counted(length, 'byte')} but has {found.get(key)}."
-                    " Something else changed the files of this run; stage again."
+                    f"{self.storage.uri(key)}: expected {counted(length, 'byte')}, found {found.get(key)}."
+                    " Another process has changed the files of this run; stage again."
                 )

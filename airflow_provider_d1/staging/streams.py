@@ -1,4 +1,4 @@
-"""Streams that count, hash, compress or decompress, in bounded memory."""
+"""Streams that count, hash, compress or decompress in bounded memory."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 20
 
-#: what ``pzstd`` begins a file with
+#: the first bytes of a file of ``pzstd``
 _SKIPPABLE_ZSTD_FRAME = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
 
-#: compression → what a file's name ends with
+#: compression → suffix of a file's name
 SUFFIXES = {None: "", "gzip": ".gz", "zstd": ".zst"}
 
 
 class Readable(Protocol):
-    """All that a dump has to offer: ``read(n)`` gives at most n bytes, possibly fewer, and none only at the end."""
+    """A dump: ``read(n)`` returns at most n bytes, possibly fewer, and none only at the end."""
 
     def read(self, size: int, /) -> bytes:
-        """Next bytes."""
+        """The next bytes."""
 
 
 class Compressor(Protocol):
-    """What isal's and zstandard's compression objects have in common."""
+    """The methods that isal's and zstandard's compression objects share."""
 
     def compress(self, data: bytes | bytearray | memoryview, /) -> bytes:
-        """Take data, give what is ready."""
+        """Compress data; return the available output."""
 
     def flush(self, mode: int = ..., /) -> bytes:
-        """End the stream and give the rest; with one of :data:`_SYNC`, give all so far and go on."""
+        """End the stream and return the rest; with a mode of :data:`_SYNC`, return all output so far and continue."""
 
 
 #: isal_zlib.Z_SYNC_FLUSH, zstandard.COMPRESSOBJ_FLUSH_BLOCK
@@ -46,7 +46,7 @@ _SYNC = {"gzip": 2, "zstd": 1}
 
 
 def compressor(codec: str) -> Compressor:
-    """Return a fresh compressor for one file; level 1, where isal and zstd run at 0.5 GB/s and gain a factor of four.
+    """Return a new compressor for one file; at level 1 isal and zstd compress 0.5 GB/s, by a factor of four.
 
     :param codec: ``"gzip"`` or ``"zstd"``.
     """
@@ -60,12 +60,12 @@ def compressor(codec: str) -> Compressor:
 
         made = zstandard.ZstdCompressor(level=1, write_checksum=True).compressobj()
     else:
-        raise D1ConfigurationError(f"No compression called {codec!r}")
+        raise D1ConfigurationError(f"unknown compression {codec!r}; expected gzip or zstd")
     return made
 
 
 class MeteredReader(io.RawIOBase):
-    """Passes a stream on and keeps its length and SHA-256.
+    """Reads a stream and computes its length and SHA-256.
 
     :param source: read on demand; closing this reader does not close it.
     :param on_bytes: called with the length of every piece; may raise to stop the stream.
@@ -80,15 +80,15 @@ class MeteredReader(io.RawIOBase):
 
     @property
     def sha256(self) -> str:
-        """Lower-case hex of what has passed so far."""
+        """SHA-256 of the bytes read so far, in lower-case hex."""
         return self._digest.hexdigest()
 
     def readable(self) -> bool:
-        """Yes."""
+        """Always true."""
         return True
 
     def read(self, size: int = -1, /) -> bytes:
-        """Take at most a mebibyte from the source, whatever was asked for."""
+        """Read at most a mebibyte from the source, even for a larger ``size``."""
         data = self._source.read(CHUNK if size < 0 else min(size, CHUNK))
         self._digest.update(data)
         self.length += len(data)
@@ -97,7 +97,7 @@ class MeteredReader(io.RawIOBase):
         return data
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        """Take at most a buffer's length from the source."""
+        """Read at most a buffer's length from the source."""
         view = memoryview(buffer).cast("B")
         data = self.read(len(view))
         view[: len(data)] = data
@@ -119,11 +119,11 @@ class CompressingReader(io.RawIOBase):
         self._ended = False
 
     def readable(self) -> bool:
-        """Yes."""
+        """Always true."""
         return True
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        """Compress until there is something to give."""
+        """Compress until there is output."""
         while not self._ready and not self._ended:
             chunk = self._source.read(CHUNK)
             self._ended = not chunk
@@ -136,7 +136,7 @@ class CompressingReader(io.RawIOBase):
 
 
 class CompressedFile:
-    """A local file that is compressed while it is written, and always knows its size.
+    """A local file that is compressed while it is written, and whose size is known at any time.
 
     :param codec: ``"gzip"``, ``"zstd"`` or None.
     """
@@ -148,7 +148,7 @@ class CompressedFile:
         self._size = 0
 
     def write(self, data: Buffer) -> None:
-        """Compress and write; nothing stays behind in the compressor."""
+        """Compress and write, and flush the compressor."""
         if self._codec is None or self._compressor is None:
             self._write(memoryview(data))
         else:
@@ -156,7 +156,7 @@ class CompressedFile:
             self._write(self._compressor.flush(_SYNC[self._codec]))
 
     def size_bound(self, length: int) -> int:
-        """Return a size that the closed file cannot exceed if so many bytes more are written."""
+        """Return an upper bound of the closed file's size after ``length`` more bytes."""
         return self._size + length + (length >> 10) + 64
 
     def close(self) -> None:
@@ -174,7 +174,7 @@ class CompressedFile:
 
 
 class UnpackingReader(io.RawIOBase):
-    """Reads a file or pipe and decompresses gzip and zstd, which it recognises by their first bytes.
+    """Reads a file or pipe and decompresses gzip and zstd, detected by their first bytes.
 
     :param file: the stream; closing this reader closes it.
     """
@@ -185,20 +185,20 @@ class UnpackingReader(io.RawIOBase):
         self._plain = _unpacking(file)
 
     def readable(self) -> bool:
-        """Yes."""
+        """Always true."""
         return True
 
     def read(self, size: int = -1, /) -> bytes:
-        """Decompress at most so many bytes, without a copy.
+        """Decompress at most ``size`` bytes, without a copy.
 
-        :raises D1DumpError: when compressed data is cut off or damaged.
+        :raises D1DumpError: when compressed data is truncated or damaged.
         """
         try:
             return self._plain.read(size)
         except (EOFError, ValueError, OSError, RuntimeError) as error:
             if self._plain is self._file:
                 raise
-            raise D1DumpError(f"The compressed dump is cut off or damaged ({error})") from error
+            raise D1DumpError(f"compressed dump is truncated or damaged ({error})") from error
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         """Decompress at most a buffer's length."""
@@ -223,7 +223,7 @@ def _unpacking(file: io.BufferedReader) -> Readable:
     if magic == b"\x28\xb5\x2f\xfd" or _SKIPPABLE_ZSTD_FRAME.fullmatch(magic):
         import pyarrow as pa
 
-        # unlike zstandard's reader, Arrow's says so when the stream ends too early
+        # unlike zstandard's reader, Arrow's raises an error when the stream ends too early
         packed: Readable = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
         return packed
     return file

@@ -1,8 +1,8 @@
 """Stage the tables of a dump: split, parse, write, hash and store at the same time, with the rows in dump order.
 
-The calling thread reads and cuts; others parse blocks; one writes parts; one hashes and stores them, several small ones
-at a time, and casts those of the wrong type while the next table is being parsed. Bounded channels between them bound
-the memory. Without parse threads, everything happens in the calling thread, one step after the other.
+The calling thread reads and splits; others parse blocks; one writes parts; one hashes and stores them, several small
+ones at a time, and casts those of the wrong type while the next table is being parsed. The channels between them are
+bounded, and so is the memory. Without parse threads, all steps run in the calling thread.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _BLOCKS_AHEAD = 2
 
 @dataclass(frozen=True)
 class StagedTables:
-    """What came out of a dump; ``kept`` is the stored dump itself, if it was wanted."""
+    """The tables of a dump; ``kept`` is the stored dump itself, with ``keep_dump``."""
 
     tables: tuple[TableEntry, ...]
     kept: FileEntry | None
@@ -56,12 +56,12 @@ def stage_tables(
     meter: ProgressMeter,
     parse_threads: int,
 ) -> StagedTables:
-    """Turn a dump into stored parts; the manifest is the caller's.
+    """Stage a dump's tables as stored parts; the caller writes the manifest.
 
     :param dump: the uncompressed dump.
     :param work: an empty folder for parts that are not stored yet.
     :param meter: counts rows and tables.
-    :param parse_threads: 0 does everything in this thread.
+    :param parse_threads: with 0 everything runs in this thread.
     :raises D1Error: as :func:`airflow_provider_d1.staging.stage.stage` does; all threads have ended then.
     """
     form = table_format(options)
@@ -96,10 +96,10 @@ def stage_tables(
 
 
 class _Pipeline:
-    """Parse threads, a writing and a storing thread, and the channels from one to the next.
+    """Parse threads, a writing and a storing thread, and the channels between them.
 
-    An error in the dump travels in its place in the order of the dump, so that of two errors it is always the first
-    that is reported. Any other error stops everything at once.
+    An error in the dump is passed on in dump order, so that of two errors the first one is reported. Any other error
+    stops all threads at once.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class _Pipeline:
         workers.start("store", self._store_parts)
 
     def feed(self, events: Iterator[TableStarted | Block]) -> None:
-        """Hand everything on that the dump has to say."""
+        """Pass the tables and blocks of the dump to the threads."""
         try:
             for event in events:
                 if isinstance(event, Block):
@@ -157,7 +157,7 @@ class _Pipeline:
 
 
 class _Tee:
-    """Passes a stream on and gives a copy of the reference to every piece to a channel."""
+    """Reads a stream and also puts each piece into a channel."""
 
     def __init__(self, source: Readable, copies: Channel[bytes]) -> None:
         self._source = source
@@ -171,7 +171,7 @@ class _Tee:
 
 
 class _Chunks:
-    """A stream out of a channel of pieces."""
+    """A stream that reads the pieces of a channel."""
 
     def __init__(self, pieces: Channel[bytes]) -> None:
         self._pieces = iter(pieces)
@@ -192,9 +192,9 @@ def _events(dump: Readable, reader: DumpReader) -> Iterator[TableStarted | Block
 def _without(
     excluded: Collection[str], source: Source, events: Iterable[TableStarted | Block]
 ) -> Iterator[TableStarted | Block]:
-    """Leave tables out before their rows are parsed.
+    """Remove excluded tables before their rows are parsed.
 
-    :raises D1TableNotFoundError: at the end, for a name that neither the dump nor the list of skipped tables has.
+    :raises D1TableNotFoundError: at the end, for a name that is neither in the dump nor among the skipped tables.
     """
     known = {skipped.name for skipped in source.skipped}
     for event in events:

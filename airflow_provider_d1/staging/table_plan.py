@@ -1,4 +1,4 @@
-"""What is fixed about a table before its first row: folder, column names, audit columns, metadata."""
+"""The properties of a table that are known before its first row: folder, column names, audit columns, metadata."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TablePlan:
-    """What is fixed about a table before its first row.
+    """The properties of a table that are known before its first row.
 
     :param schema: as the dump creates it.
     :param folder: of its files.
     :param names: of its columns in the files, in the order of ``schema.columns``.
     :param audit: columns that staging adds.
-    :param metadata: for formats that can keep some.
+    :param metadata: for formats that can store it.
     """
 
     schema: TableSchema
@@ -48,7 +48,7 @@ class TablePlan:
     def cast_rows(
         self, arrays: Sequence[pa.Array], stats: Sequence[ColumnStats], types: Sequence[pa.DataType]
     ) -> pa.Table:
-        """Rows of this table as files hold them.
+        """Rows of this table as written to files.
 
         :param arrays: the table's own columns.
         :param stats: of these rows, or of these and earlier ones of the same types.
@@ -60,7 +60,7 @@ class TablePlan:
 
 
 class Planner:
-    """Decides what is the same for all rows of a table: folder, names, audit columns, metadata."""
+    """Assigns tables their folder, column names, audit columns and metadata."""
 
     def __init__(self, source: Source, options: StagingOptions) -> None:
         self._folders = Folders()

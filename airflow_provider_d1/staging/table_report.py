@@ -1,4 +1,4 @@
-"""What a run says about its tables when the dump has ended: warnings, errors, and their entries in the manifest."""
+"""Warnings and errors about the tables of a complete dump, and their entries in the manifest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def report_values(tables: Sequence[TableWriter], options: StagingOptions) -> None:
-    """Log which values do not fit their declared types and which D1's export may have altered, or fail for them.
+    """Log or refuse values that do not fit their declared types, and values that D1's export may have altered.
 
     :raises D1LossyExportError: with ``on_lossy="fail"``, naming every column.
     :raises D1TypeConflictError: with ``on_type_conflict="fail"``, naming every column.

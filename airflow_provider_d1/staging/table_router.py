@@ -25,12 +25,13 @@ logger = logging.getLogger(__name__)
 
 
 class TableRouter:
-    """Gives every block to its table's writer, and what that finishes to the store. Not thread-safe.
+    """Passes each block to its table's writer, and finished parts to the store. Not thread-safe.
 
-    A table is finished when the dump goes on to another one; should the dump come back to it, it gets more parts. Once
-    a dump has done so, tables that take turns wait for each other, so that not every turn makes a part.
+    A table is finished when the dump continues with another one; if more of its rows follow, it gets more parts. From
+    then on rows of alternating tables are collected before they are written, so that not every change of table makes a
+    part.
 
-    :param emit: takes what is to be stored, in order.
+    :param emit: called with each part or table to store, in order.
     """
 
     def __init__(
@@ -50,15 +51,15 @@ class TableRouter:
         self._emit = emit
         self._writers: dict[str, TableWriter] = {}
         self._current: TableWriter | None = None
-        self._takes_turns = False
-        self._left: dict[str, TableWriter] = {}  # whose rows wait while other tables have their turn
+        self._alternates = False
+        self._left: dict[str, TableWriter] = {}  # tables whose rows wait to be written together
         self._blocks_finished = 0
         self._blocks = 0
         self._exact_rows = 0
         self._fallbacks: Counter[str] = Counter()
 
     def handle(self, item: TableStarted | ParsedBlock) -> None:
-        """Take the next table or block of the dump."""
+        """Process the next table or block of the dump."""
         if isinstance(item, TableStarted):
             self._writers[item.schema.name] = TableWriter(
                 self._planner.plan(item.schema),
@@ -70,7 +71,7 @@ class TableRouter:
             return
         writer = self._writers[item.schema.name]
         if self._current is not None and self._current is not writer:
-            self._takes_turns |= writer.rows > 0
+            self._alternates |= writer.rows > 0
             self._leave(self._current)
         self._current = writer
         self._send(writer, writer.add(item))
@@ -81,7 +82,7 @@ class TableRouter:
             self._exact_rows += item.exact_rows
 
     def end(self) -> None:
-        """Say that the dump has ended: now all types are final.
+        """Finish all tables at the end of the dump, when all types are final.
 
         :raises D1LossyExportError: with ``on_lossy="fail"``, naming every column.
         :raises D1TypeConflictError: with ``on_type_conflict="fail"``, naming every column.
@@ -103,15 +104,15 @@ class TableRouter:
         return tuple(self._writers.values())
 
     def discard(self) -> None:
-        """Close what is open after a failure; nothing more is handed to the store."""
+        """Close open files after a failure, without storing them."""
         for writer in self._writers.values():
             writer.discard()
 
     def _leave(self, writer: TableWriter) -> None:
-        """Finish a table; in a dump that takes turns, all that were left lately, once they are worth it together."""
+        """Finish a table; with alternating tables, finish all waiting ones once they are large enough together."""
         self._left[writer.plan.schema.name] = writer
         few = self._blocks - self._blocks_finished < MOST_BLOCKS and not writer.has_open_file
-        if self._takes_turns and few and sum(w.waiting_bytes for w in self._left.values()) < self._form.batch_bytes:
+        if self._alternates and few and sum(w.waiting_bytes for w in self._left.values()) < self._form.batch_bytes:
             return
         for left in self._left.values():
             self._finish(left, last=False)
@@ -131,11 +132,10 @@ class TableRouter:
         if self._fallbacks:
             count = sum(self._fallbacks.values())
             reasons = ", ".join(f"{reason} ({times})" for reason, times in self._fallbacks.most_common())
-            logger.info(
-                "Left the fast path: blocks=%d of %d (%.1f %%) rows=%d reasons=%s",
+            logger.debug(
+                "Parsed by the exact path: rows=%d blocks=%d of %d reasons=%s",
+                self._exact_rows,
                 count,
                 self._blocks,
-                100 * count / self._blocks,
-                self._exact_rows,
                 reasons,
             )

@@ -1,4 +1,4 @@
-"""What CSV and JSONL share: compressed text files of bounded size, and the text forms of single values."""
+"""Shared by CSV and JSONL: compressed text files of bounded size, and text forms of values."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pyarrow.compute as pc
 from airflow_provider_d1.dump.hex_codec import decode_hex
 from airflow_provider_d1.staging.streams import CompressedFile
 
-#: text is made and compressed in pieces of about this much Arrow data
+#: Arrow data of one piece that is converted to text and compressed, in bytes
 BATCH_BYTES = 4 << 20
 
 
 class TextPart:
     """One compressed text file.
 
-    :param encode: turns rows into text, whole lines.
-    :param header: what the file begins with.
+    :param encode: converts rows to text, in whole lines.
+    :param header: the first bytes of the file.
     """
 
     def __init__(self, path: Path, codec: str | None, encode: Callable[[pa.Table], pa.Buffer], header: bytes) -> None:

@@ -1,6 +1,6 @@
 """A temporary folder for unfinished parts, removed by a later run if its process was killed.
 
-A process that is killed cannot clean up after itself. So each work folder holds a lock file that its owner keeps
+A process that is killed cannot clean up after itself. So each work folder has a lock file that its process keeps
 locked. The system releases the lock when the process ends, and the next run on the machine removes folders that are not
 locked.
 """
@@ -23,16 +23,16 @@ from airflow_provider_d1.storage.folder import WORK_PREFIX
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
-#: a folder without a lock file is one that is just being made, unless it is as old as this
+#: a folder without a lock file is being created, unless it is older than this
 _UNLOCKED_SECONDS = 3600.0
 
 
 @contextmanager
 def work_folder(parent: Path | None) -> Iterator[Path]:
-    """An empty folder for the time of a run, after the removal of those that killed runs have left beside it.
+    """An empty folder for the time of a run; folders that killed runs have left beside it are removed.
 
-    :param parent: where; the system's folder for temporary files when None.
-    :raises OSError: when it cannot be made.
+    :param parent: its parent; None for the system's temporary folder.
+    :raises OSError: when it cannot be created.
     """
     place = Path(tempfile.gettempdir()) if parent is None else parent
     _remove_abandoned(place)
@@ -41,7 +41,7 @@ def work_folder(parent: Path | None) -> Iterator[Path]:
             lock = Path(name) / LOCK
             with lock.open("wb") as held:
                 fcntl.flock(held, fcntl.LOCK_EX)
-                if lock.exists():  # else another run was quicker to lock it, and removed it
+                if lock.exists():  # otherwise another run has locked and removed it
                     yield Path(name)
                     return
 
@@ -55,7 +55,7 @@ def _remove_abandoned(place: Path) -> None:
 
 
 def _remove_if_abandoned(folder: Path) -> None:
-    """Remove a folder whose process has ended; in doubt it has not."""
+    """Remove a folder whose process has ended; in case of doubt, keep it."""
     try:
         handle = os.open(folder / LOCK, os.O_WRONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -64,7 +64,7 @@ def _remove_if_abandoned(folder: Path) -> None:
         return
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        logger.info("Removing %s, which a killed run has left", folder)
+        logger.info("Removing the work folder of a killed run: %s", folder)
         shutil.rmtree(folder)
     finally:
         os.close(handle)

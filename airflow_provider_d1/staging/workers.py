@@ -1,4 +1,4 @@
-"""Worker threads with bounded queues between them; when one fails, all stop."""
+"""Worker threads with bounded queues between them; if one fails, all stop."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Stopped(Exception):  # noqa: N818 # no error of its own: the error is elsewhere
-    """The group was stopped while this thread worked or waited."""
+class Stopped(Exception):  # noqa: N818 # not an error: the error is in another thread
+    """Raised in a worker when the group is shutting down."""
 
 
 class Channel(Generic[T]):
-    """A bounded queue that keeps an order, can be ended by its producer and stopped by any thread.
+    """A bounded, ordered queue that its producer can end and any thread can stop.
 
-    An item's place can be reserved before the item is there, so that workers may deliver in any order what is taken out
-    in the order of the reservations.
+    A place can be reserved before its item exists. So workers may deliver in any order, and items are taken in the
+    order of the reservations.
 
-    :param capacity: how many places may be taken at once; a producer waits for a free one.
+    :param capacity: number of places; a producer waits for a free one.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -33,7 +33,7 @@ class Channel(Generic[T]):
         self._stopped = False
 
     def reserve(self) -> int:
-        """Take the next place, waiting until one is free.
+        """Reserve the next place, waiting until one is free.
 
         :raises Stopped: when the channel is stopped, here and below.
         """
@@ -54,20 +54,20 @@ class Channel(Generic[T]):
         self.deliver(self.reserve(), item)
 
     def end(self) -> None:
-        """Say that nothing more will be reserved."""
+        """End the channel: nothing more will be reserved."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Drop what waits, and turn away everybody, now and later."""
+        """Discard all items; from now on every call raises :class:`Stopped`."""
         with self._changed:
             self._stopped = True
             self._items.clear()
             self._changed.notify_all()
 
     def __iter__(self) -> Iterator[T]:
-        """Take items in order until the end; several threads may share them."""
+        """Take items in order until the end; several threads may iterate."""
         while True:
             with self._changed:
                 self._wait_while(lambda: self._taken not in self._items and not self._is_over())
@@ -89,12 +89,12 @@ class Channel(Generic[T]):
 
 
 class WorkerGroup:
-    """The threads of one staging run. Leaving the ``with`` block waits for them; none outlives it.
+    """The threads of one staging run. The end of the ``with`` block waits for all of them.
 
-    The first error, in whichever thread (the one in the ``with`` block included), stops all others; it is what the
-    block raises.
+    The first error in any thread, including the one with the ``with`` block, stops all others and is raised by the
+    block.
 
-    :param on_stop: called once when a failure stops the group, to interrupt what waits elsewhere than in a channel.
+    :param on_stop: called once when a failure stops the group, to interrupt threads that do not wait in a channel.
     """
 
     def __init__(self, on_stop: Callable[[], None]) -> None:
@@ -114,14 +114,14 @@ class WorkerGroup:
         return made
 
     def start(self, name: str, work: Callable[[], None]) -> None:
-        """Run ``work`` in a thread of its own."""
+        """Run ``work`` in its own thread."""
 
         def run() -> None:
             try:
                 work()
             except Stopped:
                 pass
-            except BaseException as error:  # noqa: BLE001 # it is raised again where the group is waited for
+            except BaseException as error:  # noqa: BLE001 # raised again at the end of the with block
                 self._fail(error)
 
         thread = threading.Thread(target=run, name=f"d1-staging-{name}", daemon=True)
@@ -138,7 +138,7 @@ class WorkerGroup:
             self._fail(error)
         try:
             self._join()
-        except BaseException as interrupt:  # Ctrl-C or a task's termination, while the others were at work
+        except BaseException as interrupt:  # Ctrl-C or a task's termination, while others were working
             self._fail(interrupt)
             self._join()
             raise

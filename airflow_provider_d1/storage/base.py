@@ -1,6 +1,6 @@
-"""The protocol for reading and writing one place: a folder, or a bucket and prefix.
+"""The protocol for reading and writing a folder, or a prefix of a bucket.
 
-Keys are relative to that root and use ``/``. A file appears under its key whole or not at all.
+Keys are relative to that root and use ``/``. A file appears under its key completely or not at all.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Storage(Protocol):
         """Size in bytes; None when there is no such file."""
 
     def local_path(self, key: str) -> Path | None:
-        """The file itself where it is on this machine; None where it has to be fetched."""
+        """The path of a file on this machine; None where it has to be fetched."""
 
     def put_file(self, key: str, path: Path) -> None:
         """Store a local file under a key; the file may be moved rather than copied."""
@@ -44,20 +44,20 @@ class Storage(Protocol):
     def put_stream(self, key: str, stream: io.BufferedIOBase) -> int:
         """Store everything that a stream yields, in bounded memory and without a local copy.
 
-        ``read(n)`` of a buffered stream gives n bytes, and fewer only at the end; boto3 depends on it. When the stream
-        raises, the error passes through and nothing is left under the key.
+        ``read(n)`` of a buffered stream returns n bytes, and fewer only at the end; boto3 depends on it. An error of
+        the stream is raised, and nothing is stored under the key.
 
-        :returns: the stored length in bytes, as the store itself reports it.
+        :returns: the stored length in bytes, as the store reports it.
         """
 
     def replace(self, key: str, data: bytes, *, expected: bytes | None) -> bool:
-        """Store a small file if its present content is what the caller last read.
+        """Store a small file if its content has not changed since the caller read it.
 
         Atomic where the store can compare and replace in one step. Elsewhere two writers can both succeed, so a caller
         has to read the file again afterwards.
 
         :param expected: the content that was read; None when there was no such file.
-        :returns: False when the content is another one by now; nothing is written then.
+        :returns: False when the content has changed; nothing is written then.
         """
 
     def fetch(self, key: str, path: Path) -> None:
@@ -67,28 +67,28 @@ class Storage(Protocol):
         """Content of a small file; None when there is no such key."""
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete files; a key that does not exist is no error."""
+        """Delete files; a missing key is not an error."""
 
     def check_writable(self) -> None:
-        """Find out whether files can be written here, before an export makes a database unavailable for them.
+        """Check that files can be written here, before an export makes a database unavailable.
 
-        :raises D1StagingError: not retryable, when the place does not exist or may not be written.
+        :raises D1StagingError: not retryable, when the root does not exist or cannot be written.
         """
 
     def cancel(self) -> None:
-        """Make the uploads in progress in other threads fail soon, and later ones at once."""
+        """Stop uploads in other threads soon, and later ones at once."""
 
     def discard_unfinished(self, ours: Callable[[str], bool]) -> None:
-        """Remove what interrupted uploads have left, of this process or an earlier one.
+        """Remove unfinished uploads of this process or an earlier one.
 
         :param ours: whether an upload to this key may be removed.
         """
 
 
 def below(root: str, uri: str) -> str | None:
-    """The key of a URI below a root that ends in ``/``; None for a URI elsewhere, or one with ``.`` or ``..`` in it.
+    """The key of a URI below a root that ends in ``/``; None for any other URI, or one with ``.`` or ``..`` in it.
 
-    A store does not resolve dots in a key, but what reads it later, such as a warehouse, may.
+    Stores do not resolve dots in a key, but other readers, such as a warehouse, may.
     """
     if not uri.startswith(root):
         return None

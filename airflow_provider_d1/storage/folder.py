@@ -18,20 +18,20 @@ from urllib.parse import unquote, urlsplit
 from airflow_provider_d1.exceptions import D1StagingError
 from airflow_provider_d1.storage.base import CHUNK
 
-#: what unfinished files and work folders begin with; leftovers of a killed run are known by it
+#: prefix of unfinished files and work folders, by which leftovers of a killed run are found
 WORK_PREFIX = ".d1-staging-"
 
 #: an unfinished file at the root is a leftover when it is older
 _DAY_SECONDS = 86_400.0
-#: how often a folder is made again that another run has just removed because it was empty
+#: how often to create a folder again that another run has removed because it was empty
 _ATTEMPTS = 10
 
 
 class FolderStorage:
     """A folder of the local file system, or of a network share mounted into it.
 
-    Files are written beside their final path, flushed to disk and renamed, so that neither a reader nor a power failure
-    leaves half a file. The folder is created by the first write.
+    Files are written beside their final path, flushed to disk and renamed, so that a reader never finds an incomplete
+    file, even after a power failure. The first write creates the folder.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -40,11 +40,11 @@ class FolderStorage:
         self._created = not self.path.exists()
 
     def uri(self, key: str) -> str:
-        """``file:///…``, with what a URI cannot hold percent-encoded."""
+        """``file:///…``, with reserved characters percent-encoded."""
         return self._target(key).as_uri()
 
     def key(self, uri: str) -> str | None:
-        """Key of a ``file:///…`` URI; links are followed, so that none leads out of the folder."""
+        """Key of a ``file:///…`` URI; links are resolved, so that none can refer to a file outside."""
         parts = urlsplit(uri)
         if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
             return None
@@ -66,7 +66,7 @@ class FolderStorage:
         ]
 
     def list(self, folder: str = "") -> dict[str, int]:
-        """Regular files; symbolic links are not followed, unfinished files not shown."""
+        """Regular files; symbolic links are not followed, unfinished files are not listed."""
         root = self._target(folder) if folder else self.path
         return {file.relative_to(self.path).as_posix(): size for file, size in _files(root)}
 
@@ -76,7 +76,7 @@ class FolderStorage:
         return path.stat().st_size if path.is_file() else None
 
     def local_path(self, key: str) -> Path:
-        """The file itself."""
+        """The file's path."""
         return self._target(key)
 
     def put_file(self, key: str, path: Path) -> None:
@@ -124,14 +124,14 @@ class FolderStorage:
         folders: set[Path] = set()
         for key in keys:
             target = self._target(key)
-            if os.path.lexists(target):  # on a read-only file system it is an error even to remove nothing
+            if os.path.lexists(target):  # on a read-only file system unlink fails even for a missing file
                 target.unlink(missing_ok=True)
             folders.add(target.parent)
         for folder in folders:
             self._prune(folder)
 
     def check_writable(self) -> None:
-        """Make an empty folder and remove it, in this folder or the nearest one above it that exists."""
+        """Create and remove an empty folder, in this folder or its nearest existing parent."""
         folder = self.path
         while not folder.exists():
             folder = folder.parent
@@ -146,7 +146,7 @@ class FolderStorage:
         self._cancelled.set()
 
     def discard_unfinished(self, ours: Callable[[str], bool]) -> None:
-        """Remove unfinished files; at the root, where ``ours`` cannot tell whose they are, those older than a day."""
+        """Remove unfinished files; at the root, where their run is unknown, those older than a day."""
         for entry in _scan(self.path):
             if entry.is_dir(follow_symlinks=False):
                 for inner in _scan(Path(entry.path)):
@@ -158,14 +158,14 @@ class FolderStorage:
 
     def _target(self, key: str) -> Path:
         if not key or ".." in Path(key).parts or Path(key).is_absolute():
-            raise D1StagingError(f"{key!r} is not inside the staging folder")
+            raise D1StagingError(f"key {key!r} is not inside the staging folder")
         return self.path / key
 
     def _parent_made(self, key: str) -> Path:
         self._stop_if_cancelled()
         target = self._target(key)
         for _ in range(_ATTEMPTS):
-            # between two steps of it another run may remove an empty parent
+            # meanwhile another run may remove an empty parent
             with contextlib.suppress(FileNotFoundError):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 break
@@ -207,10 +207,10 @@ class FolderStorage:
 
     def _stop_if_cancelled(self) -> None:
         if self._cancelled.is_set():
-            raise D1StagingError("The staging run was stopped")
+            raise D1StagingError("the staging run was stopped")
 
     def _prune(self, folder: Path) -> None:
-        """Remove a folder that has become empty; the root only if this object made it."""
+        """Remove a folder that has become empty; the root only if this object created it."""
         while folder != self.path.parent and (folder != self.path or self._created):
             try:
                 folder.rmdir()
@@ -247,7 +247,7 @@ def _age(entry: os.DirEntry[str]) -> float:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a folder; without one where the file system has none (some network shares)."""
+    """Hold an exclusive lock on a folder; ignored where the file system has no locks (some network shares)."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
@@ -258,7 +258,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; not every file system allows it, and none needs it for correctness."""
+    """Make a rename durable, where the file system allows it; not needed for correctness."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,6 +1,6 @@
-"""Staged files in a store that fsspec reaches: Google Cloud Storage, Azure, a network share.
+"""Staged files in a store that fsspec supports: Google Cloud Storage, Azure, a network share.
 
-The caller brings the path; importing this module loads neither fsspec nor Airflow.
+The caller passes the path; importing this module imports neither fsspec nor Airflow.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from airflow_provider_d1.storage.base import CHUNK, below
 
 
 class ObjectStorage:
-    """A prefix of an object store that fsspec knows.
+    """A prefix of an object store that fsspec supports.
 
-    Whether a file appears only when its upload is complete depends on the store's fsspec package, so readers go by the
-    manifest. fsspec does not show the unfinished uploads of a killed process: a lifecycle rule of the bucket removes
+    Whether a file appears only when its upload is complete depends on the store's fsspec package, so readers use the
+    manifest. fsspec does not list the unfinished uploads of a killed process; a lifecycle rule of the bucket can remove
     them.
 
-    :param path: Airflow's ``ObjectStoragePath`` of the prefix; its ``conn_id`` gives the credentials. URIs are written
-        without it.
+    :param path: Airflow's ``ObjectStoragePath`` of the prefix; its ``conn_id`` provides the credentials. URIs are
+        written without it.
     """
 
     def __init__(self, path: Any) -> None:  # noqa: ANN401 # Airflow's class, which this package does not import
@@ -45,7 +45,7 @@ class ObjectStorage:
         return below(self.uri(""), f"{scheme}://{netloc.rpartition('@')[2]}{slash}{path}")
 
     def folders(self) -> list[str]:
-        """Folders at the root, as the store has them now."""
+        """Folders at the root, without fsspec's cache."""
         self._fs.invalidate_cache()
         try:
             found = self._fs.ls(self._root, detail=True)
@@ -54,7 +54,7 @@ class ObjectStorage:
         return [info["name"].rstrip("/").rpartition("/")[2] for info in found if info["type"] == "directory"]
 
     def list(self, folder: str = "") -> dict[str, int]:
-        """Files below a folder, as the store has them now."""
+        """Files below a folder, without fsspec's cache."""
         self._fs.invalidate_cache()
         try:
             found = self._fs.find(self._target(folder) if folder else self._root, detail=True)
@@ -73,7 +73,7 @@ class ObjectStorage:
         return size
 
     def local_path(self, key: str) -> None:
-        """Never on this machine."""
+        """Always None."""
 
     def put_file(self, key: str, path: Path) -> None:
         """Upload a file."""
@@ -87,7 +87,7 @@ class ObjectStorage:
         self._fs.pipe_file(self._target(key), data)
 
     def put_stream(self, key: str, stream: io.BufferedIOBase) -> int:
-        """Upload a stream of unknown length, a few mebibytes in memory at a time."""
+        """Upload a stream of unknown length, with a few mebibytes in memory."""
         self._stop_if_cancelled()
         self._make_folder(key)
         file = self._fs.open(self._target(key), "wb")
@@ -123,7 +123,7 @@ class ObjectStorage:
         return content
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete files one by one; one that is gone already is no error."""
+        """Delete files one by one; a missing file is not an error."""
         for key in keys:
             with contextlib.suppress(FileNotFoundError):
                 self._fs.rm_file(self._target(key))
@@ -139,7 +139,7 @@ class ObjectStorage:
                 " and permissions of its connection",
                 retryable=False,
             ) from error
-        with contextlib.suppress(OSError):  # without the permission to delete, an empty file stays
+        with contextlib.suppress(OSError):  # without permission to delete, an empty file remains
             self.delete([key])
 
     def cancel(self) -> None:
@@ -147,21 +147,21 @@ class ObjectStorage:
         self._cancelled.set()
 
     def discard_unfinished(self, ours: Callable[[str], bool]) -> None:
-        """Do nothing: fsspec shows no unfinished uploads."""
+        """Do nothing: fsspec does not list unfinished uploads."""
 
     def _target(self, key: str) -> str:
         return f"{self._root}/{key}"
 
     def _make_folder(self, key: str) -> None:
-        """Stores with real folders need them made; in a bucket this does nothing or no harm."""
+        """Create the folder, which stores with real folders need; in a bucket this has no effect."""
         if "/" in key:
             self._fs.makedirs(self._target(key).rpartition("/")[0], exist_ok=True)
 
     def _discard(self, file: Any, key: str) -> None:  # noqa: ANN401 - see __init__
-        """Abort an upload; whatever the store holds of it goes, and the first error stays in sight."""
+        """Abort an upload and delete the file; errors are ignored in favour of the first one."""
         with contextlib.suppress(Exception):
             file.discard()
-        # closing is what completes an upload, and a garbage collector closes files too
+        # closing completes an upload, and the garbage collector closes files too
         with contextlib.suppress(Exception):
             file.closed = True
         with contextlib.suppress(Exception):
@@ -169,4 +169,4 @@ class ObjectStorage:
 
     def _stop_if_cancelled(self) -> None:
         if self._cancelled.is_set():
-            raise D1StagingError("The staging run was stopped")
+            raise D1StagingError("the staging run was stopped")

@@ -1,6 +1,6 @@
-"""Staged files in S3, or in a store that speaks its protocol.
+"""Staged files in S3 or an S3-compatible store.
 
-The caller brings the client or Airflow's hook; importing this module loads neither boto3 nor Airflow.
+The caller passes the client or Airflow's hook; importing this module imports neither boto3 nor Airflow.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 _CONNECTIONS = 36
 #: boto3 splits larger files; for smaller ones its transfer manager costs more time than the request
 _SINGLE_REQUEST_BYTES = 8 << 20
-#: S3 takes at most so many keys in one DeleteObjects call
+#: S3's limit of keys in one DeleteObjects call
 _DELETE_BATCH = 1000
-#: of the arguments of an upload, those that reading the object back needs too
+#: arguments of an upload that are also needed to read the object
 _READ_ARGS = frozenset(
     {"SSECustomerAlgorithm", "SSECustomerKey", "SSECustomerKeyMD5", "RequestPayer", "ExpectedBucketOwner"}
 )
 _OWNER_ARGS = frozenset({"RequestPayer", "ExpectedBucketOwner"})
-#: how S3 says that an object is not the one that If-Match or If-None-Match names
+#: codes for an object that does not match If-Match or If-None-Match
 _CHANGED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "409"})
-#: key of an upload that is begun and aborted
+#: key of the upload of the write check, which is aborted
 _CHECK_KEY = "_d1_write_check"
-#: what waiting does not change
+#: permanent errors of the write check
 _NOT_WRITABLE = frozenset(
     {
         "AccessDenied",
@@ -47,21 +47,21 @@ _NOT_WRITABLE = frozenset(
         "SignatureDoesNotMatch",
     }
 )
-#: how a store says that it has no conditional writes
+#: codes of stores without conditional writes
 _UNCONDITIONAL = frozenset({"NotImplemented", "InvalidArgument", "InvalidRequest", "501"})
 
 
 class S3Storage:
     """A prefix of an S3 bucket.
 
-    An object appears when its upload is complete, never before; an upload that fails is aborted, so that no parts of
-    it linger and cost money.
+    An object appears when its upload is complete, never before; an upload that fails is aborted, so that its
+    parts do not remain and cost money.
 
     :param hook: the Amazon provider's ``S3Hook``, or a boto3 S3 client.
     :param bucket: name of the bucket.
-    :param prefix: where in the bucket; leading and trailing slashes do not count.
-    :param extra_args: arguments of every upload as boto3's ``ExtraArgs`` has them (KMS key, storage class, tags …), on
-        top of the hook's own.
+    :param prefix: the prefix in the bucket; leading and trailing slashes are ignored.
+    :param extra_args: arguments of every upload as boto3's ``ExtraArgs`` has them (KMS key, storage class, tags …), in
+        addition to the hook's.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class S3Storage:
         if hasattr(self.hook, "get_client_type"):
             from botocore.config import Config
 
-            # a connection for each part that is stored at the same time, unless the Airflow connection says otherwise
+            # one HTTP connection for each parallel upload, unless the Airflow connection sets another number
             return self.hook.get_client_type(config=Config(max_pool_connections=_CONNECTIONS).merge(self.hook.config))
         return self.hook.get_conn() if hasattr(self.hook, "get_conn") else self.hook
 
@@ -124,7 +124,7 @@ class S3Storage:
         return size
 
     def local_path(self, key: str) -> None:
-        """Never on this machine."""
+        """Always None."""
 
     def put_file(self, key: str, path: Path) -> None:
         """Upload a file: a small one in one request, a large one in parts that are read from disk as they are sent."""
@@ -148,9 +148,9 @@ class S3Storage:
         self._client.put_object(Bucket=self._bucket, Key=self._root + key, Body=data, **self._extra_args)
 
     def put_stream(self, key: str, stream: io.BufferedIOBase) -> int:
-        """Upload a stream of unknown length in parts; a few of them are in memory at a time.
+        """Upload a stream of unknown length in parts, with a few of them in memory.
 
-        The stream must not give short reads (``io.BufferedReader`` does not): boto3 takes one for the end.
+        The stream must not return short reads (``io.BufferedReader`` does not): boto3 takes one for the end.
         """
         self._stop_if_cancelled()
         self._client.upload_fileobj(
@@ -166,7 +166,7 @@ class S3Storage:
         return length
 
     def replace(self, key: str, data: bytes, *, expected: bytes | None) -> bool:
-        """Put with If-Match or If-None-Match; without a condition where the store has none."""
+        """Put with If-Match or If-None-Match; unconditionally where the store does not support conditions."""
         content, tag = self._read(key)
         if content != expected:
             return False
@@ -197,7 +197,7 @@ class S3Storage:
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects.
 
-        :raises D1StagingError: when S3 refuses some; the message has the first one's reason.
+        :raises D1StagingError: when S3 refuses some; the message has the reason for the first one.
         """
         names = [self._root + key for key in keys]
         for start in range(0, len(names), _DELETE_BATCH):
@@ -208,17 +208,17 @@ class S3Storage:
             if errors := answer.get("Errors"):
                 first = errors[0]
                 raise D1StagingError(
-                    f"S3 would not delete {len(errors)} objects; s3://{self._bucket}/{first.get('Key')}: "
+                    f"S3 did not delete {len(errors)} objects; the first is s3://{self._bucket}/{first.get('Key')}: "
                     f"{first.get('Code')} {first.get('Message')}"
                 )
 
     def check_writable(self) -> None:
-        """Begin a multipart upload and abort it: that takes the permission to write, and no object appears."""
+        """Start and abort a multipart upload, which requires the permission to write and creates no object."""
         from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError
 
         target = {"Bucket": self._bucket, "Key": f"{self._root}{_CHECK_KEY}"}
         try:
-            # some stores begin an upload to a bucket that does not exist
+            # some stores start an upload to a bucket that does not exist
             self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._root, MaxKeys=1, **self._only(_OWNER_ARGS))
             upload = self._client.create_multipart_upload(**target, **self._extra_args)
         except (NoCredentialsError, PartialCredentialsError) as error:
@@ -228,15 +228,15 @@ class S3Storage:
             if answer.get("Code") not in _NOT_WRITABLE:
                 raise
             raise self._not_writable(f"{answer['Code']}: {answer.get('Message', '')}") from error
-        with contextlib.suppress(ClientError):  # without the permission to abort it, a lifecycle rule removes it
+        with contextlib.suppress(ClientError):  # without permission to abort, a lifecycle rule has to remove it
             self._client.abort_multipart_upload(**target, UploadId=upload["UploadId"], **self._only(_OWNER_ARGS))
 
     def cancel(self) -> None:
-        """Let uploads fail at their next piece."""
+        """Stop uploads at their next piece."""
         self._cancelled.set()
 
     def discard_unfinished(self, ours: Callable[[str], bool]) -> None:
-        """Abort multipart uploads under the prefix whose key a staging run could have been writing."""
+        """Abort multipart uploads under the prefix for whose key ``ours`` is true."""
         pages = self._client.get_paginator("list_multipart_uploads").paginate(
             Bucket=self._bucket, Prefix=self._root, **self._only(_OWNER_ARGS)
         )
@@ -268,11 +268,11 @@ class S3Storage:
 
     def _stop_if_cancelled(self, _bytes_sent: int = 0) -> None:
         if self._cancelled.is_set():
-            raise D1StagingError("The staging run was stopped")
+            raise D1StagingError("the staging run was stopped")
 
 
 def _transfer_config() -> TransferConfig:
-    """Four requests at a time with 8 MiB each: enough to fill a worker's network, and bounded memory."""
+    """Four requests at a time with 8 MiB each: enough for a worker's network, with bounded memory."""
     from boto3.s3.transfer import TransferConfig
 
     return TransferConfig(max_concurrency=4)

@@ -1,4 +1,4 @@
-"""A D1 database into any object store that Airflow reaches, as typed files with a manifest."""
+"""Stage a D1 database in any object store that Airflow supports, as typed files with a manifest."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class D1ToObjectStorageOperator(D1ToStagingOperator):
     """Stage a D1 database under ``path``: ``{path}/{run}/{table}/part-00000.parquet`` … and ``{path}/_manifest.json``.
 
     Each database needs a path of its own. For S3,
-    :class:`~airflow_provider_d1.transfers.d1_to_s3.D1ToS3Operator` is faster and also clears away unfinished uploads.
+    :class:`~airflow_provider_d1.transfers.d1_to_s3.D1ToS3Operator` is faster, and also removes unfinished uploads.
 
     :param path: what ``ObjectStoragePath`` takes: ``gs://connection@bucket/prefix``, ``abfs://…``, ``file:///…``. The
         store's provider package must be installed. (templated)

@@ -1,4 +1,4 @@
-"""A D1 database into S3 as typed files with a manifest."""
+"""Stage a D1 database in S3 as typed files with a manifest."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class D1ToS3Operator(D1ToStagingOperator):
     ``.expand(database=[…])``.
 
     :param s3_bucket: the bucket's name. (templated)
-    :param s3_prefix: where in the bucket. (templated)
-    :param aws_conn_id: Airflow connection for S3, None for boto3's own ways to find credentials. (templated)
-    :param extra_args: boto3's ``ExtraArgs`` of each upload (KMS key, storage class, tags …), on top of the
+    :param s3_prefix: the prefix in the bucket. (templated)
+    :param aws_conn_id: Airflow connection for S3, None for boto3's default credentials. (templated)
+    :param extra_args: boto3's ``ExtraArgs`` of each upload (KMS key, storage class, tags …), in addition to the
         connection's. (templated)
 
     All parameters of :class:`~airflow_provider_d1.transfers.staging.D1ToStagingOperator` apply too.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KEY = "d1_export"
-#: time that must be left on a URL to begin a download
+#: the shortest remaining validity of a URL with which a download is started
 MARGIN = timedelta(minutes=5)
 
 
@@ -25,7 +25,7 @@ class FinishedExport:
     URL expires; a store that fails is ignored.
 
     :param context: the task's context.
-    :param request: what was asked for, as plain JSON.
+    :param request: the export's request as plain JSON.
     """
 
     def __init__(self, context: Mapping[str, Any], request: Mapping[str, Any]) -> None:
@@ -41,7 +41,7 @@ class FinishedExport:
             return None
         try:
             state = self._store.get(KEY)
-        except Exception as error:  # noqa: BLE001 - whatever failed in the store, a new export replaces it
+        except Exception as error:  # noqa: BLE001 - on any failure of the store the task exports again
             log.warning("Could not read the task's state: %s", type(error).__name__)
             return None
         if not isinstance(state, Mapping) or state.get("signature") != self._signature:
@@ -64,7 +64,7 @@ class FinishedExport:
             log.warning("Could not keep the export for a retry: %s", type(error).__name__)
 
     def forget(self) -> None:
-        """Delete it: it is staged, or cannot be used any more."""
+        """Delete the export, which is staged or unusable."""
         if self._store is None:
             return
         try:

@@ -1,4 +1,4 @@
-"""The base of the transfers into staged files: get an export, stage it, return a summary."""
+"""Base of the transfers into staged files: get an export, stage it, return a summary."""
 
 from __future__ import annotations
 
@@ -57,10 +57,9 @@ class D1ToStagingOperator(D1ExportOperator):
     :param parse_temporal: convert text columns in which every value is a date or a timestamp of one form. (templated)
     :param audit_columns: add ``_d1_database``, ``_d1_bookmark`` and ``_loaded_at`` to every table. (templated)
     :param column_names: ``"preserve"`` the column names of D1, or convert them to ``"snake_case"``. (templated)
-    :param replace: False refuses a place that has a manifest already. A place with runs of another database is refused
-        unless ``"any"`` allows to replace them. (templated)
-    :param keep_runs: how many complete runs stay in the prefix, the new one included; None keeps all of them.
-        (templated)
+    :param replace: False refuses a destination that already has a manifest; one with runs of another database is
+        refused unless ``"any"`` is given. (templated)
+    :param keep_runs: how many complete runs to keep in the prefix, including the new one; None keeps all. (templated)
     :param temp_dir: for a few unfinished files; None for the worker's temporary folder. (templated)
 
     All parameters of :class:`~airflow_provider_d1.operators.d1.D1ExportOperator` apply too. Returns::
@@ -69,14 +68,14 @@ class D1ToStagingOperator(D1ExportOperator):
          "database_id": …, "bookmark": …, "rows": …, "bytes": …, "tables": {"users": {"rows": 3, "uris": ["…"]}}}
 
     ``manifest`` is this run's own and does not change, so a task that loads it loads this run. ``latest`` is the
-    manifest of the newest run. Two runs at once do not disturb each other.
+    manifest of the newest run. Concurrent runs do not affect each other.
 
     The events of the task's ``outlets`` get an extra with ``manifest``, ``latest``, ``run``, ``database_id``,
     ``database_name``, ``bookmark``, ``rows`` and ``bytes``, so that a DAG that is scheduled by the asset can load this
     run. An ``AssetAlias`` among the outlets gets an event of the database's ``d1://`` asset.
 
-    Where Airflow has a ``task_state_store`` (3.3), a retry within the URL's hour stages the export that an earlier try
-    has finished instead of blocking the database again.
+    Where Airflow has a ``task_state_store`` (3.3), a retry within the URL's hour stages the export of an earlier
+    attempt instead of blocking the database again.
     """
 
     template_fields: Sequence[str] = (
@@ -171,7 +170,7 @@ class D1ToStagingOperator(D1ExportOperator):
         return result
 
     def _check_prefix(self) -> None:
-        """Refuse the place before the export, which would make the database unavailable for nothing."""
+        """Check the prefix before the export, which makes the database unavailable."""
         from airflow_provider_d1.staging.prefix import check_prefix
 
         hook = self.hook
@@ -292,12 +291,12 @@ class D1ToStagingOperator(D1ExportOperator):
                 "tables before the export and has them now. Export again.",
                 retryable=self.export is None,
             )
-        self.log.warning("Dropped before the export began, and not in the dump: %s", abridged(missing))
+        self.log.warning("Tables dropped before the export, and not in the dump: %s", abridged(missing))
 
     def _refuse_without_schema(self, no_schema: bool) -> None:
         if no_schema and self.file_format != "sql":
             raise D1ConfigurationError(
-                "no_schema=True needs file_format='sql': the other formats take the columns from the CREATE statements."
+                "no_schema=True needs file_format='sql': the other formats need the CREATE TABLE statements."
             )
 
     def _finished_export(self, context: Context) -> FinishedExport:
@@ -305,14 +304,14 @@ class D1ToStagingOperator(D1ExportOperator):
 
 
 def _owner(context: Mapping[str, Any]) -> str | None:
-    """What all attempts of one task instance have in common."""
+    """Identifies a task instance over all its attempts."""
     ti = context.get("ti")
     parts = [getattr(ti, name, None) for name in ("dag_id", "task_id", "run_id", "map_index")]
     return None if parts[0] is None else "/".join(map(str, parts))
 
 
 def summary(manifest: Manifest, storage: Storage) -> dict[str, Any]:
-    """What a transfer returns: enough to load the tables, and to know their origin.
+    """A transfer's return value: what is needed to load the tables, and their origin.
 
     With ``file_format="sql"`` there are no tables and no rows counted; the manifest lists the dump.
     """

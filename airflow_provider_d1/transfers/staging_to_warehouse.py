@@ -1,4 +1,4 @@
-"""Staged files with a manifest into a warehouse."""
+"""Load staged files with a manifest into a warehouse."""
 
 from __future__ import annotations
 

@@ -12,13 +12,13 @@ from airflow_provider_d1.triggers.single_event import SingleEventTrigger
 class D1ExportTrigger(SingleEventTrigger):
     """Export a D1 database and send one event with the result (:mod:`~airflow_provider_d1.triggers.events`).
 
-    D1 cancels an export that is not polled for 15 seconds, so the export is started where it is polled. When a
+    D1 cancels an export that is not polled for 15 seconds, so the process that polls an export also starts it. When a
     triggerer stops or releases its triggers, another one calls :meth:`run` again, which waits until D1 has cancelled
     the first export and starts a new one. There is no ``on_kill`` and no ``cleanup``: D1 has no call that ends an
-    export, it is enough not to poll, and Airflow also calls both when a trigger only moves to another triggerer.
+    export, not polling is enough, and Airflow also calls both when a trigger only moves to another triggerer.
 
     :param request: an :class:`~airflow_provider_d1.cloudflare.models.ExportRequest` as a dict.
-    :param deadline: Unix time at which the export ends in any case: absolute, as ``run()`` may begin more than once.
+    :param deadline: latest end of the export, as Unix time: absolute, as ``run()`` may begin more than once.
     :param d1_conn_id: the connection; its secrets are read here and are never among the arguments.
     :param options: the request's options as keywords, as version 0.1 stored them.
     """

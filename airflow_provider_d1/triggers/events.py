@@ -39,7 +39,7 @@ def exported(event: object) -> D1Export:
 
     :return: the finished export.
     :raises D1Error: the error that the event reports, of its own class; :class:`D1ExportError` for an event that
-        neither :func:`success` nor :func:`failure` has written.
+        :func:`success` and :func:`failure` do not write.
     """
     success = _success(event, D1ExportError)
     try:
@@ -76,7 +76,7 @@ def _success(event: object, kind: type[D1Error]) -> Mapping[str, Any]:
         return event
     message = event.get("message")
     if not isinstance(message, str) or not message:
-        message = "The trigger gave no reason."
+        message = "The trigger reported no reason."
     if status == "timeout":
         raise D1ExportTimeoutError(message)
     if status == "error":

@@ -120,7 +120,7 @@ def test_a_store_that_keeps_less_than_was_sent_is_found_out(server, bucket, monk
         "upload_fileobj",
         lambda stream, *args, **kwargs: whole(io.BytesIO(stream.read(10)), *args, **kwargs),
     )
-    with pytest.raises(D1StagingError, match="should have"):
+    with pytest.raises(D1StagingError, match=r"expected [0-9]+ bytes"):
         stage(io.BytesIO(b"x" * 1000), S3Storage(client, bucket, "raw/shop"), StagingOptions(file_format="sql"), SOURCE)
     assert everything(server, bucket) == set()
 
@@ -198,7 +198,7 @@ def test_replace_false_refuses_before_reading_anything(server, bucket, storage) 
     stage(io.BytesIO(b"one"), storage, StagingOptions(file_format="sql"), SOURCE)
     before = everything(server, bucket)
     dump = io.BytesIO(b"two")
-    with pytest.raises(D1StagingError, match="replace is False") as refused:
+    with pytest.raises(D1StagingError, match="replace=False") as refused:
         stage(dump, storage, StagingOptions(file_format="sql", replace=False), SOURCE)
     assert not refused.value.retryable
     assert dump.tell() == 0

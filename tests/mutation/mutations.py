@@ -387,7 +387,7 @@ MUTATIONS = (
         "a clean-up step that fails does not stop the others",
         "staging",
         "Prefix._clean_up",
-        'logger.warning("Files beside run %s could not be removed: %s", run.id, error)',
+        'logger.warning("Run %s: old or unfinished files could not be removed: %s", run.id, error)',
         "raise",
         ("tests/unit/staging/test_prefix.py",),
     ),
@@ -956,7 +956,7 @@ MUTATIONS = (
     Mutation(
         "the strings of each row are counted",
         "dump/classify",
-        "_prove_strings",
+        "_verify_strings",
         "wrong.any()",
         "False",
         ("tests/unit/dump/test_blocks.py",),

@@ -39,7 +39,7 @@ KEY = "CREATE TABLE t(id INTEGER PRIMARY KEY, b);\n"
         ),
         (TABLE + "INSERT INTO t(a,c) VALUES(1,2);", "byte 41: table 't': INSERT names the unknown column 'c'"),
         (TABLE + "INSERT INTO t(a,A) VALUES(1,2);", "byte 41: table 't': INSERT names a column twice"),
-        (TABLE + "INSERT INTO u VALUES(1);", "byte 41: table 'u': INSERT before any CREATE TABLE of its table"),
+        (TABLE + "INSERT INTO u VALUES(1);", "byte 41: table 'u': INSERT before CREATE TABLE"),
         (
             "INSERT INTO u VALUES(1);",
             "table 'u': the dump has INSERT but no CREATE TABLE: export it again without no_schema",
@@ -50,7 +50,7 @@ KEY = "CREATE TABLE t(id INTEGER PRIMARY KEY, b);\n"
         ),
         (
             TABLE + "CREATE TRIGGER g AFTER INSERT ON t BEGIN SELECT 1; END;\nINSERT INTO t VALUES(1,2);",
-            "byte 97: table 't': INSERT would fire a trigger that the dump created before it",
+            "byte 97: table 't': INSERT would run a trigger that the dump has created before it",
         ),
         (TABLE + "CREATE TABLE T(a);", "byte 41: table 'T': table is created twice"),
         ("SELECT 1;", "byte 0: unexpected statement: 'SELECT 1'"),
@@ -60,7 +60,10 @@ KEY = "CREATE TABLE t(id INTEGER PRIMARY KEY, b);\n"
             "byte 41: table 't': dump ends inside a statement: it is incomplete",
         ),
         ("", "byte 0: dump is empty; D1 writes at least a PRAGMA, even for an empty database"),
-        ("CREATE VIRTUAL TABLE f USING fts5(x);", "byte 0: a dump cannot hold the rows of a virtual table"),
+        (
+            "CREATE VIRTUAL TABLE f USING fts5(x);",
+            "byte 0: CREATE VIRTUAL TABLE: a dump cannot contain the rows of a virtual table",
+        ),
         ("CREATE TABLE t(a, A);", "byte 19: table 't': CREATE TABLE: column 'A' is defined twice"),
         ("CREATE TABLE t(a PRIMARY KEY, b PRIMARY KEY);", "table 't': CREATE TABLE: more than one PRIMARY KEY"),
         ("CREATE TABLE t(a", "byte 0: table 't': dump ends inside a statement: it is incomplete"),
@@ -82,8 +85,8 @@ def test_a_cell_that_the_exporter_could_not_write() -> None:
         with pytest.raises(D1DumpError) as caught:
             read_with_ours(dump.encode())
         assert str(caught.value) == (
-            f"byte {dump.index('ERROR')}: table 't': the exporter wrote ERROR in place of a value that it could not"
-            " represent. Export again; if the word stays, correct or remove the value in D1"
+            f"byte {dump.index('ERROR')}: table 't': the exporter wrote ERROR instead of a value that it could not"
+            " represent. Export again; if ERROR remains, correct or remove the value in D1"
         )
 
 

@@ -57,8 +57,8 @@ def test_it_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
         (["--database", "=x.sql"], "'=x.sql' is not NAME=FILE"),
         (["--dump", "big="], "'big=' is not NAME=FILE"),
         (["--dump", "big"], "'big' is not NAME=FILE"),
-        (["--fault", "nonsense"], "no fault is called 'nonsense'"),
-        (["--fault", "html_errors=many"], "html_errors takes a int, not 'many'"),
+        (["--fault", "nonsense"], "unknown fault 'nonsense'"),
+        (["--fault", "html_errors=many"], "html_errors: expected int, got 'many'"),
         (["--speed", "0"], "speed must be above 0"),
     ],
 )

@@ -197,7 +197,7 @@ def test_control_route(api) -> None:
     assert (patched.json()["no_range"], api.emulator.faults.export_seconds) == (True, 2.0)
     refused = api.plain.patch(f"{control}/faults", json={"nonsense": 1})
     assert refused.status_code == 400
-    assert "no fault is called 'nonsense'" in refused.json()["error"]
+    assert "unknown fault 'nonsense'" in refused.json()["error"]
     assert api.plain.patch(f"{control}/faults", content="[").status_code == 400
     assert api.plain.patch(f"{control}/faults", content="7").status_code == 400
     assert api.plain.delete(f"{control}/faults").json()["no_range"] is False
@@ -214,7 +214,7 @@ def test_control_route(api) -> None:
 def test_faults_from_the_constructor() -> None:
     with Emulator(faults={"no_d1_right": True, "export_parts": "7"}) as emulator:
         assert (emulator.faults.no_d1_right, emulator.faults.export_parts) == (True, 7)
-    with pytest.raises(ValueError, match="no fault is called 'nonsense'"):
+    with pytest.raises(ValueError, match="unknown fault 'nonsense'"):
         Emulator(faults={"nonsense": 1})
 
 

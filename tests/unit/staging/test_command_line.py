@@ -124,7 +124,7 @@ def test_every_option_arrives(tmp_path: Path) -> None:
     assert_folder_is_what_the_manifest_lists(manifest, tmp_path / "out")
     again = run("-", tmp_path / "out", "--no-replace", stdin=dump)
     assert again.returncode == 1
-    assert b"replace is False" in again.stderr
+    assert b"replace=False" in again.stderr
     assert list((tmp_path / "tmp").iterdir()) == []
 
 

@@ -58,7 +58,7 @@ def test_a_file_of_somebody_else_is_never_overwritten(used: bool, tmp_path: Path
 def test_replace_false_refuses_a_manifest(tmp_path: Path) -> None:
     staged(tmp_path, dump_of("one"))
     dump = io.BytesIO(dump_of("two"))
-    with pytest.raises(D1StagingError, match="replace is False"):
+    with pytest.raises(D1StagingError, match="replace=False"):
         stage_into_folder(dump, FolderStorage(tmp_path), StagingOptions(replace=False), Source())
     assert dump.tell() == 0
 

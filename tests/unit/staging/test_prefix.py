@@ -96,7 +96,7 @@ def test_what_may_be_the_same_database_is_not_refused(there: Source, here: Sourc
 
 def test_replace_false_refuses_any_manifest(tmp_path: Path) -> None:
     before = stage_text(FolderStorage(tmp_path), "x")
-    with pytest.raises(D1StagingError, match="replace is False") as refused:
+    with pytest.raises(D1StagingError, match="replace=False") as refused:
         stage_text(FolderStorage(tmp_path), "y", options(replace=False))
     assert not refused.value.retryable
     assert current(tmp_path) == before
@@ -166,7 +166,7 @@ def test_a_manifest_that_cannot_be_read_is_replaced(tmp_path: Path, caplog: pyte
     (tmp_path / MANIFEST_KEY).write_text("not json")
     manifest = stage_text(FolderStorage(tmp_path), "x")
     assert current(tmp_path) == manifest
-    assert any("cannot be read and will be replaced" in message for message in caplog.messages)
+    assert any("is malformed and will be replaced" in message for message in caplog.messages)
 
 
 CLEAN_UP = ["folders", "discard_unfinished"]

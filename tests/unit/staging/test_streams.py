@@ -103,7 +103,7 @@ def test_a_damaged_file_is_an_error_and_never_a_short_dump(packing: str, damage:
             del packed[len(packed) // 2 :]
         case _:
             packed[-3] ^= 0x55
-    with pytest.raises(D1DumpError, match="cut off or damaged"):
+    with pytest.raises(D1DumpError, match="truncated or damaged"):
         io.BufferedReader(UnpackingReader(io.BufferedReader(io.BytesIO(bytes(packed))))).read()
 
 

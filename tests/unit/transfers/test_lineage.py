@@ -274,7 +274,7 @@ def test_a_failed_export_still_links_to_its_database(emulator: Emulator, tmp_pat
 def test_a_missing_connection_fails_with_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AIRFLOW_CONN_D1_DEFAULT", raising=False)
     operator = D1ExportOperator(task_id="export", database="shop", deferrable=False)
-    with pytest.raises(AirflowFailException, match="no connection 'd1_default'"):
+    with pytest.raises(AirflowFailException, match="Connection 'd1_default' is not defined"):
         operator.execute({})
     assert pages(operator) == {"D1 database": ""}
 

@@ -408,7 +408,7 @@ def test_a_table_that_was_dropped_before_the_export_began_may_be_missing(
 ) -> None:
     dropped = dataclasses.replace(export, tables=(*(export.tables or ()), "gone"))
     assert to_folder(tmp_path, export=dropped).execute(context())["rows"] == 3
-    assert "Dropped before the export began, and not in the dump: gone" in capsys.readouterr().out
+    assert "Tables dropped before the export, and not in the dump: gone" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("export", ["{'bookmark': 'x'}", {"bookmark": "x"}, 7])
