@@ -19,6 +19,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import newest_python
+
 REPOSITORY = Path(__file__).parents[1]
 CACHE = REPOSITORY / ".cache" / "matrix"
 TABLE = REPOSITORY / "docs" / "versions.md"
@@ -28,7 +30,9 @@ AIRFLOW = ("lowest", "2.11", "3.0", "3.1", "3.2", "latest")
 PYTHON = ("3.11", "3.12", "3.13", "3.14")
 #: what upstream's own constraints hold back and the requirements of these versions of Airflow do not
 CONSTRAINTS = {
-    # newer ones reject the answers of Airflow 3.0's execution API; its ObjectStoragePath needs the older pathlib
+    # their ObjectStoragePath does not know newer ones
+    "lowest": ("universal-pathlib<0.3",),
+    # newer ones of fastapi reject the answers of Airflow 3.0's execution API
     "3.0": ("fastapi<0.117", "universal-pathlib<0.3"),
 }
 #: in which every pair must pass
@@ -96,9 +100,8 @@ def run(pair: Pair) -> str:
 
 def interpreter(python: str) -> str | None:
     """Path of a version of Python that is on this machine."""
-    command = [uv(), "python", "find", "--no-project", "--offline", "--no-python-downloads", python]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    return finished.stdout.strip() if finished.returncode == 0 else None
+    candidates = newest_python.candidates(python)
+    return next((candidate for candidate in candidates if newest_python.works(candidate, python)), None)
 
 
 def install(pair: Pair, python: str, folder: Path) -> str | None:

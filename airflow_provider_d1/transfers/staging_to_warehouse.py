@@ -164,7 +164,7 @@ class D1StagingToWarehouseOperator(BaseOperator):
     def _load(self) -> dict[str, Any]:
         from airflow_provider_d1.warehouses.loader import load, planned_statements
         from airflow_provider_d1.warehouses.registry import warehouse_for
-        from airflow_provider_d1.warehouses.session import Connections
+        from airflow_provider_d1.warehouses.session import Connections, abbreviated
         from airflow_provider_d1.warehouses.staged_files import StagedFiles, storage_of
 
         connection = BaseHook.get_connection(self.conn_id)
@@ -177,7 +177,7 @@ class D1StagingToWarehouseOperator(BaseOperator):
         self.warehouse_page = warehouse_page(connection, self.schema, table)
         if self.only_statements:
             statements = planned_statements(warehouse, plan)
-            self.log.info("A dry run; the statements would be:\n%s", ";\n".join(statements))
+            self.log.info("A dry run; the statements would be:\n%s", ";\n".join(map(abbreviated, statements)))
             return {**self._result(plan, []), "statements": statements}
         self._lineage = (manifest, uri, connection, {each.name: None for each in plan.tables})
         files = StagedFiles(storage, verify_checksums=self.verify_checksums)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: a statement longer than this is shown without its middle
-_SHOWN = 1000
+_SHOWN = 240
 #: classes of SQLSTATE that stay until somebody changes something: unsupported features, cardinality, data, constraints,
 #: credentials, dependent objects, missing databases and schemas, syntax and permissions, check options, limits
 _PERMANENT_SQLSTATES = frozenset(("0A", "21", "22", "23", "28", "2B", "3D", "3F", "42", "44", "54", "56"))

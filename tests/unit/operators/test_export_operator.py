@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 from airflow.sdk import DAG
-from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
 
 from airflow_provider_d1.cloudflare.models import D1Export, ExportOptions, ExportRequest, SkippedObject
 from airflow_provider_d1.exceptions import (
@@ -218,25 +217,6 @@ def test_a_rendered_template_gets_its_type(name: str, rendered: str, value: obje
     operator.render_template_fields({"params": {"value": rendered}})
     sent = deferred(operator).trigger.serialize()[1]["request"][name]
     assert (sent, type(sent)) == (value, type(value))
-
-
-def test_a_retry_rule_can_retry_a_permanent_error() -> None:
-    """Airflow itself asks no policy about an AirflowFailException."""
-    path = "airflow_provider_d1.exceptions.D1AuthenticationError"
-    event = events.failure(D1AuthenticationError("The token is wrong."))
-    other = events.failure(D1ConfigurationError("database is wrong."))
-
-    def run(event: dict[str, Any], *rules: RetryRule) -> None:
-        policy = ExceptionRetryPolicy(rules=list(rules))
-        D1ExportOperator(task_id="export", retries=3, retry_policy=policy).execute_complete({}, event)
-
-    with pytest.raises(D1AuthenticationError):
-        run(event, RetryRule(exception=path, action=RetryAction.RETRY))
-    for rules in ((), (RetryRule(exception=path, action=RetryAction.FAIL),), (RetryRule(exception=OSError),)):
-        with pytest.raises(AirflowFailException):
-            run(event, *rules)
-    with pytest.raises(AirflowFailException):
-        run(other, RetryRule(exception=path, action=RetryAction.RETRY))
 
 
 def test_the_log_says_before_deferring_what_is_exported_and_where_to(
