@@ -8,11 +8,12 @@ import hashlib
 import io
 import json
 import random
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import boto3
 import pyarrow as pa
@@ -101,6 +102,34 @@ def test_a_dump_arrives_whole_through_short_reads(server, bucket, storage, compr
     assert (entry.bytes, entry.sha256) == (len(stored), hashlib.sha256(stored).hexdigest())
     assert (manifest.dump.bytes, manifest.dump.sha256) == (len(dump), hashlib.sha256(dump).hexdigest())
     assert parse_manifest(storage.read_bytes(MANIFEST_KEY) or b"") == manifest
+
+
+class Zeros(io.RawIOBase):
+    """A source of so many bytes that are nowhere in memory."""
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        given = min(len(buffer), self._left)
+        buffer[:given] = bytes(given)
+        self._left -= given
+        return given
+
+
+def test_a_long_stream_needs_no_more_memory_than_a_few_parts(storage) -> None:
+    """boto3 keeps at most ten parts of 8 MiB for a stream, and sends four of them."""
+    length = 224 << 20
+    tracemalloc.start()
+    try:
+        assert storage.put_stream("zeros", io.BufferedReader(Zeros(length), 1 << 20)) == length
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 128 << 20
 
 
 @pytest.mark.parametrize("fail_at", [0, 1 << 20, 25 << 20])

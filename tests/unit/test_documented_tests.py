@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-DOCUMENTS = [REPOSITORY / "docs" / "reliability.md", REPOSITORY / "SECURITY.md"]
+DOCUMENTS = [
+    REPOSITORY / "docs" / "provider-checklist.md",
+    REPOSITORY / "docs" / "reliability.md",
+    REPOSITORY / "SECURITY.md",
+]
 
 
 def rows(document: Path) -> list[str]:

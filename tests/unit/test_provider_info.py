@@ -10,9 +10,12 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import yaml
 
 from airflow_provider_d1.provider_info import get_provider_info
 from airflow_provider_d1.warehouses.registry import WAREHOUSES
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def schema(name: str) -> dict:
@@ -63,6 +66,18 @@ def test_every_class_exists() -> None:
     for path in [*info["extra-links"], *(c["hook-class-name"] for c in info["connection-types"]), *assets]:
         module, name = path.rsplit(".", 1)
         assert getattr(import_module(module), name)
+
+
+def test_the_registry_file_lists_what_exists() -> None:
+    """``.airflow-registry.yaml`` and the metadata name the same modules, and the classes have what they need."""
+    registry = yaml.safe_load((REPOSITORY / ".airflow-registry.yaml").read_text())
+    info = get_provider_info()
+    assert (registry["package-name"], registry["display-name"]) == (info["package-name"], info["name"])
+    listed = [entry["module"] for key in ("operators", "transfers", "hooks", "triggers") for entry in registry[key]]
+    for path in listed:
+        module, _, name = path.rpartition(".")
+        assert isinstance(getattr(import_module(module), name), type)
+    assert {path.rpartition(".")[0] for path in listed} == set(modules())
 
 
 def test_every_transfer_is_listed() -> None:

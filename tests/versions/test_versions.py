@@ -11,6 +11,8 @@ import os
 import pkgutil
 import runpy
 import secrets
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -83,6 +85,14 @@ def test_airflows_schema_accepts_the_metadata() -> None:
     jsonschema.validate(get_provider_info(), schema)
 
 
+def test_airflow_describes_the_provider() -> None:
+    command = [sys.executable, "-m", "airflow", "providers", "get", "airflow-provider-d1", "--full", "--output", "json"]
+    described = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    (found,) = json.loads(described[described.index("[") :])
+    assert found["package-name"] == "airflow-provider-d1"
+    assert "D1DatabaseLink" in json.dumps(found)
+
+
 def test_airflow_normalises_the_asset() -> None:
     assert create_asset(account_id="acc", database="shop").uri == "d1://acc/shop"
 
@@ -107,6 +117,7 @@ def test_a_dag_exports_and_stages(emulator: Emulator, tmp_path: Path, monkeypatc
         values = [(f"{x.task_id}{x.map_index}", x.value) for x in found]
     results = {key: json.loads(value) if isinstance(value, str) else value for key, value in values}
     assert results["export-1"]["database_name"] == "shop"
+    assert results["names-1"] == ["Ada"]
     assert {results[key]["rows"] for key in ("stage-1", "many0", "many1", "here-1")} == {2}
     for folder in ("staged", "shop", "blog", "here"):
         assert (tmp_path / folder / "_manifest.json").exists()

@@ -307,6 +307,25 @@ def test_a_host_that_is_not_cloudflares_is_named(
         D1Hook().export()
 
 
+def test_one_client_makes_every_call_of_an_export(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trigger runs the same coroutine: no poll opens a connection of its own."""
+    import httpx
+
+    clients: list[httpx.AsyncClient] = []
+    init = httpx.AsyncClient.__init__
+
+    def counted(self: httpx.AsyncClient, **arguments: Any) -> None:
+        clients.append(self)
+        init(self, **arguments)
+
+    monkeypatch.setattr(httpx.AsyncClient, "__init__", counted)
+    emulator.faults.export_seconds = 1
+    D1Hook(database="shop").export(poll_interval=0.1)
+    assert len(emulator.calls.of("export_poll")) > 2
+    assert len(clients) == 1
+    assert clients[0].is_closed
+
+
 def test_a_missing_database_keeps_its_own_message(emulator: Emulator) -> None:
     with pytest.raises(D1DatabaseNotFoundError, match=r"no D1 database 'shpo'; did you mean 'shop'"):
         D1Hook(database="shpo").export()

@@ -3,7 +3,7 @@
 import os
 from datetime import UTC, datetime
 
-from airflow.providers.common.compat.sdk import DAG
+from airflow.providers.common.compat.sdk import DAG, task
 
 from airflow_provider_d1.operators.d1 import D1ExportOperator
 from airflow_provider_d1.transfers.d1_to_object_storage import D1ToObjectStorageOperator
@@ -17,4 +17,13 @@ with DAG("d1_versions", start_date=datetime(2026, 1, 1, tzinfo=UTC), schedule=No
         database=["shop", "blog"]
     )
     D1ToObjectStorageOperator(task_id="here", database="shop", path=f"file://{out}/here", deferrable=False)
+
+    @task
+    def names(database: str) -> list[str]:
+        from airflow_provider_d1.hooks.d1 import D1Hook
+
+        rows = D1Hook(database=database).query("SELECT name FROM users WHERE id = :id", {"id": 1})
+        return [row["name"] for row in rows]
+
+    names("shop")
     D1ExportOperator(task_id="missing", database="nowhere", retries=3)
