@@ -200,7 +200,7 @@ def test_many_tenants_in_one_set_of_tables(
     assert len(now) == len(expected)
 
 
-def test_a_tenant_that_fails_holds_up_no_other(
+def test_a_failing_tenant_does_not_block_the_others(
     emulator: Emulator, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "warehouse.duckdb"
@@ -315,7 +315,9 @@ def test_every_example_is_a_dag_of_its_files_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_without_its_provider_says_what_to_install(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_example_without_its_provider_names_the_package_to_install(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The amazon provider is a dependency of this one; every other provider may be absent."""
     needed = []
     for provider in ("google", "snowflake", "postgres", "duckdb", "databricks", "clickhousedb"):

@@ -141,7 +141,7 @@ def test_a_source_that_fails_leaves_no_object_and_no_upload(server, bucket, stor
     assert dangling(server, bucket) == []
 
 
-def test_a_store_that_keeps_less_than_was_sent_is_found_out(server, bucket, monkeypatch) -> None:
+def test_a_stored_file_that_is_too_short_is_an_error(server, bucket, monkeypatch) -> None:
     client = server.client()
     whole = client.upload_fileobj
     monkeypatch.setattr(
@@ -200,7 +200,7 @@ def test_of_many_who_replace_an_object_at_once_one_succeeds(server, bucket, stor
         assert [future.result() for future in done].count(True) == 1
 
 
-def test_a_store_without_conditional_writes_is_written_to_all_the_same(server, bucket, monkeypatch) -> None:
+def test_a_store_without_conditional_writes_is_written_unconditionally(server, bucket, monkeypatch) -> None:
     client = server.client()
     storage = S3Storage(client, bucket, "raw/shop")
     whole = client.put_object

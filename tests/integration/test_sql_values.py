@@ -391,7 +391,7 @@ def test_the_order_of_rows_survives(hook: D1Hook) -> None:
     assert hook.get_records("SELECT * FROM (SELECT i FROM v) ORDER BY -i") == [(n,) for n in range(100, -1, -1)]
 
 
-def test_what_cannot_be_rewritten_says_what_may_differ(hook: D1Hook) -> None:
+def test_a_statement_that_cannot_be_rewritten_warns_of_columns_that_may_differ(hook: D1Hook) -> None:
     insert = "INSERT INTO v (id, i, r) VALUES (?, ?, ?) RETURNING *"
     with pytest.warns(dbapi.Warning, match=r"these columns may differ.*: b, i, n, r, t, x\. Name the columns"):
         hook.query(insert, [1, 2**60 + 1, math.inf])

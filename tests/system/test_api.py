@@ -100,7 +100,7 @@ def test_another_export_holds_the_database_too_long(environment: Environment) ->
         scenario.nothing_staged()
 
 
-def test_d1_fails_inside_an_answer_that_says_success(environment: Environment) -> None:
+def test_d1_fails_inside_a_successful_response(environment: Environment) -> None:
     with environment.scenario("inner_failure") as scenario:
         scenario.emulator.faults.set({"export_error": "D1 Export error: something broke", "export_error_times": 1})
         run = scenario.run()

@@ -42,7 +42,7 @@ def test_a_triggerer_ends_and_another_begins_30_seconds_later(
         assert scenario.attempts(run) == 1
 
 
-def test_a_triggerer_sleeps_and_wakes_after_another_has_taken_over(environment: Environment) -> None:
+def test_a_suspended_triggerer_resumes_after_another_has_taken_over(environment: Environment) -> None:
     environment.airflow.start_triggerer("stopped-first", queue="stopped")
     with environment.scenario("triggerer_stopped") as scenario:
         scenario.emulator.faults.export_seconds = FOREVER

@@ -60,7 +60,7 @@ class Reader:
         ("Reader.read", '"b": size', '"b": 0', '{"a": 1, "b": 0}'),
     ],
 )
-def test_code_is_found_whatever_its_layout(within: str, old: str, new: str, expected: str) -> None:
+def test_code_is_found_in_any_layout(within: str, old: str, new: str, expected: str) -> None:
     [span] = find(SOURCE, within, old)
     changed = replace(SOURCE, span, new)
     assert expected in changed

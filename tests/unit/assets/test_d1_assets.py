@@ -43,7 +43,7 @@ def test_airflow_normalises_a_uri(uri: str) -> None:
         ("d1://acc/shop?x=1", "must not have a query"),
     ],
 )
-def test_airflow_refuses_a_uri_that_names_nothing(uri: str, message: str) -> None:
+def test_airflow_refuses_an_incomplete_uri(uri: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Asset(uri=uri)
 

@@ -26,7 +26,7 @@ def error_of(status: int, *errors: dict[str, object], **headers: str) -> D1ApiEr
     return caught.value
 
 
-def test_an_sql_error_is_final_and_says_what_sqlite_said() -> None:
+def test_an_sql_error_is_permanent_with_sqlites_message() -> None:
     error = error_of(400, {"code": 7500, "message": "no such table: users: SQLITE_ERROR"})
     assert (error.status, error.code, error.retryable) == (400, 7500, False)
     assert "no such table: users" in str(error)
@@ -42,12 +42,12 @@ def test_an_sql_error_is_final_and_says_what_sqlite_said() -> None:
         "Currently processing a long-running export.",
     ],
 )
-def test_the_same_code_with_passing_trouble_may_be_retried(message: str) -> None:
+def test_the_same_code_with_a_transient_message_is_retryable(message: str) -> None:
     assert error_of(400, {"code": 7500, "message": message}).retryable
 
 
 @pytest.mark.parametrize("status", [408, 500, 502, 503, 504, 522])
-def test_server_trouble_may_be_retried(status: int) -> None:
+def test_server_errors_are_retryable(status: int) -> None:
     assert error_of(status, {"code": 7009, "message": "upstream unavailable"}).retryable
 
 
@@ -98,7 +98,7 @@ def test_a_status_is_enough_where_the_body_is_no_json(status: int) -> None:
     assert type(caught.value) is kinds[status]
 
 
-def test_several_errors_are_told_in_one_line() -> None:
+def test_several_errors_are_joined_in_one_line() -> None:
     error = error_of(400, {"code": 7400, "message": "first"}, {"code": 1, "message": "second"})
     assert "first; second (HTTP 400, code 7400)" in str(error)
 

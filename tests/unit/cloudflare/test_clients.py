@@ -160,7 +160,7 @@ def test_a_server_that_repeats_its_page_forever_does_not_hold_us(ask: Ask) -> No
     assert len(ask.requests) == 2
 
 
-def test_a_name_is_matched_exactly_on_whatever_page_it_is(ask: Ask) -> None:
+def test_a_name_is_matched_exactly_on_any_page(ask: Ask) -> None:
     near = [f"shop{n}" for n in range(10)]
     found = ask([databases(*near, total=12), databases("Shop", "shop", total=12)], "get_database", "shop")
     assert found == Database("uuid-shop", "shop")
@@ -186,7 +186,7 @@ def test_a_name_may_look_like_a_uuid(ask: Ask) -> None:
     assert ask(answers, "get_database", UUID).name == UUID
 
 
-def test_no_name_at_all(ask: Ask) -> None:
+def test_a_missing_name(ask: Ask) -> None:
     with pytest.raises(D1ConfigurationError, match="schema"):
         ask([], "get_database", "")
 
@@ -245,7 +245,7 @@ FINAL = [
 
 
 @pytest.mark.parametrize("trouble", TRANSIENT, ids=repr)
-def test_passing_trouble_is_retried(ask: Ask, trouble: Reply | Exception) -> None:
+def test_transient_errors_are_retried(ask: Ask, trouble: Reply | Exception) -> None:
     assert ask([trouble, trouble, rows([1])], "query", UUID, "PRAGMA p") == [{"n": 1}]
     assert len(ask.clock.slept) == 2
 
@@ -272,14 +272,14 @@ def test_attempts_end(ask: Ask) -> None:
     assert all(0 <= pause <= 20 for pause in ask.clock.slept)
 
 
-def test_retry_after_is_obeyed_whatever_its_length_and_is_no_attempt(ask: Ask) -> None:
+def test_a_wait_for_retry_after_is_not_an_attempt(ask: Ask) -> None:
     limited = Reply(error(971, "throttled"), 429, headers={"retry-after": "60"})
     ask([limited] * 8 + [databases()], "list_databases")
     assert sum(ask.clock.slept) == pytest.approx(480, abs=1)
 
 
 @pytest.mark.parametrize("body", [b"<html>", error(7009, "upstream")], ids=["page", "json"])
-def test_a_server_that_is_down_says_when_to_come_back_and_each_time_is_an_attempt(ask: Ask, body: Any) -> None:
+def test_a_retry_after_of_a_503_counts_as_an_attempt(ask: Ask, body: Any) -> None:
     down = Reply(body, 503, headers={"retry-after": "25"})
     with pytest.raises(D1ApiError, match="503"):
         ask(lambda _: down, "list_databases")
@@ -315,7 +315,7 @@ def test_a_write_that_surely_has_not_is(ask: Ask, trouble: Reply | Exception) ->
     assert len(ask.requests) == 2
 
 
-def test_an_untrusted_certificate_is_no_passing_trouble(ask: Ask) -> None:
+def test_an_untrusted_certificate_is_not_retried(ask: Ask) -> None:
     with pytest.raises(D1ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
         ask([httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed")], "list_databases")
     assert len(ask.requests) == 1
@@ -358,7 +358,7 @@ def test_deeply_nested_json_is_refused(ask: Ask) -> None:
         ask(lambda _: Reply(b'{"result":' + b"[" * 1_000_000), "list_databases")
 
 
-def test_compression_that_nobody_asked_for_is_refused(ask: Ask) -> None:
+def test_a_compressed_response_is_refused(ask: Ask) -> None:
     class Zipped(Reply):
         def response(self) -> httpx.Response:
             return httpx.Response(200, headers={"content-encoding": "gzip"}, stream=_Endless())
@@ -444,7 +444,7 @@ def test_a_wrong_account(ask: Ask, answers: dict[str, Reply]) -> None:
         ask(route(**answers), "verify_access", "shop")
 
 
-def test_when_cloudflare_does_not_tell_which_both_are_named(ask: Ask) -> None:
+def test_an_ambiguous_refusal_names_both_reasons(ask: Ask) -> None:
     with pytest.raises(D1AuthenticationError, match=r"no D1 permission .* or account_id"):
         ask(route(user_verify=GOOD), "verify_access", "shop")
 
@@ -454,7 +454,7 @@ def test_a_missing_database(ask: Ask) -> None:
         ask(lambda _: databases("shop"), "verify_access", "shpo")
 
 
-def test_an_unreachable_api_is_told_within_the_connections_timeout(ask: Ask) -> None:
+def test_an_unreachable_api_fails_within_the_connections_timeout(ask: Ask) -> None:
     with pytest.raises(D1ConnectionError, match="no connection"):
         ask(lambda _: httpx.ConnectError("[Errno -2] Name or service not known"), "verify_access", timeout=5.0)
     assert ask.clock.now <= 5

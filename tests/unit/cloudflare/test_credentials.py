@@ -78,7 +78,7 @@ def test_numbers_that_do_not(change: dict[str, float]) -> None:
         Credentials("acc", "t", **change)  # type: ignore[arg-type]
 
 
-def test_tokens_are_told_apart() -> None:
+def test_tokens_have_different_fingerprints() -> None:
     one, other = Credentials("acc", "a"), Credentials("acc", "b")
     assert one.fingerprint() != other.fingerprint()
     assert one.fingerprint() == Credentials("acc2", "a").fingerprint()

@@ -110,7 +110,7 @@ def test_a_dump_of_unannounced_length(behaviour: Any) -> None:
         assert fetch(server) == DUMP
 
 
-def test_memory_stays_small_whatever_the_size() -> None:
+def test_memory_is_bounded_for_any_size() -> None:
     block = bytes(1 << 20)
 
     def large(request: Connection) -> None:
@@ -134,7 +134,7 @@ def test_memory_stays_small_whatever_the_size() -> None:
 
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("place", PLACES)
-def test_a_cut_transfer_goes_on(place: int, reset: bool) -> None:
+def test_a_cut_transfer_is_resumed(place: int, reset: bool) -> None:
     cut = whole(cut_at=place, etag=TAG, ranges=True, reset=reset)
     with Server([cut, whole(etag=TAG, ranges=True)]) as server:
         assert fetch(server, step=8192) == DUMP
@@ -156,9 +156,7 @@ def test_many_cuts_are_no_failure_as_long_as_bytes_come() -> None:
 
 @pytest.mark.parametrize("etag", [None, 'W/"weak"'])
 @pytest.mark.parametrize("place", [OVERLAP + 1, 500_000, len(DUMP) - 1])
-def test_the_last_bytes_are_asked_for_again_where_no_tag_tells_one_dump_from_another(
-    place: int, etag: str | None
-) -> None:
+def test_without_an_etag_the_last_bytes_are_requested_again(place: int, etag: str | None) -> None:
     cut = whole(cut_at=place, etag=etag, ranges=True, offer=True)
     with Server([cut, whole(etag=etag, ranges=True, offer=True)]) as server:
         assert fetch(server, step=8192) == DUMP
@@ -315,7 +313,7 @@ def test_what_is_longer_than_announced_ends_where_it_was_announced() -> None:
         assert fetch(server) == DUMP[:1000]
 
 
-def test_compression_that_nobody_asked_for_is_refused() -> None:
+def test_a_compressed_response_is_refused() -> None:
     with Server([refusal(200, b"\x1f\x8b", Content_Encoding="gzip")]) as server:
         with pytest.raises(D1DownloadError, match="compressed") as caught:
             fetch(server)
@@ -375,7 +373,7 @@ def test_another_refusal_ends_at_once(status: int, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("trouble", [refusal(500), refusal(503), refusal(429), refusal(408), silence])
-def test_passing_trouble_is_waited_out(trouble: Any) -> None:
+def test_transient_errors_are_waited_for(trouble: Any) -> None:
     clock = FakeClock()
     with Server([trouble, trouble, whole()]) as server:
         assert fetch(server, clock=clock) == DUMP
@@ -415,7 +413,7 @@ def test_a_server_that_is_gone() -> None:
     assert caught.value.retryable
 
 
-def test_a_server_that_falls_silent() -> None:
+def test_a_server_that_stops_responding() -> None:
     release = threading.Event()
 
     def stalls(request: Connection) -> None:
@@ -437,7 +435,7 @@ def test_a_server_that_falls_silent() -> None:
 # --- where it may go
 
 
-def test_a_redirect_is_followed_with_nothing_but_what_it_says() -> None:
+def test_a_redirect_is_followed_without_other_headers() -> None:
     with Server([whole()]) as target, Server([redirect(target.url)]) as server:
         assert fetch(server) == DUMP
     assert set(target.requests[0].headers) == {"host", "user-agent", "accept-encoding", "connection"}

@@ -53,7 +53,7 @@ def test_an_api_on_loopback_permits_loopback_only(host: str) -> None:
         check_url(f"https://{host}/x", AllowedTargets(loopback=True))
 
 
-def test_a_connection_says_what_is_permitted() -> None:
+def test_a_connection_sets_the_permitted_targets() -> None:
     assert AllowedTargets.of(credentials()) == AllowedTargets(loopback=False, hosts=())
     assert AllowedTargets.of(credentials(base_url="http://127.0.0.1:8787/client/v4")).loopback
     allowed = AllowedTargets.of(credentials(allowed_download_hosts=("R2.Internal", "10.0.0.5")))

@@ -221,7 +221,7 @@ def test_restarts_used_up() -> None:
     assert caught.value.retryable
 
 
-def test_an_end_that_was_told_in_a_lost_answer_costs_a_restart() -> None:
+def test_a_lost_completion_response_costs_a_restart() -> None:
     fake = FakeD1([active(), RESET, LOST, active("bm-2"), complete("bm-2")])
     assert export(fake).restarts == 1
 
@@ -321,7 +321,7 @@ def test_a_virtual_table_is_found_before_anything_is_started() -> None:
     assert fake.count("start", "poll") == 0
 
 
-def test_skipping_it_exports_a_list_and_says_what_is_left_out() -> None:
+def test_skipping_virtual_tables_exports_and_reports_the_others() -> None:
     progress: list[str] = []
     fake = FakeD1([complete()], schema="CREATE TABLE docs(id); CREATE VIRTUAL TABLE docs_fts USING fts5(body);")
     result = export(fake, on_virtual_table="skip", progress=progress)
@@ -394,7 +394,7 @@ def test_a_code_update_of_d1_is_survived() -> None:
     assert export(fake).restarts == 0
 
 
-def test_no_network_at_all_fails_within_minutes_and_not_at_the_deadline() -> None:
+def test_without_a_network_it_fails_within_minutes() -> None:
     class Dead(FakeD1):
         def answer(self, *_: Any) -> Reply | Exception:
             return httpx.ConnectError("[Errno -2] Name or service not known")
@@ -419,7 +419,7 @@ def test_a_five_minute_block_is_waited_out_and_the_lost_export_started_again() -
     assert max(gaps([call.at for call in fake.calls])) >= 300
 
 
-def test_a_start_comes_back_when_a_server_that_is_down_says_so() -> None:
+def test_a_start_is_repeated_after_the_retry_after_of_a_503() -> None:
     fake = FakeD1([Reply(error(7009, "upstream"), 503, headers={"retry-after": "40"}), active(), complete()])
     export(fake)
     assert gaps(fake.times("start")) == [40.0]
@@ -463,7 +463,7 @@ def test_a_later_request_limit_holds_back_every_call_of_the_token() -> None:
 # --- progress
 
 
-def test_progress_tells_of_parts_now_and_then_and_never_of_each_poll() -> None:
+def test_progress_reports_parts_not_polls() -> None:
     class Parts(LiveExports):
         def answer(self, kind: str, query: Mapping[str, Any], body: dict[str, Any]) -> Reply | Exception:
             reply = super().answer(kind, query, body)
@@ -479,7 +479,7 @@ def test_progress_tells_of_parts_now_and_then_and_never_of_each_poll() -> None:
     assert lines == sorted(lines, key=lambda line: int(line.split()[3].strip(",")))
 
 
-def test_the_same_trouble_is_told_once() -> None:
+def test_repeated_errors_are_reported_once() -> None:
     progress: list[str] = []
     export(FakeD1([active(), *[limited(2)] * 4, *[RESET] * 4, complete()]), progress=progress)
     assert sum("retrying" in line for line in progress) == 1

@@ -79,7 +79,7 @@ def test_active_comes_with_202_and_parts_out_of_order() -> None:
     assert read(ACTIVE, 202) == Running("…", frozenset({1, 2}))
 
 
-def test_a_part_of_a_number_that_nobody_can_read_is_none() -> None:
+def test_an_unreadable_part_number_is_ignored() -> None:
     body = {
         "success": True,
         "result": {"success": True, "at_bookmark": "b", "messages": [f"Uploaded part {'9' * 5000}"]},
@@ -99,7 +99,7 @@ def test_a_202_without_anything_is_running() -> None:
     assert read('{"success":true,"result":null}', 202) == Running(None)
 
 
-def test_a_status_nobody_has_seen_yet_is_running() -> None:
+def test_an_unknown_status_counts_as_running() -> None:
     assert read('{"success":true,"result":{"success":true,"at_bookmark":"b","status":"queued"}}') == Running("b")
 
 
@@ -162,7 +162,7 @@ def test_a_virtual_table_has_its_own_error() -> None:
     assert not outcome.error.retryable
 
 
-def test_an_unknown_inner_failure_is_a_retryable_export_error_in_cloudflares_words() -> None:
+def test_an_unknown_inner_failure_is_a_retryable_export_error() -> None:
     outcome = read(failing("the moon is in the wrong house"))
     assert isinstance(outcome, Failed)
     assert type(outcome.error) is D1ExportError
@@ -216,7 +216,7 @@ def test_a_limit_is_not_worth_a_retry(message: str) -> None:
         "D1 DB is overloaded. Requests queued for too long.",
     ],
 )
-def test_passing_trouble_says_nothing_about_the_export(message: str) -> None:
+def test_transient_errors_are_unclear(message: str) -> None:
     assert isinstance(read(failing(message)), Unclear)
     assert isinstance(read(refused(7500, message), 400), Unclear)
 
@@ -236,11 +236,11 @@ def test_cut_json_is_unclear(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [408, 500, 502, 503, 504, 520, 524])
-def test_server_trouble_is_unclear(status: int) -> None:
+def test_server_errors_are_unclear(status: int) -> None:
     assert isinstance(read(refused(7009, "Upstream service unavailable"), status), Unclear)
 
 
-def test_the_rate_limit_is_unclear_and_says_how_long() -> None:
+def test_the_rate_limit_is_unclear_with_its_retry_after() -> None:
     outcome = read(refused(971, "Please wait and consider throttling"), 429, retry_after="287")
     assert isinstance(outcome, Unclear)
     assert isinstance(outcome.error, D1RateLimitError)
@@ -275,7 +275,7 @@ def test_a_redirect_is_final() -> None:
     assert "elsewhere" not in str(outcome.error)
 
 
-def test_a_signature_in_cloudflares_words_is_left_out() -> None:
+def test_a_signature_in_a_message_is_removed() -> None:
     outcome = read(failing("PUT https://r2.example/x.sql?X-Amz-Signature=5e3c7e7 failed"))
     assert isinstance(outcome, Failed)
     assert "5e3c7e7" not in str(outcome.error)

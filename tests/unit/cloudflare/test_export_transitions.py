@@ -85,7 +85,7 @@ def test_further_ones_wait_longer_but_never_very_long() -> None:
     assert delays[-1] == 15
 
 
-def test_a_refused_start_waits_as_long_as_it_is_told() -> None:
+def test_a_refused_start_waits_for_retry_after() -> None:
     assert step(State(), limited(287.0), AT_ONCE, RULES)[1] == Send(None, 287.0, refused=True, readmit=True)
     assert step(State(), limited(0.0), AT_ONCE, RULES)[1].delay >= 1
 
@@ -109,7 +109,7 @@ def test_parts_add_up_over_the_answers() -> None:
     assert state.parts == {1, 2, 4}
 
 
-def test_busy_in_answer_to_a_poll_goes_on_polling() -> None:
+def test_a_busy_response_to_a_poll_continues_polling() -> None:
     state, send = step(RUNNING, Busy(), AT_ONCE, RULES)
     assert (state, send) == (RUNNING, Send("b", 0.5))
 
@@ -171,7 +171,7 @@ def test_a_gap_runs_from_sending_to_sending() -> None:
     assert step(RUNNING, Running("b"), Sent(took=2.0, age=30), RULES)[1] == Send("b", 3.0)
 
 
-def test_a_refused_poll_waits_as_long_as_it_is_told() -> None:
+def test_a_refused_poll_waits_for_retry_after() -> None:
     assert step(RUNNING, limited(287.0), AT_ONCE, RULES)[1] == Send("b", 287.0, refused=True)
 
 

@@ -103,7 +103,7 @@ def test_answers(answer: Reply, meaning: ImportAnswer) -> None:
         Reply(error(10000, "Authentication error"), status=403),
     ],
 )
-def test_failures_for_good(answer: Reply) -> None:
+def test_permanent_failures(answer: Reply) -> None:
     found = read(answer)
     assert isinstance(found, ImportRefused)
     assert not found.error.retryable

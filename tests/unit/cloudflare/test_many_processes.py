@@ -97,7 +97,7 @@ SCENARIOS = [(2, 50), (4, 25), (40, 1), (1, 300)]
 
 
 @pytest.mark.parametrize(("processes", "exports"), SCENARIOS)
-def test_processes_that_share_a_token_leave_each_other_room(processes: int, exports: int) -> None:
+def test_processes_that_share_a_token_share_its_capacity(processes: int, exports: int) -> None:
     outcome = simulate(processes, exports, headers=True)
     assert outcome.failed == []
     assert len(outcome.done) == processes * exports

@@ -149,7 +149,7 @@ def test_logging_that_is_set_up_anew_changes_nothing(log: Everything) -> None:
     assert not any("httpx" in record.name or "httpcore" in record.name for record in log.records)
 
 
-def test_a_redirect_of_the_api_is_logged_nowhere(log: Everything) -> None:
+def test_a_redirect_of_the_api_is_in_no_log(log: Everything) -> None:
     target = "https://elsewhere.example/top-secret-place?X-Amz-Signature=1"
     with Server([redirect(target)]) as server, pytest.raises(D1Error) as caught:
         query(server)
@@ -250,7 +250,7 @@ def test_a_secret_is_a_string_that_shows_nothing() -> None:
     assert secret.redact(f"no {TOKEN}") == "no ***"
 
 
-def test_a_token_that_is_part_of_every_word_breaks_nothing() -> None:
+def test_a_one_letter_token_does_not_alter_responses() -> None:
     with Server([LISTED]) as server:
         credentials = replace(credentials_for(server), token="t")
         with D1Client(credentials, limiter=RateLimiter(1000)) as client:

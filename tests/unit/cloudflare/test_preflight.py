@@ -42,7 +42,7 @@ def test_own_tables_only() -> None:
     assert not PLAIN.virtual
 
 
-def test_virtual_tables_and_their_shadows_are_told_from_ordinary_ones() -> None:
+def test_virtual_tables_and_their_shadow_tables_are_recognised() -> None:
     schema = schema_of(
         """
         CREATE TABLE docs(id, body);
@@ -61,7 +61,7 @@ def test_virtual_tables_and_their_shadows_are_told_from_ordinary_ones() -> None:
     assert "Places_node" in schema.shadows
 
 
-def test_a_module_nobody_knows_has_no_shadows() -> None:
+def test_an_unknown_module_has_no_shadow_tables() -> None:
     rows = [{"name": "v", "type": "table", "sql": "CREATE VIRTUAL TABLE v USING secret(x)"}]
     rows.append({"name": "v_data", "type": "table", "sql": None})
     schema = read_schema(rows)
@@ -138,13 +138,13 @@ def test_excluded_tables_turn_it_into_a_list_of_the_others() -> None:
     assert decide(ExportRequest(exclude_tables=()), PLAIN) == (ExportOptions(), ())
 
 
-def test_an_excluded_virtual_table_is_not_in_the_way_and_neither_are_its_shadows() -> None:
+def test_an_excluded_virtual_table_is_left_out_with_its_shadow_tables() -> None:
     options, skipped = decide(ExportRequest(exclude_tables=("docs_fts",)), WITH_FTS)
     assert options.tables == ("docs", "notes_data")
     assert {(item.name, item.reason) for item in skipped} == {(name, "excluded") for name in ("docs_fts", *FTS_SHADOWS)}
 
 
-def test_excluding_only_a_shadow_table_leaves_the_virtual_table_in_the_way() -> None:
+def test_excluding_only_a_shadow_table_still_refuses_the_virtual_table() -> None:
     with pytest.raises(D1VirtualTableError, match="docs_fts"):
         decide(ExportRequest(exclude_tables=("docs_fts_data",)), WITH_FTS)
 

@@ -63,7 +63,7 @@ def test_no_databases() -> None:
         assert protocol.read_databases(answer(result)).databases == ()
 
 
-def test_one_database_tells_its_size() -> None:
+def test_one_database_has_its_size() -> None:
     read = protocol.read_database(answer({"uuid": "u", "name": "shop", "file_size": 8192, "num_tables": 2}))
     assert read == Database("u", "shop", 8192, 2)
 
@@ -77,7 +77,7 @@ def test_a_result_of_another_shape_is_an_error(result: object) -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b'"x"', b"null", b"\xff", b'{"success":true,"result":[1,2', b"[" * 200_000]
 )
-def test_a_body_that_is_no_envelope_may_be_a_passing_thing(body: bytes) -> None:
+def test_a_body_without_envelope_is_retryable(body: bytes) -> None:
     with pytest.raises(D1ApiError, match="expected JSON") as caught:
         protocol.read_envelope(Response(200, {}, body))
     assert caught.value.retryable

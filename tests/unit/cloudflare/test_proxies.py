@@ -95,7 +95,7 @@ def test_a_redirect_leaves_through_the_proxy_too(environment: pytest.MonkeyPatch
     assert {request.target for request in proxy.requests} == {"r2.invalid:443"}
 
 
-def test_a_proxy_of_another_kind_is_refused_in_words(environment: pytest.MonkeyPatch) -> None:
+def test_a_proxy_of_another_kind_is_an_error(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("HTTPS_PROXY", "socks5://127.0.0.1:1080")
     with pytest.raises(D1DownloadError, match="does not name an HTTP proxy") as caught:
         Download("https://r2.invalid/x?X-Amz-Signature=5e3c7e7", clock=FakeClock())

@@ -83,7 +83,7 @@ def test_calls_of_an_admitted_export_go_before_others() -> None:
         {"x_ratelimit_remaining": "0", "x_ratelimit_reset": "30"},
     ],
 )
-def test_when_the_server_has_no_call_left_nobody_calls(headers: dict[str, str]) -> None:
+def test_no_call_is_sent_when_the_server_has_none_left(headers: dict[str, str]) -> None:
     clock = FakeClock()
     limiter = RateLimiter(1000, clock)
     limiter.observe(answer(**headers))
@@ -136,7 +136,7 @@ def test_an_epoch_for_the_reset_is_not_taken_for_a_span() -> None:
     assert limiter.take() == 0.0
 
 
-def test_a_refusal_closes_the_token_for_everybody() -> None:
+def test_a_refusal_blocks_all_calls_of_the_token() -> None:
     clock = FakeClock()
     limiter = RateLimiter(1000, clock)
     limiter.observe(answer(429, retry_after="300"))
@@ -146,7 +146,7 @@ def test_a_refusal_closes_the_token_for_everybody() -> None:
     assert limiter.take() == 0.0
 
 
-def test_an_overloaded_d1_closes_nothing() -> None:
+def test_an_overloaded_d1_blocks_no_calls() -> None:
     limiter = RateLimiter(1000, FakeClock())
     limiter.observe(answer(429, b'{"errors":[{"message":"D1 DB is overloaded."}]}', retry_after="300"))
     assert limiter.take() == 0.0
@@ -241,7 +241,7 @@ def test_a_single_call_counts_what_others_have_used() -> None:
     assert calls_until_refused(limiter) == 40
 
 
-def test_a_server_that_counts_in_fixed_windows_begins_again_and_the_others_go_on() -> None:
+def test_a_new_fixed_window_does_not_reset_the_estimate_of_others() -> None:
     clock = FakeClock()
     limiter = RateLimiter(1000, clock)
     for clock.now, used in ((0.0, 900), (5.0, 920), (10.0, 3)):
@@ -313,12 +313,12 @@ def test_as_many_exports_are_admitted_as_can_be_polled_for_five_minutes(
 
 
 @pytest.mark.parametrize(("gap", "count"), [(10, 20), (5, 12), (1, 2), (0.1, 1)])
-def test_exports_that_poll_more_often_need_more_room(gap: float, count: int) -> None:
+def test_exports_that_poll_more_often_need_more_capacity(gap: float, count: int) -> None:
     assert exports_until_refused(settled(1000, FakeClock()), gap) == count
 
 
 @pytest.mark.parametrize(("running", "room"), [(6, True), (7, False)])
-def test_room_is_needed_at_every_moment_to_come_not_only_now_and_at_last(running: int, room: bool) -> None:
+def test_capacity_is_checked_over_the_whole_coming_window(running: int, room: bool) -> None:
     """600 calls count now, none in 300 s; but 500 still do in 249 s, when eight exports have made 400 polls more."""
     clock = FakeClock()
     limiter = settled(1000, clock)
@@ -341,7 +341,7 @@ def test_the_first_to_come_is_the_first_to_go() -> None:
     assert limiter.admit(first) == 0.0
 
 
-def test_calls_already_made_leave_less_room() -> None:
+def test_calls_already_made_reduce_the_capacity() -> None:
     clock = FakeClock()
     limiter = settled(1000, clock)
     while limiter.take() == 0.0:
@@ -370,7 +370,7 @@ def test_no_export_starts_on_what_others_have_left_of_the_servers_count() -> Non
     assert limiter.admit(slot) == 0.0
 
 
-def test_a_tiny_limit_of_the_server_does_not_lock_everybody_out() -> None:
+def test_a_small_limit_of_the_server_still_admits_an_export() -> None:
     limiter = settled(1000, FakeClock())
     limiter.observe(answer(ratelimit='"default";r=9;t=50', ratelimit_policy='"default";q=10;w=50'))
     assert exports_until_refused(limiter) == 1
@@ -393,7 +393,7 @@ def test_many_tiny_exports_one_after_the_other_keep_within_the_limit() -> None:
         assert len(made) <= 900 + EXPORT_CALLS
 
 
-def test_who_dies_without_a_word_is_forgotten() -> None:
+def test_a_slot_that_is_not_renewed_is_released() -> None:
     clock = FakeClock()
     limiter = settled(120, clock)
     admit(limiter)
@@ -438,7 +438,7 @@ def test_connections_of_one_token_share_a_limiter_and_the_lowest_of_their_limits
     assert calls_until_refused(limiter) == 95
 
 
-def test_a_limit_that_no_connection_asks_for_is_forgotten_after_an_hour() -> None:
+def test_an_unused_limit_expires_after_an_hour() -> None:
     clock = FakeClock()
     limiter = RateLimiter(100, clock)
     clock.now = 3601.0
@@ -545,7 +545,7 @@ def test_nor_with_a_constant_poll_interval(gap: float, count: int) -> None:
     assert fake.longest_gap <= 10 + 1e-6
 
 
-def test_they_start_no_sooner_than_they_can_be_polled_and_so_block_no_database_in_vain() -> None:
+def test_exports_start_only_when_they_can_be_polled() -> None:
     fake = Counting(60)
     run(export_many(fake, 40))
     assert fake.times("start")[0] == 0.0
@@ -558,7 +558,7 @@ def test_a_limit_that_others_use_too_is_kept() -> None:
     assert fake.refused == 0
 
 
-def test_waiting_for_a_turn_ends_at_the_deadline_and_is_told() -> None:
+def test_waiting_for_admission_ends_at_the_deadline() -> None:
     fake = LiveExports(1000)
     lines: list[str] = []
 
@@ -576,7 +576,7 @@ def test_waiting_for_a_turn_ends_at_the_deadline_and_is_told() -> None:
     assert "rate-limit capacity" in lines[0]
 
 
-def test_a_single_call_without_room_waits_and_then_says_why() -> None:
+def test_a_call_without_capacity_waits_and_then_fails_with_the_reason() -> None:
     async def main() -> None:
         fake = LiveExports(0)
         async with connected(fake, limiter=RateLimiter(4, LoopClock())) as client:

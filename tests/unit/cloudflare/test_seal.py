@@ -38,7 +38,7 @@ def test_another_token_does_not_open_it() -> None:
     assert caught.value.__context__ is None
 
 
-def test_past_its_hour_it_says_so() -> None:
+def test_an_expired_url_has_its_own_error() -> None:
     sealed = seal(SIGNED_URL, TOKEN, expires_at=NOON)
     assert unseal(sealed, TOKEN, now=NOON - timedelta(seconds=1)) == SIGNED_URL
     with pytest.raises(D1SignedUrlExpiredError, match="2026-11-22 12:00:00 UTC"):
@@ -54,7 +54,7 @@ def test_a_later_expiry_cannot_be_written_onto_it() -> None:
 @pytest.mark.parametrize(
     "damaged", ["", "***", "d1seal1", "d1seal1.1.", "d1seal1.x.AAAA", "d1seal1.9.ä", "d1seal1.1.AAAA", SIGNED_URL]
 )
-def test_what_is_no_seal_is_told_from_a_wrong_token(damaged: str) -> None:
+def test_a_malformed_seal_is_distinguished_from_a_wrong_token(damaged: str) -> None:
     with pytest.raises(D1SealError, match="not a sealed URL"):
         unseal(damaged, TOKEN)
 

@@ -118,7 +118,7 @@ def test_one_odd_row_costs_one_row() -> None:
     assert [block.fallback_reason for block in staged["t"].blocks] == ["other literals"]
 
 
-def test_mostly_odd_blocks_go_one_way() -> None:
+def test_a_block_with_mostly_irregular_rows_takes_the_exact_path() -> None:
     dump = table("a TEXT", ["unistr('\\u0041')"] * 30 + ["'x'"] * 10)
     assert exact_rows(dump) == 40
 

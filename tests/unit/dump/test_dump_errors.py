@@ -71,7 +71,7 @@ KEY = "CREATE TABLE t(id INTEGER PRIMARY KEY, b);\n"
         ("CREATE TABLE t AS SELECT 1;", "table 't': CREATE TABLE: AS SELECT cannot be read without executing it"),
     ],
 )
-def test_what_an_error_says(dump: str, message: str) -> None:
+def test_error_messages(dump: str, message: str) -> None:
     with pytest.raises(D1DumpError) as caught:
         read_with_ours(dump.encode())
     assert str(caught.value).endswith(message)

@@ -103,7 +103,7 @@ def test_an_unknown_bookmark(database: LocalDatabase) -> None:
     assert values(database) == [1]
 
 
-def test_moments_of_the_past(database: LocalDatabase) -> None:
+def test_bookmarks_of_the_past(database: LocalDatabase) -> None:
     first, created = database.bookmark(), datetime.now(UTC)
     run(database, "INSERT INTO t VALUES (2)")
     second = database.bookmark()

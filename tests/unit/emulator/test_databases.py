@@ -71,7 +71,7 @@ def test_a_text_that_is_not_utf8(database: LocalDatabase) -> None:
         ("  ; ", "No SQL statements detected."),
     ],
 )
-def test_errors_in_d1_s_words(database: LocalDatabase, sql: str, message: str) -> None:
+def test_errors_have_d1s_messages(database: LocalDatabase, sql: str, message: str) -> None:
     with pytest.raises(QueryError) as refused:
         database.query([(sql, ())])
     assert str(refused.value).startswith(message)

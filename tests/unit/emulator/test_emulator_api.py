@@ -118,7 +118,7 @@ def test_what_cannot_be_restored(api, params: dict[str, str], code: int) -> None
     assert (answer.status_code, answer.json()["errors"][0]["code"]) == (400, code)
 
 
-def test_restore_to_a_moment(api) -> None:
+def test_restore_to_a_timestamp(api) -> None:
     moment = datetime.now(UTC).isoformat()
     api.query("small", "CREATE TABLE later(a)")
     answer = api.call("POST", api.path("small", "/time_travel/restore"), params={"timestamp": moment})

@@ -27,7 +27,7 @@ def running(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
             process.wait(20)
 
 
-def test_it_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
+def test_it_serves_until_a_signal(tmp_path: Path) -> None:
     seed = tmp_path / "seed.sql"
     seed.write_text("CREATE TABLE t(a); INSERT INTO t VALUES (7);")
     ready = tmp_path / "ready.sql"
@@ -84,7 +84,7 @@ def test_a_taken_port_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"error: .*in use.*", capsys.readouterr().err.strip())
 
 
-def test_without_its_extra_it_says_what_to_install() -> None:
+def test_without_its_extra_it_names_the_package_to_install() -> None:
     code = "import sys, runpy; sys.modules['apsw'] = None; runpy.run_module('airflow_provider_d1.emulator')"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1

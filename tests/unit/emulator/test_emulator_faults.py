@@ -48,7 +48,7 @@ def test_a_lost_answer_to_start_leaves_an_orphan(api) -> None:
     assert api.export("other0").json()["result"] == {"success": False, "error": BUSY_START}
 
 
-def test_a_lost_complete_is_lost_for_good(api) -> None:
+def test_a_lost_complete_response_is_not_repeated(api) -> None:
     bookmark = api.start("small")
     while api.query("small", "SELECT 1").status_code != 200:
         pass  # until the dump is there
@@ -129,7 +129,7 @@ def test_the_rate_limit_and_its_block(api) -> None:
     assert code(api.call("GET", "/user/tokens/verify", headers=other)) == (401, 10000)
 
 
-def test_reset_puts_everything_back(api) -> None:
+def test_reset_restores_the_initial_state(api) -> None:
     api.finish("fts", api.start("fts"))
     api.emulator.faults.export_seconds = 1e9
     api.start("small")

@@ -74,7 +74,7 @@ def test_a_small_export() -> None:
     )
 
 
-def test_complete_is_told_once() -> None:
+def test_complete_is_returned_once() -> None:
     bench = Bench()
     bench.start()
     assert isinstance(bench.poll(), ExportComplete)
@@ -114,7 +114,7 @@ def test_queries_are_refused_while_it_runs() -> None:
 
 
 @pytest.mark.parametrize(("gap", "alive"), [(15.0, True), (15.1, False)])
-def test_an_export_that_nobody_polls_is_cancelled(gap: float, alive: bool) -> None:
+def test_an_export_without_polls_is_cancelled(gap: float, alive: bool) -> None:
     bench = Bench(export_seconds=60)
     bench.start()
     assert isinstance(bench.poll(after=gap), ExportActive if alive else ExportFailed)
@@ -154,7 +154,7 @@ def test_lost_exports_run_out() -> None:
     assert [type(bench.poll("bookmark1", after=4)) for _ in range(3)] == [ExportActive, ExportActive, ExportComplete]
 
 
-def test_somebody_else_keeps_it_busy() -> None:
+def test_another_client_keeps_it_busy() -> None:
     bench = Bench()
     bench.faults.busy_seconds = 7
     assert bench.start() == ExportFailed(BUSY_START)
@@ -178,7 +178,7 @@ def test_errors_of_one_s_own() -> None:
     assert bench.poll() == ExportFailed("outer", "bookmark0")
 
 
-def test_a_virtual_table_locks_the_database_for_good() -> None:
+def test_a_virtual_table_locks_the_database_permanently() -> None:
     bench = Bench()
     bench.next_job = Job(error=VIRTUAL_TABLE_ERROR)
     bench.start()

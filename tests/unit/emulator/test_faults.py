@@ -75,7 +75,7 @@ def test_parse(text: str, value: dict[str, object]) -> None:
         ("only=polls", "unknown kind of call 'polls'"),
     ],
 )
-def test_nonsense_is_refused(text: str, message: str) -> None:
+def test_invalid_values_are_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse(text)
 

@@ -166,7 +166,7 @@ def test_an_import_blocks_queries_and_exports_and_other_imports(clean) -> None:
     assert poll(api, "other1", bookmark)["status"] == "complete"
 
 
-def test_an_import_whose_end_is_forgotten(clean) -> None:
+def test_an_import_whose_result_is_lost(clean) -> None:
     """It was run all the same, which is what makes a lost answer dangerous."""
     api = clean
     api.emulator.faults.lost_imports = 1

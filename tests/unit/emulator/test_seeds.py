@@ -91,7 +91,7 @@ def test_rows_of_plain_python(connection: apsw.Connection) -> None:
         ("x.sql", None, "does not exist"),
     ],
 )
-def test_a_bad_seed_says_what_is_wrong(
+def test_a_bad_seed_is_a_clear_error(
     connection: apsw.Connection, tmp_path: Path, file: str, content: str | bytes | None, message: str
 ) -> None:
     if isinstance(content, str):

@@ -139,7 +139,7 @@ def test_a_host_without_the_apis_path_is_named(host: str) -> None:
         settings(host=host)
 
 
-def test_no_database_says_where_to_put_one() -> None:
+def test_the_error_for_a_missing_database_names_the_field() -> None:
     with pytest.raises(D1ConfigurationError, match=r"database=.*schema.*'d1_default'"):
         settings().database_or_fail()
 

@@ -126,7 +126,9 @@ def test_time_travel(emulator: Emulator) -> None:
     "moment",
     [{}, {"bookmark": ""}, {"bookmark": "x", "timestamp": datetime.now(UTC)}, {"timestamp": datetime(2026, 1, 1)}],  # noqa: DTZ001
 )
-def test_a_restore_to_no_clear_moment_is_refused(emulator: Emulator, moment: dict[str, Any]) -> None:
+def test_a_restore_needs_either_a_bookmark_or_a_timestamp_with_a_zone(
+    emulator: Emulator, moment: dict[str, Any]
+) -> None:
     with pytest.raises(D1ConfigurationError, match="expected"):
         D1Hook().restore(**moment)
     assert not emulator.calls.of("restore")
@@ -223,7 +225,7 @@ def test_token_and_signed_url_are_masked(emulator: Emulator, monkeypatch: pytest
     ],
     ids=["fine", "fine-without-database", "token", "account", "database", "right", "no-account-id", "no-token"],
 )
-def test_test_connection_tells_the_reasons_apart(
+def test_the_connection_test_distinguishes_the_reasons(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], faults: dict[str, Any], words: str
 ) -> None:
     connect(monkeypatch, emulator, **fields)
@@ -234,7 +236,7 @@ def test_test_connection_tells_the_reasons_apart(
     assert emulator.token not in message
 
 
-def test_a_connection_that_is_nowhere_is_named() -> None:
+def test_the_error_for_a_missing_connection_names_it() -> None:
     hook = D1Hook("d1_nowhere")
     with pytest.raises(D1ConfigurationError, match="Connection 'd1_nowhere' is not defined"):
         hook.query("SELECT 1")
@@ -261,7 +263,7 @@ def test_the_connection_test_does_not_name_the_transient_connection(
     ],
     ids=["token", "account", "right"],
 )
-def test_an_export_says_as_much_as_the_connection_test(
+def test_an_export_reports_the_result_of_the_connection_test(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], faults: dict[str, Any], words: str
 ) -> None:
     connect(monkeypatch, emulator, **fields)

@@ -122,7 +122,7 @@ def test_execution_timeout_bounds_the_deferred_time() -> None:
     assert deferred(operator).trigger.serialize()[1]["deadline"] <= time.time() + 15
 
 
-def test_it_defers_by_default_whatever_airflows_default_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_defers_by_default_regardless_of_airflows_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", "False")
     error = deferred(D1ExportOperator(task_id="export"))
     assert error.method_name == "execute_complete"
@@ -219,7 +219,7 @@ def test_a_rendered_template_gets_its_type(name: str, rendered: str, value: obje
     assert (sent, type(sent)) == (value, type(value))
 
 
-def test_the_log_says_before_deferring_what_is_exported_and_where_to(
+def test_the_export_is_logged_before_deferring(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = {"conn_type": "d1", "login": "a" * 32, "password": "t", "schema": "shop"}

@@ -56,7 +56,7 @@ def test_a_restore_and_its_undoing(emulator: Emulator) -> None:
 
 
 @pytest.mark.parametrize("rendered", [False, True])
-def test_a_restore_to_a_moment(emulator: Emulator, rendered: bool) -> None:
+def test_a_restore_to_a_timestamp(emulator: Emulator, rendered: bool) -> None:
     D1Hook().run("INSERT INTO t VALUES (1)")
     time.sleep(0.05)
     moment = datetime.now(UTC)

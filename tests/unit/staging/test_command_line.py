@@ -86,7 +86,7 @@ def test_tables_are_left_out(tmp_path: Path) -> None:
     assert b"did you mean 'logs'?" in done.stderr
 
 
-def test_the_line_says_where(tmp_path: Path) -> None:
+def test_the_error_names_the_place(tmp_path: Path) -> None:
     dump = SMALL + b'\nINSERT INTO "t" VALUES(2,evil(1));'
     done = run("-", tmp_path / "out", stdin=dump)
     assert b"'t'" in done.stderr
@@ -137,7 +137,7 @@ def test_every_option_has_a_flag_a_default_and_a_help() -> None:
 
 
 @pytest.mark.parametrize("option", [["--on-lossy", "fail"], ["--on-type-conflict", "fail"]])
-def test_told_to_fail(option: list[str], tmp_path: Path) -> None:
+def test_on_lossy_and_on_type_conflict_fail(option: list[str], tmp_path: Path) -> None:
     done = run(CORPUS, tmp_path / "out", *option)
     assert done.returncode == 1
     (line,) = done.stderr.decode().splitlines()
@@ -146,7 +146,7 @@ def test_told_to_fail(option: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_leaves_nothing_behind(number: signal.Signals, code: int, tmp_path: Path) -> None:
+def test_a_signal_leaves_no_files(number: signal.Signals, code: int, tmp_path: Path) -> None:
     # what runs in the background of a shell ignores SIGINT, and so would its children
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
@@ -188,7 +188,7 @@ def test_a_bomb_is_cut_off_before_it_fills_the_memory(pack, tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
-def test_nobody_reads_the_path(tmp_path: Path) -> None:
+def test_a_closed_stdout_is_not_an_error(tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "airflow_provider_d1.staging", "-", str(tmp_path / "out")]

@@ -88,7 +88,7 @@ FORMATS = [
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.suffix)
-def test_a_table_comes_back_as_it_was(form: TableFormat, tmp_path: Path) -> None:
+def test_a_table_is_read_back_unchanged(form: TableFormat, tmp_path: Path) -> None:
     table = nasty()
     # slices have offsets, which buffers do not know of
     path = written(form, tmp_path / "part", table.slice(0, 7), table.slice(7, 0), table.slice(7, 5), table.slice(12))
@@ -140,7 +140,7 @@ def test_csv_is_what_rfc_4180_readers_expect(tmp_path: Path) -> None:
     assert repr(numbers) == repr(table["real.x"].to_pylist())
 
 
-def test_csv_tells_null_from_empty(tmp_path: Path) -> None:
+def test_csv_distinguishes_null_from_empty(tmp_path: Path) -> None:
     table = pa.table({"s": pa.array(["", None, "x"]), "b": pa.array([b"", None, b"\xab"])})
     path = written(CsvFormat(None), tmp_path / "part.csv", table)
     assert path.read_bytes() == b's,b\n"",""\n,\n"x","AB"\n'
@@ -228,7 +228,7 @@ def test_a_dictionary_that_does_not_pay_after_all_is_reckoned_with(
     assert (tmp_path / "part").stat().st_size <= limit
 
 
-def test_a_row_longer_than_the_readers_block_comes_back(tmp_path: Path) -> None:
+def test_a_row_longer_than_the_readers_block_is_read_back(tmp_path: Path) -> None:
     table = pa.table({"s": pa.array(["short", "x" * (9 << 20), None, "y" * (5 << 20), "end"])})
     path = written(CsvFormat("zstd"), tmp_path / "part", table)
     assert same(read_back(CsvFormat("zstd"), path, table.schema), table)

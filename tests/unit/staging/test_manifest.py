@@ -209,7 +209,7 @@ def test_keys_of_a_later_version_are_ignored() -> None:
     assert Manifest.from_dict({**example().to_dict(), "later": 1}) == example()
 
 
-def test_a_source_reads_what_an_export_says() -> None:
+def test_a_source_reads_an_exports_dict() -> None:
     export = {
         "database_id": "d", "database_name": "shop", "account_id": "a", "bookmark": "b", "filename": "f.sql",
         "sealed_url": "secret", "expires_at": "2026-11-22T10:30:00+00:00", "started_at": "2026-11-22T09:30:00+00:00",

@@ -40,7 +40,7 @@ def test_until_it_is_complete_the_one_before_stays_whole(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("used", [False, True])
-def test_a_file_of_somebody_else_is_never_overwritten(used: bool, tmp_path: Path) -> None:
+def test_a_foreign_file_is_not_overwritten(used: bool, tmp_path: Path) -> None:
     if used:
         staged(tmp_path, dump_of("one"))
     foreign = tmp_path / "people" / "part-00000.csv.gz"

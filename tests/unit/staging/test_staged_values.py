@@ -78,7 +78,7 @@ def test_columns_that_widen_late(file_format: TableFormats, max_part_bytes: int,
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_a_dump_that_comes_back_to_a_table(file_format: TableFormats, tmp_path: Path) -> None:
+def test_a_dump_with_more_rows_of_an_earlier_table(file_format: TableFormats, tmp_path: Path) -> None:
     lines = ["CREATE TABLE a(x);", "CREATE TABLE b(x);", "CREATE TABLE c(x);"]
     for n in range(40):
         lines += [f"INSERT INTO a VALUES({n}{'.5' if n > 20 else ''});", f"INSERT INTO b VALUES('{n}');"]

@@ -218,7 +218,9 @@ def test_an_interrupt_while_the_others_are_still_at_work(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("stage_name", ["parse_block", "TableRouter.handle", "PartStore.handle"])
-def test_a_fault_of_our_own_stops_everything(stage_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_exception_stops_all_threads(
+    stage_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = iter(range(1_000_000))
     owner = "airflow_provider_d1.staging.table_pipeline"
     import airflow_provider_d1.staging.table_pipeline as tables
@@ -249,7 +251,9 @@ def test_a_fault_of_our_own_stops_everything(stage_name: str, tmp_path: Path, mo
         (StagingOptions(on_lossy="fail"), D1LossyExportError, "t.id: 1 integer of 2\\^53 and beyond"),
     ],
 )
-def test_told_to_fail(options: StagingOptions, error: type[Exception], words: str, tmp_path: Path) -> None:
+def test_on_lossy_and_on_type_conflict_fail(
+    options: StagingOptions, error: type[Exception], words: str, tmp_path: Path
+) -> None:
     dump = b"CREATE TABLE t(id INTEGER, v INTEGER);INSERT INTO t VALUES(9007199254740992,0.5);"
     with pytest.raises(error, match=words):
         staged(dump, tmp_path / "out", options)
@@ -278,7 +282,7 @@ def test_a_text_of_three_lines_is_a_suspicion_and_no_failure(tmp_path: Path, cap
     assert line.startswith("Table 'notes': D1's export may have altered values. body: 1 text of several lines")
 
 
-def test_a_part_that_shrinks_in_the_store_is_found_out(tmp_path: Path) -> None:
+def test_a_truncated_part_in_the_store_is_an_error(tmp_path: Path) -> None:
     class Truncating(FolderStorage):
         def put_file(self, key: str, path: Path) -> None:
             super().put_file(key, path)
@@ -297,7 +301,9 @@ def test_a_second_run_has_a_folder_of_its_own(tmp_path: Path) -> None:
     assert all(path_of(file).exists() for file in first.all_files)
 
 
-def test_deleting_old_files_may_fail_once_the_manifest_stands(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_deleting_old_files_may_fail_once_the_manifest_is_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     staged(SMALL, tmp_path / "out")
     manifest = stage(
         io.BytesIO(SMALL), FaultyStorage(tmp_path / "out", "delete", 0), replace(OPTIONS, keep_runs=1), Source()

@@ -78,7 +78,7 @@ def pointer(folder: Path) -> Manifest:
     ("method", "key"),
     [("put_file", "part-00000.csv.gz"), ("put_bytes", MANIFEST_KEY), ("replace", MANIFEST_KEY), ("list", "")],
 )
-def test_another_run_may_come_at_any_moment(method: str, key: str, tmp_path: Path) -> None:
+def test_another_run_may_interleave_at_any_step(method: str, key: str, tmp_path: Path) -> None:
     others: list[Manifest] = []
     storage = Interrupted(tmp_path, method, key, lambda: others.append(stage_text(FolderStorage(tmp_path), "other")))
     mine = stage_text(storage, "mine")

@@ -19,7 +19,7 @@ def test_items_come_out_in_the_order_of_their_places() -> None:
     assert list(channel) == ["a", "b", "c"]
 
 
-def test_a_producer_waits_for_room() -> None:
+def test_a_producer_waits_for_a_free_place() -> None:
     channel: Channel[int] = Channel(2)
     put: list[int] = []
 
@@ -52,7 +52,7 @@ def test_several_consumers_share_the_items() -> None:
 
 
 @pytest.mark.parametrize("act", ["put", "take"])
-def test_stopping_wakes_who_waits_and_turns_away_who_comes(act: str) -> None:
+def test_stopping_interrupts_waiting_and_later_calls(act: str) -> None:
     channel: Channel[int] = Channel(1)
     if act == "put":
         channel.put(0)

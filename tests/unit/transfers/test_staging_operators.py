@@ -508,7 +508,7 @@ class TestRetry:
         with pytest.raises(TaskDeferred):
             to_folder(tmp_path, database="shop").execute(context(store))
 
-    def test_a_store_that_fails_or_holds_nonsense_costs_only_the_saving(self, store: Store, tmp_path: Path) -> None:
+    def test_a_failing_task_state_store_only_costs_a_new_export(self, store: Store, tmp_path: Path) -> None:
         for damaged in (Store(dict.fromkeys(store, "nonsense")), SimpleNamespace()):
             with pytest.raises(TaskDeferred):
                 to_folder(tmp_path, database="shop").execute(context(damaged))

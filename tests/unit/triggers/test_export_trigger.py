@@ -96,7 +96,7 @@ async def test_a_timeout_is_an_event(connection: None, monkeypatch: pytest.Monke
     assert await events_of(D1ExportTrigger(**ARGUMENTS)) == [{"status": "timeout", "message": "too late"}]
 
 
-async def test_a_foreign_exception_is_an_event_and_its_text_goes_nowhere(
+async def test_a_foreign_exception_is_an_event_without_its_text(
     connection: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     url = f"https://r2.example/x?X-Amz-Signature={secrets.token_hex(16)}"  # a traceback shows source lines
