@@ -98,6 +98,14 @@ class Warehouse(ABC, Generic[S]):
         :raises D1WarehouseError: naming it.
         """
 
+    def not_a_table(self, plan: LoadPlan, table: str, what: str) -> D1WarehouseError:
+        """The error for something that has a table's name and can't be loaded.
+
+        :param what: what it is.
+        """
+        remedy = "rename it, or leave the table out with tables=[…]"
+        return D1WarehouseError(f"table {table!r} is not loaded: {plan.path(table)} {what}; {remedy}")
+
     def schema_query(self, plan: LoadPlan) -> str:
         """The query for the target schema; no rows when there is none."""
         schema = plan.dialect.literal(plan.dialect.fold(plan.options.schema))
@@ -160,15 +168,16 @@ class Warehouse(ABC, Generic[S]):
         """Whether :meth:`alter_column` may be run; else a person is shown it."""
         return False
 
-    def alter_column(self, plan: LoadPlan, table: str, column: str, old: str, new: str) -> str:
+    def alter_column(self, plan: LoadPlan, table: str, column: str, old: str, new: str) -> list[str]:
         """Widen a column. By default through a second one: most warehouses have no ALTER that changes a type's kind."""
         path, name = plan.path(table), plan.dialect.identifier(column)
         wider = plan.dialect.identifier(f"{column}_wider")
-        return (
-            f"ALTER TABLE {path} ADD COLUMN {wider} {plan.dialect.types[new]}; "
-            f"UPDATE {path} SET {wider} = {self.cast(name, old, new)}; "
-            f"ALTER TABLE {path} DROP COLUMN {name}; ALTER TABLE {path} RENAME COLUMN {wider} TO {name}"
-        )
+        return [
+            f"ALTER TABLE {path} ADD COLUMN {wider} {plan.dialect.types[new]}",
+            f"UPDATE {path} SET {wider} = {self.cast(name, old, new)}",
+            f"ALTER TABLE {path} DROP COLUMN {name}",
+            f"ALTER TABLE {path} RENAME COLUMN {wider} TO {name}",
+        ]
 
     def insert_from_helper(self, plan: LoadPlan, work: TableLoad, verb: str = "INSERT INTO") -> str:
         """Bring the helper table's rows into the table, each column in the type that it has there."""
@@ -224,10 +233,10 @@ class Warehouse(ABC, Generic[S]):
         """Put the helper table in the place of the table, which has other columns."""
         return [f"DROP TABLE {plan.path(work.table.name)}", self.rename_helper(plan, work)]
 
-    def policies_query(self, plan: LoadPlan, table: str) -> str | None:
-        """The query for what limits who sees which rows or values of a table, and is lost in a swap; None for nothing.
+    def attached_query(self, plan: LoadPlan, table: str) -> str | None:
+        """The query for what is attached to a table and would be lost in a swap, in words; None for nothing.
 
-        Grants without such policies would show everything.
+        Policies above all: grants without them would show what they hide.
         """
         return None
 
@@ -240,7 +249,7 @@ class Warehouse(ABC, Generic[S]):
         table, drift = work.table.name, work.drift
         return [
             *(self.add_column(plan, table, column) for column in drift.added),
-            *(change.statement for change in drift.altered),
+            *(statement for change in drift.altered for statement in change.statements),
         ]
 
     def publication(self, plan: LoadPlan, work: TableLoad) -> Publication:
@@ -374,7 +383,7 @@ class Warehouse(ABC, Generic[S]):
         :raises D1WarehouseError: when a column can't be widened.
         """
 
-        def alter(column: str, old: str, new: str) -> str:
+        def alter(column: str, old: str, new: str) -> list[str]:
             return self.alter_column(plan, table.name, column, old, new)
 
         return find_drift(plan.dialect, table, existing, alter, self.alterable)

@@ -157,11 +157,12 @@ class BigQuery(Warehouse[BigQuerySession]):
     def alterable(self, old: str, new: str) -> bool:
         return (old, new) == ("int64", "float64")
 
-    def alter_column(self, plan: LoadPlan, table: str, column: str, old: str, new: str) -> str:
+    def alter_column(self, plan: LoadPlan, table: str, column: str, old: str, new: str) -> list[str]:
         path, name = plan.path(table), plan.dialect.identifier(column)
         if self.alterable(old, new):
-            return f"ALTER TABLE {path} ALTER COLUMN {name} SET DATA TYPE {plan.dialect.types[new]}"
-        return f"CREATE OR REPLACE TABLE {path} AS SELECT * REPLACE ({self.cast(name, old, new)} AS {name}) FROM {path}"
+            return [f"ALTER TABLE {path} ALTER COLUMN {name} SET DATA TYPE {plan.dialect.types[new]}"]
+        changed = f"SELECT * REPLACE ({self.cast(name, old, new)} AS {name}) FROM {path}"
+        return [f"CREATE OR REPLACE TABLE {path} AS {changed}"]
 
     def overwrite(self, plan: LoadPlan, work: TableLoad) -> list[str]:
         # TRUNCATE is refused where a policy hides rows from the loader; DELETE would leave those

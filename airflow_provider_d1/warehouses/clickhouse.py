@@ -149,10 +149,8 @@ class ClickHouse(Warehouse[ClickHouseSession]):
         others = {str(name): str(engine) for name, engine in run.session.rows(query)}
         for table in run.plan.tables:
             if table.name in others:
-                raise D1WarehouseError(
-                    f"table {table.name!r} is not loaded: {run.plan.path(table.name)} has the engine "
-                    f"{others[table.name]}, not a MergeTree; rename it, or leave the table out with tables=[…]"
-                )
+                what = f"has the engine {others[table.name]}, not a MergeTree"
+                raise self.not_a_table(run.plan, table.name, what)
 
     def cast(self, name: str, old: str, new: str) -> str:
         literal = self.dialect.literal
@@ -179,11 +177,11 @@ class ClickHouse(Warehouse[ClickHouseSession]):
     def alterable(self, old: str, new: str) -> bool:
         return True
 
-    def alter_column(self, plan: LoadPlan, table: str, column: str, old: str, new: str) -> str:
+    def alter_column(self, plan: LoadPlan, table: str, column: str, old: str, new: str) -> list[str]:
         """As a person would do it; the loader does it to the empty helper table and copies the old rows."""
         name = plan.dialect.identifier(column)
         no_longer_binary = " COMMENT ''" if old == "binary" else ""
-        return f"ALTER TABLE {plan.path(table)} MODIFY COLUMN {name} {plan.dialect.types[new]}{no_longer_binary}"
+        return [f"ALTER TABLE {plan.path(table)} MODIFY COLUMN {name} {plan.dialect.types[new]}{no_longer_binary}"]
 
     def create_helper(self, plan: LoadPlan, work: TableLoad) -> list[str]:
         """Where the table stays, with all that defines it: engine, keys, TTL, codecs, defaults, comments."""
@@ -195,7 +193,7 @@ class ClickHouse(Warehouse[ClickHouseSession]):
         return [
             f"CREATE TABLE {plan.path(name)} AS {plan.path(work.table.name)}",
             *(self.add_column(plan, name, column) for column in work.drift.added),
-            *(self.alter_column(plan, name, c.column, c.old, c.new) for c in work.drift.altered),
+            *(s for c in work.drift.altered for s in self.alter_column(plan, name, c.column, c.old, c.new)),
         ]
 
     def drop_helper(self, plan: LoadPlan, name: str) -> str:

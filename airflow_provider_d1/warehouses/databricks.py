@@ -113,12 +113,10 @@ class Databricks(Warehouse[CursorSession]):
             return f"HEX({name})"
         return f"CAST({name} AS {self.dialect.types[new]})"
 
-    def alter_column(self, plan: LoadPlan, table: str, column: str, old: str, new: str) -> str:
+    def alter_column(self, plan: LoadPlan, table: str, column: str, old: str, new: str) -> list[str]:
         path, name = plan.path(table), plan.dialect.identifier(column)  # Delta rewrites the table for it
-        return (
-            f"CREATE OR REPLACE TABLE {path}{self.table_suffix} AS "
-            f"SELECT * EXCEPT ({name}), {self.cast(name, old, new)} AS {name} FROM {path}"
-        )
+        changed = f"SELECT * EXCEPT ({name}), {self.cast(name, old, new)} AS {name} FROM {path}"
+        return [f"CREATE OR REPLACE TABLE {path}{self.table_suffix} AS {changed}"]
 
     def overwrite(self, plan: LoadPlan, work: TableLoad) -> list[str]:
         return [self.insert_from_helper(plan, work, "INSERT OVERWRITE TABLE")]
@@ -126,7 +124,7 @@ class Databricks(Warehouse[CursorSession]):
     def swap(self, plan: LoadPlan, work: TableLoad) -> list[str]:
         return [self.rename_helper(plan, work)]
 
-    def policies_query(self, plan: LoadPlan, table: str) -> str:
+    def attached_query(self, plan: LoadPlan, table: str) -> str:
         literal, fold = plan.dialect.literal, plan.dialect.fold
         where = f"WHERE table_schema = {literal(fold(plan.options.schema))} AND table_name = {literal(fold(table))}"
         return (

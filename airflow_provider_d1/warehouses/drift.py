@@ -12,8 +12,8 @@ from airflow_provider_d1.warehouses.plan import Column, Table
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.dialect import Dialect
 
-#: (column in the warehouse, staged type of what it holds now, staged type that it needs) → the ALTER statement
-AlterStatement = Callable[[str, str, str], str]
+#: (column in the warehouse, staged type of what it holds now, staged type that it needs) → the ALTER statements
+AlterStatements = Callable[[str, str, str], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,12 @@ class Alteration:
     column: str
     old: str
     new: str
-    statement: str
+    statements: tuple[str, ...]
+
+    @property
+    def statement(self) -> str:
+        """As a person is shown them."""
+        return "; ".join(self.statements)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +90,13 @@ def find_drift(
     dialect: Dialect,
     table: Table,
     existing: Mapping[str, str],
-    alter: AlterStatement,
+    alter: AlterStatements,
     alterable: Callable[[str, str], bool],
 ) -> Drift:
     """Compare a staged table with the one in the warehouse.
 
     :param existing: the warehouse's columns in order, with their types as its catalogue gives them.
-    :param alter: writes the statement that would widen a column.
+    :param alter: writes the statements that would widen a column.
     :param alterable: whether the warehouse can run such a statement for these two staged types.
     :raises D1WarehouseError: for a column that has to be widened and can't be; the statement is in the text.
     """
@@ -108,17 +113,17 @@ def find_drift(
         if held is None:
             refused.append(
                 f"column {name!r} is {declared}: that type cannot represent every staged {column.type} value exactly: "
-                + alter(name, "string", column.type)
+                + "; ".join(alter(name, "string", column.type))
             )
             continue
         wanted = wider(held, column.type)
         targets.append(Column(name, wanted))
         if wanted != held:
-            statement = alter(name, held, wanted)
+            change = Alteration(name, held, wanted, tuple(alter(name, held, wanted)))
             if alterable(held, wanted):
-                altered.append(Alteration(name, held, wanted, statement))
+                altered.append(change)
             else:
-                refused.append(f"column {name!r} is {declared} and has to become wider: {statement}")
+                refused.append(f"column {name!r} is {declared} and has to become wider: {change.statement}")
     if refused:
         raise D1WarehouseError(f"table {table.name!r} is unchanged: {'; '.join(refused)}")
     return Drift(tuple(added), tuple(altered), tuple(targets))

@@ -126,10 +126,7 @@ class DuckDB(Warehouse[DuckDBSession]):
         }
         for table in plan.tables:
             if fold_case(table.name) in views:
-                raise D1WarehouseError(
-                    f"table {table.name!r} is not loaded: {plan.path(table.name)} is a view; rename it, or leave the "
-                    "table out with tables=[…]"
-                )
+                raise self.not_a_table(plan, table.name, "is a view")
             other = tables.get(fold_case(table.name), table.name)
             if other != table.name:
                 raise D1WarehouseError(
@@ -150,12 +147,10 @@ class DuckDB(Warehouse[DuckDBSession]):
     def alterable(self, old: str, new: str) -> bool:
         return True
 
-    def alter_column(self, plan: LoadPlan, table: str, column: str, old: str, new: str) -> str:
+    def alter_column(self, plan: LoadPlan, table: str, column: str, old: str, new: str) -> list[str]:
         name = plan.dialect.identifier(column)
-        return (
-            f"ALTER TABLE {plan.path(table)} ALTER COLUMN {name} TYPE {plan.dialect.types[new]} "
-            f"USING {self.cast(name, old, new)}"
-        )
+        alter = f"ALTER TABLE {plan.path(table)} ALTER COLUMN {name}"
+        return [f"{alter} TYPE {plan.dialect.types[new]} USING {self.cast(name, old, new)}"]
 
     def loads_into(self, plan: LoadPlan, work: TableLoad) -> str:
         return work.table.helper if work.action == "merge" else work.table.name

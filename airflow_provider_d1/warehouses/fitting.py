@@ -43,6 +43,17 @@ def fitted(batches: Iterator[pa.RecordBatch], table: Table, targets: Sequence[Co
         yield pa.RecordBatch.from_arrays(arrays, names)
 
 
+def pieces(batch: pa.RecordBatch, largest: int) -> Iterator[pa.RecordBatch]:
+    """Slices of at most ``largest`` bytes, as far as whole rows allow; none for no rows."""
+    if batch.num_rows <= 1 or batch.nbytes <= largest:
+        if batch.num_rows:
+            yield batch
+        return
+    half = batch.num_rows // 2
+    yield from pieces(batch.slice(0, half), largest)
+    yield from pieces(batch.slice(half), largest)
+
+
 def nul_free(
     batches: Iterator[pa.RecordBatch], table: Table, on_nul: OnNul, replaced: Counter[str]
 ) -> Iterator[pa.RecordBatch]:

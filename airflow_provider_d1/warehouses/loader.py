@@ -171,7 +171,7 @@ class Load(Run[Any]):
             work = warehouse.plan_table(plan, table, existing)
             self._check_exact(work)
             if work.action == "swap":
-                self._check_policies(work)
+                self._check_attached(work)
             if work.into == table.name and work.action == "append":
                 work.rows_before = self.count(table.name)
             warehouse.load_rows(self, work)
@@ -201,21 +201,24 @@ class Load(Run[Any]):
                 "schema, or pass allow_other_database=True"
             )
 
-    def _check_policies(self, work: TableLoad) -> None:
-        """Drop no policies together with a table: who was kept from its rows would see them in the new one."""
-        query, name = self.warehouse.policies_query(self.plan, work.table.name), work.table.name
+    def _check_attached(self, work: TableLoad) -> None:
+        """Drop nothing together with a table: who was kept from rows by a policy would see them in the new one."""
+        plan, name = self.plan, work.table.name
+        query = self.warehouse.attached_query(plan, name)
         if query is None:
             return
         try:
-            found = [str(policy) for (policy,) in self.session.rows(query)]
+            found = [str(what) for (what,) in self.session.rows(query)]
         except self.warehouse.driver_errors() as error:
             work.keeps_grants = False
             log.warning("table=%s policies=unknown, grants are not kept: %s", name, error)
             return
         if found:
+            columns = ", ".join(f"{column.name} {plan.dialect.types[column.type]}" for column in work.table.columns)
             raise D1WarehouseError(
-                f"table {name!r} is unchanged: its columns have to change, and a new table would not have its policies "
-                f"({', '.join(found)}). Change the columns in the warehouse, or drop the table or the policies"
+                f"Table {name!r} is unchanged: its columns are not the staged ones any more, and a new table in its "
+                f"place would not have {', '.join(found)}. Give it the staged columns ({columns}) with ALTER TABLE "
+                f"{plan.path(name)}, or drop it"
             )
 
     def _check_exact(self, work: TableLoad) -> None:

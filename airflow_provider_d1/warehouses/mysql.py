@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from typing import TYPE_CHECKING
+import ssl
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from airflow_provider_d1.exceptions import D1WarehouseError
+from airflow_provider_d1.cloudflare.credentials import Secret
+from airflow_provider_d1.exceptions import D1ConfigurationError, D1WarehouseError
 from airflow_provider_d1.warehouses.ahead import ahead
 from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.batches import staged_batches
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.fitting import fitted
-from airflow_provider_d1.warehouses.mysql_session import MySQLSession, connect, is_permanent
-from airflow_provider_d1.warehouses.mysql_values import refuse_non_finite, value_lists
+from airflow_provider_d1.warehouses.insert_values import refuse_non_finite, value_lists
+from airflow_provider_d1.warehouses.session import CursorSession, while_in_use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +29,21 @@ if TYPE_CHECKING:
 
 #: bytes of rows in one INSERT; the server's max_allowed_packet is 16 MiB in MariaDB, 64 MiB in MySQL 8, if not less
 _LARGEST_INSERT = 4 << 20
+_CONNECT_TIMEOUT = 20
+#: how long a load waits for another one into the same schema, in seconds
+_OTHER_LOAD = 6 * 3600
+#: errors that come again until somebody changes something; everything else may pass: a deadlock (1213), a lock (1205),
+#: a full disk (1021, 1114), a server that shuts down, is read-only (1290, 1836) or has gone (2006, 2013)
+_PERMANENT = frozenset(
+    (
+        *(1044, 1045, 1142, 1143, 1227, 1370, 1698),  # access denied
+        *(1049, 1054, 1115, 1146, 1193, 1231, 1273),  # unknown database, column, character set, table, variable
+        *(1059, 1060, 1061, 1071, 1102, 1103, 1117, 1118, 1136, 1166, 1170),  # names, numbers of columns, keys, sizes
+        *(1064, 1153, 1701),  # syntax, a packet that is too large, TRUNCATE of a referenced table
+        *(1048, 1264, 1265, 1292, 1300, 1364, 1366, 1406, 1690, 1906, 3105),  # values that do not fit
+        *(1062, 1451, 1452, 3819, 4025),  # unique keys, foreign keys, checks
+    )
+)
 #: upper and lower case, and İ and i, are one name to the server where names of columns are compared
 _TEXT = "longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 
@@ -31,6 +51,42 @@ _TEXT = "longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 def fold(name: str) -> str:
     """Names with the same image are one name of a column."""
     return "".join(character.lower()[:1] for character in name)
+
+
+class MySQLSession(CursorSession):
+    """A PyMySQL cursor in autocommit mode; loads into one schema follow each other by a lock of the server."""
+
+    def __init__(self, connection: Any, schema: str, waits: int = _OTHER_LOAD) -> None:
+        super().__init__(connection)
+        for statement in (
+            # no value is cut or rounded in silence, and a backslash escapes in literals
+            "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO'",
+            "SET SESSION time_zone = '+00:00', wait_timeout = 28800",
+            # rows that other sessions add while rows are replaced have to wait
+            "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+        ):
+            self.rows(statement)
+        ((version, self.largest_statement),) = self.rows("SELECT VERSION(), @@max_allowed_packet")
+        self._shortest_wait = 0 if "mariadb" in str(version).lower() else 1
+        ((self._wait,),) = self.rows("SELECT @@lock_wait_timeout")
+        name = "d1:" + hashlib.sha256(schema.encode()).hexdigest()[:32]
+        ((taken,),) = self.rows(f"SELECT GET_LOCK('{name}', {waits})")
+        if taken != 1:
+            raise D1WarehouseError(
+                f"Another load into schema {schema!r} has been running for more than {waits} seconds; nothing was "
+                "loaded, try again later",
+                retryable=True,
+            )
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run a statement and return its rows; one that changes a table gives way to the table's readers."""
+        if not statement.startswith(("RENAME TABLE", "ALTER TABLE")):
+            return super().rows(statement)
+        super().rows(f"SET SESSION lock_wait_timeout = {self._shortest_wait}")
+        try:
+            return while_in_use(lambda: super(MySQLSession, self).rows(statement), lambda error: _number(error) == 1205)
+        finally:
+            super().rows(f"SET SESSION lock_wait_timeout = {self._wait}")
 
 
 class MySQL(Warehouse[MySQLSession]):
@@ -80,7 +136,9 @@ class MySQL(Warehouse[MySQLSession]):
         return (Error,)
 
     def is_permanent(self, error: Exception) -> bool:
-        return is_permanent(error)
+        number = _number(error)
+        # a helper table that has gone was dropped by somebody else: the next load makes another one
+        return number in _PERMANENT and not (number == 1146 and "_d1_new_" in str(error))
 
     def connect(self, plan: LoadPlan, files: StagedFiles, connections: Connections) -> MySQLSession:
         return connect(connections.conn_id, plan.options.schema)
@@ -88,8 +146,7 @@ class MySQL(Warehouse[MySQLSession]):
     def columns_query(self, plan: LoadPlan, table: str) -> str:
         return (
             "SELECT column_name, column_type FROM information_schema.columns "
-            f"WHERE {_named(plan, 'table_schema', plan.options.schema)} AND {_named(plan, 'table_name', table)} "
-            "ORDER BY ordinal_position"
+            f"WHERE {_of(plan, table)} ORDER BY ordinal_position"
         )
 
     def check_targets(self, run: Run[MySQLSession]) -> None:
@@ -98,20 +155,14 @@ class MySQL(Warehouse[MySQLSession]):
             for kind, engine, transactions in run.session.rows(
                 "SELECT t.table_type, t.engine, e.transactions FROM information_schema.tables t "
                 "LEFT JOIN information_schema.engines e ON e.engine = t.engine "
-                f"WHERE {_named(run.plan, 't.table_schema', run.plan.options.schema)} "
-                f"AND {_named(run.plan, 't.table_name', table.name)}"
+                f"WHERE {_of(run.plan, table.name, 't.table_schema', 't.table_name')}"
             ):
-                path = run.plan.path(table.name)
                 if engine is None:
-                    raise D1WarehouseError(
-                        f"Table {table.name!r} is not loaded: {path} is a {kind.lower()}, not a table; rename it, or "
-                        "leave the table out with tables=[…]"
-                    )
+                    raise self.not_a_table(run.plan, table.name, f"is a {kind.lower()}, not a table")
                 if transactions != "YES":
-                    raise D1WarehouseError(
-                        f"Table {table.name!r} is not loaded: {path} has the engine {engine}, which has no "
-                        f"transactions; run ALTER TABLE {path} ENGINE=InnoDB"
-                    )
+                    statement = f"ALTER TABLE {run.plan.path(table.name)} ENGINE=InnoDB"
+                    what = f"has the engine {engine}, which has no transactions (run {statement})"
+                    raise self.not_a_table(run.plan, table.name, what)
 
     def cast(self, name: str, old: str, new: str) -> str:
         if (old, new) == ("float64", "string"):
@@ -125,40 +176,24 @@ class MySQL(Warehouse[MySQLSession]):
     def alterable(self, old: str, new: str) -> bool:
         return True
 
-    def alter_column(self, plan: LoadPlan, table: str, column: str, old: str, new: str) -> str:
+    def alter_column(self, plan: LoadPlan, table: str, column: str, old: str, new: str) -> list[str]:
         path, name, kind = plan.path(table), plan.dialect.identifier(column), plan.dialect.types[new]
         if self.cast(name, old, new) in (name, f"CAST({name} AS CHAR CHARACTER SET utf8mb4)"):
-            return f"ALTER TABLE {path} MODIFY COLUMN {name} {kind}"
-        return super().alter_column(plan, table, column, old, new)
-
-    def alterations(self, plan: LoadPlan, work: TableLoad) -> list[str]:
-        """Where MODIFY would not give SQLite's form: a second column with a name that only this load has."""
-        table, dialect = work.table.name, plan.dialect
-        result = [self.add_column(plan, table, column) for column in work.drift.added]
-        for number, change in enumerate(work.drift.altered):
-            if "MODIFY COLUMN" in change.statement:
-                result.append(change.statement)
-                continue
-            path, name = plan.path(table), dialect.identifier(change.column)
-            wider = dialect.identifier(f"{work.table.helper}_{number}")
-            kind = dialect.types[change.new]
-            result += [
-                f"ALTER TABLE {path} ADD COLUMN {wider} {kind} AFTER {name}",
-                f"UPDATE {path} SET {wider} = {self.cast(name, change.old, change.new)}",
-                f"ALTER TABLE {path} DROP COLUMN {name}, CHANGE COLUMN {wider} {name} {kind}",
-            ]
-        return result
+            return [f"ALTER TABLE {path} MODIFY COLUMN {name} {kind}"]
+        # MODIFY would not give SQLite's form. The second column has a name that only this load has
+        wider = plan.dialect.identifier(f"_d1_{plan.tables[0].token}")
+        return [
+            f"ALTER TABLE {path} ADD COLUMN {wider} {kind} AFTER {name}",
+            f"UPDATE {path} SET {wider} = {self.cast(name, old, new)}",
+            f"ALTER TABLE {path} DROP COLUMN {name}, CHANGE COLUMN {wider} {name} {kind}",
+        ]
 
     def exactly(self, value: str, type_name: str) -> str:
         # a collation may ignore spaces at the end, and case
         return f"CAST({value} AS BINARY)" if type_name == "string" else value
 
     def merge(self, plan: LoadPlan, work: TableLoad) -> list[str]:
-        """Delete the rows that are gone, change those that differ, add those that are new.
-
-        Where a foreign key of the table refers to the table, rows are checked one by one, and a row may come before the
-        one that it refers to. Then nothing is checked until all are there.
-        """
+        """A foreign key to the table itself is not checked until all rows are there: they are checked one by one."""
         match, row = self.match(plan, work), f"{plan.dialect.identifier(work.table.name)}."
         changed, delete = match.assignments(row), [match.delete] if match.delete_missing else []
         result = [f"UPDATE {match.path} JOIN {match.source} ON {match.same_key} SET {changed}"] if changed else []
@@ -179,8 +214,6 @@ class MySQL(Warehouse[MySQLSession]):
         return [f"RENAME TABLE {old} TO {between}, {new} TO {old}, {between} TO {new}"]
 
     def load_rows(self, run: Run[MySQLSession], work: TableLoad) -> None:
-        if work.action == "swap":
-            self._refuse_to_lose(run, work)
         super().load_rows(run, work)
         if work.action in ("overwrite", "merge"):
             key, work.refers_to_itself = self._referenced_key(run, work)
@@ -197,54 +230,41 @@ class MySQL(Warehouse[MySQLSession]):
             "SELECT constraint_name, referenced_column_name, "
             "table_schema = referenced_table_schema AND table_name = referenced_table_name "
             "FROM information_schema.key_column_usage "
-            f"WHERE {_named(plan, 'referenced_table_schema', plan.options.schema)} "
-            f"AND {_named(plan, 'referenced_table_name', name)} ORDER BY constraint_name, ordinal_position"
+            f"WHERE {_of(plan, name, 'referenced_table_schema', 'referenced_table_name')} "
+            "ORDER BY constraint_name, ordinal_position"
         )
         if not references:
             return (), False
         primary = run.session.rows(
             "SELECT column_name FROM information_schema.statistics "
-            f"WHERE {_named(plan, 'table_schema', plan.options.schema)} AND {_named(plan, 'table_name', name)} "
-            "AND index_name = 'PRIMARY' ORDER BY seq_in_index"
+            f"WHERE {_of(plan, name)} AND index_name = 'PRIMARY' ORDER BY seq_in_index"
         )
         key = [column for (column,) in primary]
         key = key or [column for constraint, column, _ in references if constraint == references[0][0]]
         return tuple(key), any(to_itself for _, _, to_itself in references)
 
-    def _refuse_to_lose(self, run: Run[MySQLSession], work: TableLoad) -> None:
+    def attached_query(self, plan: LoadPlan, table: str) -> str:
         """A swap keeps what goes by the table's name: grants, views, routines. The rest would go with the old table."""
-        plan, name = run.plan, work.table.name
-        schema, table = _named(plan, "table_schema", plan.options.schema), _named(plan, "table_name", name)
-        referenced = (
-            f"{_named(plan, 'referenced_table_schema', plan.options.schema)} "
-            f"AND {_named(plan, 'referenced_table_name', name)}"
+        own = _of(plan, table)
+        referring = _of(plan, table, "referenced_table_schema", "referenced_table_name")
+        trigger = _of(plan, table, "event_object_schema", "event_object_table")
+        chosen = (
+            "is_nullable = 'NO' OR COALESCE(column_default, 'NULL') <> 'NULL' OR CONCAT(extra, column_comment) <> ''"
         )
-        trigger = (
-            f"{_named(plan, 'event_object_schema', plan.options.schema)} AND {_named(plan, 'event_object_table', name)}"
+        queries = (
+            ("index", "index_name", "statistics", own),
+            ("foreign key", "constraint_name", "key_column_usage", f"{own} AND referenced_table_name IS NOT NULL"),
+            ("foreign key", "constraint_name", "key_column_usage", referring),
+            ("constraint", "constraint_name", "table_constraints", f"{own} AND constraint_type = 'CHECK'"),
+            ("trigger", "trigger_name", "triggers", trigger),
+            ("settings of column", "column_name", "columns", f"{own} AND ({chosen})"),
+            ("comment", "table_comment", "tables", f"{own} AND table_comment <> ''"),
+            ("partition", "partition_name", "partitions", f"{own} AND partition_name IS NOT NULL"),
         )
-        found = run.session.rows(
-            "SELECT DISTINCT CONCAT('index ', index_name) FROM information_schema.statistics "
-            f"WHERE {schema} AND {table} "
-            "UNION SELECT CONCAT('foreign key ', constraint_name) FROM information_schema.key_column_usage "
-            f"WHERE ({schema} AND {table} AND referenced_table_name IS NOT NULL) OR ({referenced}) "
-            f"UNION SELECT CONCAT('constraint ', constraint_name) FROM information_schema.table_constraints "
-            f"WHERE {schema} AND {table} AND constraint_type = 'CHECK' "
-            f"UNION SELECT CONCAT('trigger ', trigger_name) FROM information_schema.triggers WHERE {trigger} "
-            "UNION SELECT CONCAT('settings of column ', column_name) FROM information_schema.columns "
-            f"WHERE {schema} AND {table} AND (is_nullable = 'NO' OR COALESCE(column_default, 'NULL') <> 'NULL' "
-            "OR extra <> '' OR column_comment <> '') "
-            "UNION SELECT 'comment of the table' FROM information_schema.tables "
-            f"WHERE {schema} AND {table} AND table_comment <> '' "
-            "UNION SELECT 'partitions' FROM information_schema.partitions "
-            f"WHERE {schema} AND {table} AND partition_name IS NOT NULL"
+        return " UNION ".join(
+            f"SELECT CONCAT('{what} ', {name}) FROM information_schema.{view} WHERE {condition}"
+            for what, name, view, condition in queries
         )
-        if found:
-            raise D1WarehouseError(
-                f"Table {name!r} is unchanged: its columns are not the staged ones any more, and a new table in its "
-                f"place would not have {', '.join(str(what) for (what,) in found)}. Give it the staged columns ("
-                f"{', '.join(f'{c.name} {plan.dialect.types[c.type]}' for c in work.table.columns)}) with ALTER TABLE "
-                f"{plan.path(name)}, or drop it"
-            )
 
     def fill_statements(self, plan: LoadPlan, work: TableLoad) -> list[str]:
         return [f"{self._insert(plan, work)} ({', '.join('?' for _ in work.columns)})"]
@@ -261,7 +281,9 @@ class MySQL(Warehouse[MySQLSession]):
                         f"Table {work.table.name!r}: a row takes {len(values)} bytes as a statement, and the server's "
                         f"max_allowed_packet is {run.session.largest_statement}; raise it"
                     )
-                rows += run.session.insert(prefix + values, f"{insert} …" if number == 0 else None)
+                if number == 0:
+                    run.announce(f"{insert} …")
+                rows += int(run.session.cursor.execute(prefix + values))
         return rows
 
     def _insert(self, plan: LoadPlan, work: TableLoad) -> str:
@@ -271,8 +293,8 @@ class MySQL(Warehouse[MySQLSession]):
     def _lists(self, run: Run[MySQLSession], work: TableLoad, largest: int) -> Iterator[bytes]:
         batches = staged_batches(run.files, work.table, run.plan.file_format)
         for batch in fitted(batches, work.table, work.columns):
-            refuse_non_finite(batch, work.table)
-            yield from value_lists(batch, largest)
+            refuse_non_finite(batch, work.table, self.dialect.name)
+            yield from value_lists(batch, self.dialect, largest)
 
 
 def _index_key(plan: LoadPlan, work: TableLoad) -> str:
@@ -282,10 +304,13 @@ def _index_key(plan: LoadPlan, work: TableLoad) -> str:
     return f"CREATE INDEX d1_key ON {plan.path(work.into)} ({columns})"
 
 
-def _named(plan: LoadPlan, column: str, name: str) -> str:
-    """A condition for a name: the catalogue's own comparison ignores case, whether or not the server does."""
-    literal = plan.dialect.literal(name)
-    return f"{column} = {literal} AND (@@lower_case_table_names <> 0 OR BINARY {column} = {literal})"
+def _of(plan: LoadPlan, table: str, schema_column: str = "table_schema", table_column: str = "table_name") -> str:
+    """The condition for a table: the catalogue's own comparison ignores case, whether or not the server does."""
+    conditions = []
+    for column, name in ((schema_column, plan.options.schema), (table_column, table)):
+        literal = plan.dialect.literal(name)
+        conditions.append(f"{column} = {literal} AND (@@lower_case_table_names <> 0 OR BINARY {column} = {literal})")
+    return " AND ".join(conditions)
 
 
 def _real_as_text(name: str) -> str:
@@ -312,3 +337,61 @@ def _real_as_text(name: str) -> str:
         f"THEN {scientific(small, f'(CHAR_LENGTH({small}) - CHAR_LENGTH({fraction}) - 1)')} "
         f"ELSE {text} END)"
     )
+
+
+def connect(conn_id: str, schema: str) -> MySQLSession:
+    """Open a session as the connection says; its fields are those of Airflow's own MySQL provider.
+
+    :raises D1ConfigurationError: for a field that PyMySQL has nothing for.
+    """
+    import pymysql
+    from airflow.providers.common.compat.sdk import BaseHook
+
+    connection = BaseHook.get_connection(conn_id)
+    extra = connection.extra_dejson
+    options: dict[str, Any] = {
+        "host": connection.host or "localhost",
+        "port": connection.port or 3306,
+        "user": connection.login,
+        "password": Secret(connection.password or ""),
+        "charset": "utf8mb4",
+        "autocommit": True,
+    }
+    del connection  # its repr shows the password, and error reporters send the repr of local variables
+    if extra.get("iam"):
+        raise D1ConfigurationError(
+            f"Connection {conn_id!r} asks for IAM authentication (extra 'iam'), which is not supported here: give it a "
+            "user with a password"
+        )
+    options["connect_timeout"] = int(extra.get("connect_timeout", _CONNECT_TIMEOUT))
+    if extra.get("unix_socket"):
+        options["unix_socket"] = extra["unix_socket"]
+    if (context := _tls(conn_id, extra)) is not None:
+        options["ssl"] = context
+    return MySQLSession(pymysql.connect(**options), schema)
+
+
+def _tls(conn_id: str, extra: Mapping[str, Any]) -> ssl.SSLContext | None:
+    """What ``ssl`` (ca, cert, key) and ``ssl_mode`` of the extra ask for."""
+    files = extra.get("ssl") or {}
+    if isinstance(files, str):
+        files = json.loads(files)
+    mode = str(extra.get("ssl_mode") or ("VERIFY_CA" if files.get("ca") else "REQUIRED" if files else "")).upper()
+    if mode in ("", "DISABLED", "PREFERRED"):
+        return None
+    if mode not in ("REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY"):
+        raise D1ConfigurationError(
+            f"Connection {conn_id!r}: ssl_mode is {mode!r}, expected REQUIRED, VERIFY_CA or VERIFY_IDENTITY"
+        )
+    context = ssl.create_default_context(cafile=files.get("ca"))
+    context.check_hostname = mode == "VERIFY_IDENTITY"
+    if mode == "REQUIRED":
+        context.verify_mode = ssl.CERT_NONE
+    if files.get("cert"):
+        context.load_cert_chain(files["cert"], files.get("key"))
+    return context
+
+
+def _number(error: Exception) -> int | None:
+    number = error.args[0] if error.args else None
+    return number if isinstance(number, int) else None

@@ -125,10 +125,7 @@ class Postgres(Warehouse[PostgresSession]):
         for table in run.plan.tables:
             existing = run.session.relation(table.name)
             if existing is not None and (kind := existing.other_than_table) is not None:
-                raise D1WarehouseError(
-                    f"table {table.name!r} is not loaded: {run.plan.path(table.name)} is {kind}, not a table; rename "
-                    "it, or leave the table out with tables=[…]"
-                )
+                raise self.not_a_table(run.plan, table.name, f"is {kind}, not a table")
 
     def cast(self, name: str, old: str, new: str) -> str:
         if (old, new) == ("float64", "string"):
@@ -143,12 +140,10 @@ class Postgres(Warehouse[PostgresSession]):
     def alterable(self, old: str, new: str) -> bool:
         return True
 
-    def alter_column(self, plan: LoadPlan, table: str, column: str, old: str, new: str) -> str:
+    def alter_column(self, plan: LoadPlan, table: str, column: str, old: str, new: str) -> list[str]:
         name = plan.dialect.identifier(column)
-        return (
-            f"ALTER TABLE {plan.path(table)} ALTER COLUMN {name} TYPE {plan.dialect.types[new]} "
-            f"USING {self.cast(name, old, new)}"
-        )
+        alter = f"ALTER TABLE {plan.path(table)} ALTER COLUMN {name}"
+        return [f"{alter} TYPE {plan.dialect.types[new]} USING {self.cast(name, old, new)}"]
 
     def loads_into(self, plan: LoadPlan, work: TableLoad) -> str:
         # an ALTER TABLE locks readers out until the commit, so it comes after the rows are in a helper table
@@ -295,7 +290,7 @@ class Postgres(Warehouse[PostgresSession]):
             if not count:
                 return cast
             problem = f"{count} staged values would change in it"
-        statement = self.alter_column(plan, table.name, column, "string", plan.dialect.known_types[staged])
+        (statement,) = self.alter_column(plan, table.name, column, "string", plan.dialect.known_types[staged])
         raise D1WarehouseError(
             f"table {table.name!r} is unchanged: its column {column!r} is {kind}, and {problem}; run {statement}"
         ) from cause

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_d1.warehouses.fitting import pieces
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -30,18 +32,8 @@ def encoded(batch: pa.RecordBatch) -> Iterator[bytes | memoryview]:
     The columns' types must be the table's: int64 for ``bigint``, float64 for ``double precision``, string for
     ``text``, binary for ``bytea``, timestamp[us] for ``timestamp``, date32 for ``date``.
     """
-    for piece in _pieces(batch):
+    for piece in pieces(batch, _MAX_BYTES):
         yield _rows(piece)
-
-
-def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Slices that become less than :data:`_MAX_BYTES`, as far as whole rows allow."""
-    if batch.num_rows <= 1 or batch.nbytes <= _MAX_BYTES:
-        yield batch
-        return
-    half = batch.num_rows // 2
-    yield from _pieces(batch.slice(0, half))
-    yield from _pieces(batch.slice(half))
 
 
 def _rows(batch: pa.RecordBatch) -> memoryview:

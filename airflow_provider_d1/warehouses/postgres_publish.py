@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_d1.exceptions import D1WarehouseError
 from airflow_provider_d1.warehouses import postgres_catalog
 from airflow_provider_d1.warehouses.postgres_errors import sqlstate
-from airflow_provider_d1.warehouses.session import CursorSession, abbreviated
+from airflow_provider_d1.warehouses.session import CursorSession, abbreviated, while_in_use
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.plan import LoadPlan, Table
@@ -23,9 +22,6 @@ log = logging.getLogger(__name__)
 _WRITERS_TIMEOUT = "2s"
 #: a lock that readers wait behind, so it gives up soon and lets them pass
 _READERS_TIMEOUT = "100ms"
-#: seconds between attempts, growing from the first to the last; how many attempts: about eight minutes
-_FIRST_PAUSE, _LAST_PAUSE = 0.1, 5.0
-_LOCK_ATTEMPTS = 100
 
 
 class PostgresSession(CursorSession):
@@ -143,23 +139,14 @@ def _lock_out_readers(session: PostgresSession, steps: Sequence[Finish]) -> None
 
 
 def _attempt_lock(session: PostgresSession, attempt: Callable[[], None], what: str) -> None:
-    pause = _FIRST_PAUSE
-    for number in range(_LOCK_ATTEMPTS):
+    def attempt_or_fail() -> None:
         session.run("SAVEPOINT d1_lock")
-        try:
-            attempt()
-        except Exception as error:
-            if sqlstate(error) != "55P03":  # lock_not_available
-                raise
-            session.run("ROLLBACK TO SAVEPOINT d1_lock")
-            if number == 0:
-                log.info("table=%s in use; the load waits and tries again", what)
-            time.sleep(pause)
-            pause = min(pause * 1.5, _LAST_PAUSE)
-        else:
-            session.run("RESET lock_timeout")
-            session.run("RELEASE SAVEPOINT d1_lock")
-            return
-    raise D1WarehouseError(
-        f"Table {what!r} is in use without a pause, and nothing was loaded; try again later", retryable=True
-    )
+        attempt()
+        session.run("RESET lock_timeout")
+        session.run("RELEASE SAVEPOINT d1_lock")
+
+    def undo() -> None:
+        session.run("ROLLBACK TO SAVEPOINT d1_lock")
+
+    # lock_not_available
+    while_in_use(attempt_or_fail, lambda error: sqlstate(error) == "55P03", undo, what)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from airflow_provider_d1.exceptions import D1WarehouseError
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.plan import LoadPlan
@@ -14,6 +18,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+#: seconds between attempts, growing from the first to the last; how many attempts: about eight minutes
+_FIRST_PAUSE, _LAST_PAUSE = 0.1, 5.0
+_ATTEMPTS = 100
 #: a statement longer than this is shown without its middle
 _SHOWN = 240
 #: classes of SQLSTATE that stay until somebody changes something: unsupported features, cardinality, data, constraints,
@@ -93,6 +102,35 @@ class Run(Generic[S]):
         """The rows of a table."""
         ((count,),) = self.session.rows(f"SELECT COUNT(*) FROM {self.plan.path(table)}")
         return int(count)
+
+
+def while_in_use(
+    attempt: Callable[[], T],
+    in_use: Callable[[Exception], bool],
+    undo: Callable[[], None] = lambda: None,
+    what: str = "a table",
+) -> T:
+    """Attempt what needs a table for itself, with growing pauses, for about eight minutes.
+
+    :param in_use: whether an error says that others use the table.
+    :param undo: what follows such an error.
+    :raises D1WarehouseError: when the table is still in use at the end.
+    """
+    pause = _FIRST_PAUSE
+    for number in range(_ATTEMPTS):
+        try:
+            return attempt()
+        except Exception as error:
+            if not in_use(error):
+                raise
+        undo()
+        if number == 0:
+            log.info("table=%s in use; the load waits and tries again", what)
+        time.sleep(pause)
+        pause = min(pause * 1.5, _LAST_PAUSE)
+    raise D1WarehouseError(
+        f"Table {what!r} is in use without a pause, and nothing was loaded; try again later", retryable=True
+    )
 
 
 def abbreviated(statement: str) -> str:

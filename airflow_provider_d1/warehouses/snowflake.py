@@ -114,7 +114,7 @@ class Snowflake(Warehouse[SnowflakeSession]):
         grants = "COPY GRANTS " if work.keeps_grants else ""
         return [f"CREATE OR REPLACE TABLE {path} {grants}AS SELECT * FROM {helper}"]
 
-    def policies_query(self, plan: LoadPlan, table: str) -> str:
+    def attached_query(self, plan: LoadPlan, table: str) -> str:
         name = plan.dialect.literal(plan.path(table))
         return (
             "SELECT policy_kind || ' ' || policy_name FROM TABLE(information_schema.policy_references("

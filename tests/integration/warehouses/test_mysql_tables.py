@@ -16,7 +16,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow_provider_d1.dump.text_form import real_to_text
 from airflow_provider_d1.exceptions import D1WarehouseError
 from airflow_provider_d1.warehouses import mysql as mysql_loader
-from airflow_provider_d1.warehouses import mysql_session
+from airflow_provider_d1.warehouses import session as loader_session
 from tests.integration.warehouses.staged import write_staged
 from tests.integration.warehouses.warehouse_engines import CONN_ID, MySQL
 
@@ -174,13 +174,13 @@ def test_an_infinite_number_is_refused_and_named(engine, schema, load_staged, st
 def test_a_row_longer_than_a_packet_is_refused_with_the_setting(engine, load_staged, stage, monkeypatch) -> None:
     monkeypatch.setattr(mysql_loader, "_LARGEST_INSERT", 1000)
     assert load_staged(stage(pa.table({"a": ["x" * 5000, "y"]})))["rows"] == 2
-    whole = mysql_session.MySQLSession.__init__
+    whole = mysql_loader.MySQLSession.__init__
 
     def small(session: Any, *arguments: Any) -> None:
         whole(session, *arguments)
         session.largest_statement = 4000
 
-    monkeypatch.setattr(mysql_session.MySQLSession, "__init__", small)
+    monkeypatch.setattr(mysql_loader.MySQLSession, "__init__", small)
     with pytest.raises(AirflowFailException, match=r"'users'.*max_allowed_packet is 4000"):
         load_staged(stage(pa.table({"a": ["x" * 5000, "y"]})))
 
@@ -216,8 +216,8 @@ def test_rows_are_replaced_under_a_reader_that_does_not_end(engine, load_staged,
 def test_a_swap_waits_for_a_reader_and_lets_others_in(engine, load_staged, stage, names, monkeypatch) -> None:
     load_staged(stage(OLD))
     attempts = threading.Event()
-    monkeypatch.setattr(mysql_session.time, "sleep", lambda _: attempts.set())
-    monkeypatch.setattr(mysql_session, "_PAUSES", [0.0] * 10**6)
+    monkeypatch.setattr(loader_session.time, "sleep", lambda _: attempts.set())
+    monkeypatch.setattr(loader_session, "_ATTEMPTS", 10**6)
     other = stage(pa.table({"id": [9]}))
     with closing(engine.server.connect(autocommit=False)) as reader, reader.cursor() as cursor:
         cursor.execute(f"SELECT id FROM {names['t']} ORDER BY id")

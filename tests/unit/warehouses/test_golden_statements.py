@@ -97,11 +97,12 @@ def test_widening_says_how(name: str) -> None:
         ("timestamp[us]", "string"),
         ("date32", "timestamp[us]"),
     ]:
-        text = warehouse.alter_column(made, "users", "odd ' name", old, new)
+        text = "; ".join(warehouse.alter_column(made, "users", "odd ' name", old, new))
         assert "odd ' name" in text
         for statement in sqlglot.parse(text, dialect=name):
-            # ClickHouse's comment on a column is beyond it
-            assert name == "clickhouse" or not isinstance(statement, exp.Command), text
+            # ClickHouse's comment on a column is beyond it, and MySQL's change of a name beside another change
+            beyond = name == "clickhouse" or (name == "mysql" and ", CHANGE COLUMN " in statement.sql(dialect=name))
+            assert beyond or not isinstance(statement, exp.Command), text
 
 
 def test_a_bigquery_job_is_told_the_types() -> None:

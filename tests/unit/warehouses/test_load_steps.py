@@ -46,7 +46,7 @@ class Recorder(Session):
             warehouse.schema_query(made): [(1,)],
             warehouse.columns_query(made, LOADS_TABLE): [("table_name", "text")],
             warehouse.helpers_query(made): [(name,) for name in self.helpers],
-            **{warehouse.policies_query(made, table.name) or "": self.policies for table in made.tables},
+            **{warehouse.attached_query(made, table.name) or "": self.policies for table in made.tables},
             **{warehouse.columns_query(made, table.name): self.columns for table in made.tables},
         }
 
@@ -147,7 +147,7 @@ def test_a_table_with_other_columns_is_swapped(name, columns) -> None:
     assert recorder.rows_there == 3
 
 
-WITH_POLICIES = [name for name in ENGINES if ENGINES[name].policies_query(plan(ENGINES[name], manifest()), "users")]
+WITH_POLICIES = [name for name in DEFAULT if ENGINES[name].attached_query(plan(ENGINES[name], manifest()), "users")]
 
 
 @pytest.mark.parametrize("name", WITH_POLICIES)
