@@ -5,7 +5,7 @@ WAREHOUSE ?= duckdb
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint lint-workflows types unit integration test-system test-airflow2 test-matrix test-newest mutation bench audit \
-  mariadb pins changelog docs dist clean
+  servers pins changelog docs dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.* ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.* ## /\1\t/' | expand -t 18
@@ -29,14 +29,14 @@ types: $(VENV)/.ready ## mypy, strict
 unit: $(VENV)/.ready ## tests that need no server and no Airflow database
 	$(VENV)/bin/python -m pytest -n auto tests/unit
 
-# the one server for the tests that no package on PyPI brings; where it can't be installed its tests are skipped
-mariadb: ## install the MariaDB server for the tests, where apt-get may
-	.ci/install_mariadb
+# for the tests, and not in any package on PyPI; where one can't be installed its tests are skipped
+servers: ## install MariaDB and Redis for the tests, where apt-get may
+	.ci/install_servers
 
-integration: $(VENV)/.ready .venv-bqemulator/.ready mariadb ## tests with a real Airflow, S3 server and warehouses
+integration: $(VENV)/.ready .venv-bqemulator/.ready servers ## tests with a real Airflow, S3 server and warehouses
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile tests/integration
 
-test-system: $(VENV)/.ready ## failure scenarios against running Airflow components; takes minutes
+test-system: $(VENV)/.ready servers ## failure scenarios against running Airflow components; takes minutes
 	$(VENV)/bin/python -m pytest tests/system
 
 test-airflow2: .venv-airflow2/.ready ## tests with Airflow 2.11, the oldest supported; needs Python 3.11 or 3.12

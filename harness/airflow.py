@@ -1,4 +1,4 @@
-"""A whole Airflow on loopback: scheduler with LocalExecutor, dag-processor, api-server, any number of triggerers."""
+"""A whole Airflow on loopback: scheduler, dag-processor, api-server, any number of triggerers and Celery workers."""
 
 from __future__ import annotations
 
@@ -47,18 +47,29 @@ class Airflow:
 
     # components
 
-    def start_triggerer(self, name: str, queue: str = "default") -> None:
-        """Start a triggerer that serves one queue, and return when its runner has begun to ask for triggers."""
+    def start_triggerer(self, name: str, queue: str = "default", capacity: int = 1000) -> None:
+        """Start a triggerer that serves one queue, and return when its runner has begun to ask for triggers.
+
+        :param capacity: how many triggers it runs at once.
+        """
+        command = ["triggerer", "--queues", queue, "--capacity", str(capacity), "--skip-serve-logs"]
+        self._start(name, command, b"Starting the triggerer")
+
+    def start_celery_worker(self, name: str, queue: str) -> None:
+        """Start a worker of CeleryExecutor that runs one task of one queue at a time, and return when it is ready."""
+        options = ["--concurrency", "1", "--celery-hostname", name, "--without-mingle", "--without-gossip"]
+        self._start(name, ["celery", "worker", "--queues", queue, *options, "--skip-serve-logs"], b" ready.")
+
+    def _start(self, name: str, arguments: Sequence[str], ready_words: bytes) -> None:
         log = self.folder / f"{name}.log"
         seen = log.stat().st_size if log.exists() else 0
 
         def ready() -> bool:
             with log.open("rb") as lines:
                 lines.seek(seen)
-                return b"Starting the triggerer" in lines.read()
+                return ready_words in lines.read()
 
-        command = [airflow(), "triggerer", "--queues", queue, "--skip-serve-logs"]
-        context = running(command, log=log, ready=ready, env=self.env, timeout=240, patience=15)
+        context = running([airflow(), *arguments], log=log, ready=ready, env=self.env, timeout=240, patience=15)
         self.processes[name] = self._stack.enter_context(_whole_tree(context))
 
     def signal(self, name: str, number: signal.Signals, *, tree: bool = True) -> None:
@@ -98,6 +109,10 @@ class Airflow:
             body["extra"] = json.dumps(body["extra"])
         self.request("DELETE", f"/connections/{connection_id}", accept=[404])
         self.request("POST", "/connections", body)
+
+    def set_pool(self, name: str, slots: int) -> None:
+        """Create a pool whose slots deferred tasks hold too."""
+        self.request("POST", "/pools", {"name": name, "slots": slots, "include_deferred": True})
 
     def wait_for_dag(self, dag_id: str, timeout: float = 90) -> None:
         """Wait until the dag-processor has parsed a DAG."""

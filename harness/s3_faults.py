@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,11 +15,12 @@ from urllib.parse import SplitResult, urlsplit
 if TYPE_CHECKING:
     from harness.seaweed import S3Server
 
-Action = Literal["slow_down", "access_denied", "drop", "hold"]
+Action = Literal["slow_down", "access_denied", "not_implemented", "drop", "hold"]
 
 _ERRORS: dict[str, tuple[int, str, str]] = {
     "slow_down": (503, "SlowDown", "Please reduce your request rate."),
     "access_denied": (403, "AccessDenied", "Access Denied"),
+    "not_implemented": (501, "NotImplemented", "A header you provided implies functionality that is not implemented."),
 }
 
 
@@ -27,11 +28,13 @@ _ERRORS: dict[str, tuple[int, str, str]] = {
 class Fault:
     """What happens to some requests.
 
-    :param method: HTTP method.
+    :param method: HTTP method, or a regular expression of several.
     :param path: regular expression that is searched in the path with its query (``partNumber=3``, ``_manifest``).
-    :param action: ``slow_down`` and ``access_denied`` answer S3's error; ``drop`` closes the connection when the
-        request has been read, without an answer; ``hold`` waits for ``release`` first, and drops it then.
+    :param action: ``slow_down``, ``access_denied`` and ``not_implemented`` answer S3's error; ``drop`` closes the
+        connection when the request has been read, without an answer; ``hold`` waits for ``release`` first, and drops it
+        then.
     :param times: how many matching requests are hit, then all pass; None for every one.
+    :param header: regular expression of a header's name; only requests with such a header are hit.
 
     ``reached`` is set as soon as one is hit.
     """
@@ -40,6 +43,7 @@ class Fault:
     path: str
     action: Action
     times: int | None = None
+    header: str = ""
     reached: threading.Event = field(default_factory=threading.Event)
     release: threading.Event = field(default_factory=threading.Event)
 
@@ -54,11 +58,14 @@ class S3Proxy:
     requests: list[tuple[str, str, int]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def hit(self, method: str, path: str) -> Fault | None:
+    def hit(self, method: str, path: str, headers: Iterable[str]) -> Fault | None:
         """The fault that a request meets, counted down."""
+        names = list(headers)
         with self._lock:
             for fault in self.faults:
-                if fault.method == method and fault.times != 0 and re.search(fault.path, path):
+                if fault.header and not any(re.fullmatch(fault.header, name, re.IGNORECASE) for name in names):
+                    continue
+                if re.fullmatch(fault.method, method) and fault.times != 0 and re.search(fault.path, path):
                     if fault.times is not None:
                         fault.times -= 1
                     return fault
@@ -109,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_request(self) -> None:
         body = self._body()
         proxy = self.server.proxy
-        if (fault := proxy.hit(self.command, self.path)) is not None:
+        if (fault := proxy.hit(self.command, self.path, self.headers.keys())) is not None:
             self._suffer(fault)
             return
         status, headers, content = self._forward(body)

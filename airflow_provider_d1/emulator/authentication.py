@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ _ACCOUNT_ID = re.compile(r"[0-9a-f]{32}")
 class Authenticator:
     """Checks the credential of the account.
 
-    :param token: as ``Authorization: Bearer``, or as ``X-Auth-Key`` beside ``X-Auth-Email``.
+    :param tokens: each as ``Authorization: Bearer``, or as ``X-Auth-Key`` beside ``X-Auth-Email``.
     :param account_id: the account.
     :param email: the Global API Key's address.
     :param account_owned: whether the token belongs to the account, not to a user: each kind has its own
@@ -36,7 +36,7 @@ class Authenticator:
     :param faults: may revoke the token, or take its D1 permission.
     """
 
-    token: str = field(repr=False)
+    tokens: Collection[str] = field(repr=False)
     account_id: str
     email: str
     account_owned: bool | None
@@ -53,7 +53,7 @@ class Authenticator:
         key = headers.get("x-auth-key", "")
         if not bearer and not key:
             raise ApiError(400, MISSING_CREDENTIALS, "Missing X-Auth-Key, X-Auth-Email or Authorization headers")
-        right = hmac.compare_digest((bearer or key).encode(), self.token.encode())
+        right = any(hmac.compare_digest((bearer or key).encode(), token.encode()) for token in list(self.tokens))
         if not bearer and headers.get("x-auth-email") != self.email:
             right = False
         if not right or self._revoked():

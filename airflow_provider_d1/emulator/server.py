@@ -55,7 +55,7 @@ class Emulator:
     :param cancel_after: seconds without a poll after which an export is cancelled.
 
     ``url`` is the API's base (``…/client/v4``), ``faults`` are the failures to simulate, ``calls`` and ``downloads``
-    the requests so far.
+    the requests so far, ``tokens`` the valid credentials: a set that may change at any time.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Emulator:
         cancel_after: float = 15.0,
     ) -> None:
         self.token = token
+        self.tokens = {token}
         self.account_id = account_id
         self.email = email
         self.calls = CallLog()
@@ -140,7 +141,7 @@ class Emulator:
         return self
 
     def _application(self) -> Starlette:
-        access = Authenticator(self.token, self.account_id, self.email, self._account_owned, self.faults)
+        access = Authenticator(self.tokens, self.account_id, self.email, self._account_owned, self.faults)
         bucket = Bucket(Path(self._folder.name))
         signer = Signer()
         self._routes = Routes(self._store, access, bucket, signer, self._clock, self.faults, self._cancel_after)

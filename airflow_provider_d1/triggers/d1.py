@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from airflow_provider_d1.exceptions import D1AuthenticationError
 from airflow_provider_d1.triggers import events
 from airflow_provider_d1.triggers.single_event import SingleEventTrigger
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.cloudflare.credentials import Credentials
 
 
 class D1ExportTrigger(SingleEventTrigger):
@@ -50,5 +54,21 @@ class D1ExportTrigger(SingleEventTrigger):
 
         request = ExportRequest.from_dict(self.request)
         settings = await self.settings(request.database)
-        export = await export_database(settings, request, deadline=self.deadline, on_progress=self.log.info)
+        try:
+            export = await export_database(settings, request, deadline=self.deadline, on_progress=self.log.info)
+        except D1AuthenticationError as error:
+            if not await self._has_other_token(settings.credentials):
+                raise
+            reason = str(error).rstrip(".")
+            raise D1AuthenticationError(f"{reason}. The connection has another token now.", retryable=True) from None
         return events.success(export)
+
+    async def _has_other_token(self, used: Credentials) -> bool:
+        """Whether the connection's token was changed since it was read."""
+        from airflow_provider_d1.hooks.connection import fetch_settings
+
+        try:
+            settings = await fetch_settings(self.d1_conn_id)
+        except Exception:  # noqa: BLE001 - the refused token is the error to report
+            return False
+        return settings.credentials.fingerprint() != used.fingerprint()

@@ -1,4 +1,4 @@
-"""One Airflow with its metadata in Postgres and one S3 server; all scenarios run in it concurrently.
+"""One Airflow with its metadata in Postgres, one S3 server and one Redis; all scenarios run in it concurrently.
 
 A scenario is a test that uses ``environment``. All collected scenarios start when the first one is requested; each test
 then waits for its own scenario and reports its result. So the order of the tests does not matter. Each scenario has its
@@ -15,6 +15,7 @@ import pytest
 
 from harness.airflow import airflow_deployment
 from harness.postgres import postgres_server
+from harness.redis import redis_missing, redis_server
 from harness.seaweed import s3_server
 from tests.system.environment import TIMEOUT, Environment
 
@@ -32,7 +33,18 @@ def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         metadata = (
             f"postgresql://{postgres.user}:{postgres.password}@{postgres.host}:{postgres.port}/{postgres.database}"
         )
-        airflow = stack.enter_context(airflow_deployment(folder / "airflow", DAGS, sql_alchemy_conn=metadata))
+        settings = {}
+        if redis_missing() is None:
+            redis = stack.enter_context(redis_server(folder / "redis"))
+            settings = {
+                "AIRFLOW__CORE__EXECUTOR": "LocalExecutor,CeleryExecutor",
+                "AIRFLOW__CELERY__BROKER_URL": redis,
+                "AIRFLOW__CELERY__RESULT_BACKEND": redis,
+                "AIRFLOW__CELERY__SYNC_PARALLELISM": "1",
+            }
+        airflow = stack.enter_context(
+            airflow_deployment(folder / "airflow", DAGS, sql_alchemy_conn=metadata, settings=settings)
+        )
         s3.client().create_bucket(Bucket=BUCKET)
         airflow.wait_for_dag("two_at_once", TIMEOUT)
         environment = stack.enter_context(Environment(airflow, s3, BUCKET, postgres))
@@ -60,5 +72,5 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start the longest scenarios first; run what inspects the remains after all scenarios."""
-    lasting = ("test_load.py", "test_triggerer.py")
+    lasting = ("test_load.py", "test_celery.py", "test_triggerer.py")
     items.sort(key=lambda item: (item.get_closest_marker("afterwards") is not None, item.path.name not in lasting))

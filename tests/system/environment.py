@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -69,6 +69,12 @@ class Scenario:
     emulator: Emulator
     token: str = field(repr=False)
 
+    def connect(self, token: str) -> None:
+        """Set the D1 connection."""
+        extra = {"account_id": self.emulator.account_id}
+        definition = {"conn_type": "d1", "host": self.emulator.url, "password": token, "extra": extra}
+        self.airflow.set_connection(self.name, definition)
+
     def run(self) -> str:
         return self.airflow.trigger(self.name)
 
@@ -109,9 +115,13 @@ class Scenario:
 
     def answers_queries(self) -> bool:
         """Whether the database answers queries, which it does not while it is exported."""
+        return self.query("SELECT 1")
+
+    def query(self, sql: str) -> bool:
+        """Run a statement in the database ``shop`` as somebody else; False when D1 refuses."""
         path = f"/accounts/{self.emulator.account_id}/d1/database/{self.emulator.database_id('shop')}/query"
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.emulator.url}{path}", b'{"sql": "SELECT 1"}', headers)
+        request = urllib.request.Request(f"{self.emulator.url}{path}", json.dumps({"sql": sql}).encode(), headers)
         try:
             with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30):
                 return True
@@ -225,7 +235,7 @@ class Environment:
         self._client = s3.client()
         self.bucket = bucket
         self.postgres = postgres
-        #: scenario → its API token
+        #: scenario, or its name and a word more → its API token
         self.tokens: dict[str, str] = {}
         #: of every URL that any emulator has signed
         self.signatures: set[str] = set()
@@ -266,18 +276,23 @@ class Environment:
             future.exception()
 
     @contextmanager
-    def scenario(self, name: str, seed: str = SHOP) -> Iterator[Scenario]:
-        """Start the D1 emulator and the S3 proxy for the DAG called ``name``, and set its connections."""
+    def scenario(self, name: str, seed: str = SHOP, databases: Mapping[str, str] | None = None) -> Iterator[Scenario]:
+        """Start the D1 emulator and the S3 proxy for the DAG called ``name``, and set its connections.
+
+        :param seed: of the database ``shop``.
+        :param databases: name → seed, instead of it.
+        """
         token = self.tokens[name] = f"secret-{secrets.token_hex(20)}"
         account = secrets.token_hex(16)
         faults = {"export_seconds": EXPORT_SECONDS}
         with ExitStack() as stack:
-            d1 = stack.enter_context(Emulator(token, account, {"shop": seed}, faults=faults))
+            d1 = stack.enter_context(Emulator(token, account, databases or {"shop": seed}, faults=faults))
             proxy = stack.enter_context(s3_proxy(self.s3))
-            extra = {"account_id": account}
-            self.airflow.set_connection(name, {"conn_type": "d1", "host": d1.url, "password": token, "extra": extra})
+            scenario = Scenario(name, self.airflow, self._client, proxy, self.bucket, d1, token)
+            scenario.connect(token)
             self.airflow.set_connection(f"{name}_s3", json.loads(proxy.server.airflow_connection()))
-            yield Scenario(name, self.airflow, self._client, proxy, self.bucket, d1, token)
+            self.airflow.set_connection(f"{name}_warehouse", json.loads(self.postgres.airflow_connection()))
+            yield scenario
 
     def kept_states(self, dag_id: str) -> list[str]:
         """Keys that the tasks of a DAG have in Airflow's ``task_state_store``."""

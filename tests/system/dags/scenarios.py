@@ -48,6 +48,18 @@ class ExportAndLinger(D1ExportOperator):
         return super().execute_complete(context, event)
 
 
+class StageTogether(D1ToS3Operator):
+    """Stages only while another one does, so two workers are needed."""
+
+    def _finish(self, context, export):
+        mark = Path(tempfile.gettempdir()) / f"staging_together_{context['ti'].map_index}"
+        mark.touch()
+        latest = time.monotonic() + 300
+        while len(list(mark.parent.glob("staging_together_*"))) < 2 and time.monotonic() < latest:
+            time.sleep(0.2)
+        return super()._finish(context, export)
+
+
 def stage(
     dag_id: str, *, retries: int = 0, queue: str = "default", operator: type = D1ToS3Operator, **arguments: object
 ) -> DAG:
@@ -124,6 +136,36 @@ with DAG("asset_load", schedule=[shop], catchup=False) as asset_load:
 with DAG("two_at_once", schedule=None, catchup=False) as two_at_once:
     for task_id in ("one", "other"):
         D1ExportOperator(task_id=task_id, d1_conn_id="two_at_once", database="shop")
+
+for name in ("two_runs", "token_accepted_after_rotation", "token_revoked_by_rotation"):
+    globals()[name] = stage(name, retries=1)
+
+with DAG("staged_during_load", schedule=None, catchup=False) as staged_during_load:
+    staged = D1ToS3Operator(
+        task_id="stage",
+        d1_conn_id="staged_during_load",
+        aws_conn_id="staged_during_load_s3",
+        database="shop",
+        tables=["users"],
+        s3_bucket=BUCKET,
+        s3_prefix="staged_during_load",
+    )
+    D1StagingToWarehouseOperator(
+        task_id="load",
+        manifest=staged.output,
+        conn_id="staged_during_load_warehouse",
+        aws_conn_id="staged_during_load_s3",
+        schema="staged_during_load",
+    )
+
+with DAG("celery", schedule=None, catchup=False) as celery:
+    places = {"queue": "celery", "executor": "CeleryExecutor", "aws_conn_id": "celery_s3"}
+    staged = StageTogether.partial(
+        task_id="stage", d1_conn_id="celery", pool="celery_exports", s3_bucket=BUCKET, **places
+    ).expand_kwargs([{"database": f"shop-{n}", "s3_prefix": f"celery/shop-{n}"} for n in range(4)])
+    D1StagingToWarehouseOperator.partial(task_id="load", conn_id="celery_warehouse", schema="celery", **places).expand(
+        manifest=staged.output
+    )
 
 with DAG("worker_lingers", schedule=None, catchup=False) as worker_lingers:
     ExportAndLinger(

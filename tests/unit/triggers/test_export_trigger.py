@@ -14,7 +14,7 @@ from airflow.triggers.base import BaseTrigger
 
 from airflow_provider_d1.cloudflare import export as export_module
 from airflow_provider_d1.cloudflare.models import D1Export, ExportRequest
-from airflow_provider_d1.exceptions import D1ExportTimeoutError, D1VirtualTableError
+from airflow_provider_d1.exceptions import D1AuthenticationError, D1ExportTimeoutError, D1VirtualTableError
 from airflow_provider_d1.hooks.connection import Settings, fetch_settings
 from airflow_provider_d1.triggers import single_event as trigger_module
 from airflow_provider_d1.triggers.d1 import D1ExportTrigger
@@ -126,6 +126,22 @@ async def test_a_cancellation_passes_through(connection: None, monkeypatch: pyte
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+async def test_a_refused_token_is_retried_where_the_connection_has_another_one_by_now(
+    connection: None, monkeypatch: pytest.MonkeyPatch, rotated: bool
+) -> None:
+    async def run_export(*_: Any, **__: Any) -> None:
+        if rotated:
+            value = {"conn_type": "d1", "password": "tok-456", "extra": {"account_id": "acc"}}
+            monkeypatch.setenv("AIRFLOW_CONN_D1_OTHER", json.dumps(value))
+        raise D1AuthenticationError("The token was refused.", status=401)
+
+    monkeypatch.setattr(export_module, "run_export", run_export)
+    (event,) = await events_of(D1ExportTrigger(**ARGUMENTS))
+    assert (event["error"], event["retryable"]) == ("D1AuthenticationError", rotated)
+    assert ("another token" in event["message"]) is rotated
 
 
 async def test_a_connection_that_does_not_exist_is_a_permanent_error() -> None:
