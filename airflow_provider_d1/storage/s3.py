@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _CONNECTIONS = 36
 #: boto3 splits larger files; for smaller ones its transfer manager costs more time than the request
 _SINGLE_REQUEST_BYTES = 8 << 20
+#: boto3 waits for an interim response before it sends a body (``Expect: 100-continue``). That is one more round trip,
+#: which takes longer than sending a body of this size
+_SENT_AT_ONCE_BYTES = 256 << 10
 #: S3's limit of keys in one DeleteObjects call
 _DELETE_BATCH = 1000
 #: arguments of an upload that are also needed to read the object
@@ -47,8 +50,13 @@ _NOT_WRITABLE = frozenset(
         "SignatureDoesNotMatch",
     }
 )
-#: codes of stores without conditional writes
-_UNCONDITIONAL = frozenset({"NotImplemented", "InvalidArgument", "InvalidRequest", "501"})
+#: codes of a store that does not have a call, or a header of it
+_UNKNOWN = frozenset({"NotImplemented", "MethodNotAllowed", "InvalidArgument", "InvalidRequest", "501", "405"})
+_ACCESS = "Check the bucket's name, and the credentials and permissions of the AWS connection"
+_CHECKSUMS = (
+    "A store that refuses boto3's checksums needs config_kwargs in the AWS connection's extra: "
+    '{"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}'
+)
 
 
 class S3Storage:
@@ -83,8 +91,12 @@ class S3Storage:
             from botocore.config import Config
 
             # one HTTP connection for each parallel upload, unless the Airflow connection sets another number
-            return self.hook.get_client_type(config=Config(max_pool_connections=_CONNECTIONS).merge(self.hook.config))
-        return self.hook.get_conn() if hasattr(self.hook, "get_conn") else self.hook
+            config = Config(max_pool_connections=_CONNECTIONS).merge(self.hook.config)
+            client = self.hook.get_client_type(config=config)
+        else:
+            client = self.hook.get_conn() if hasattr(self.hook, "get_conn") else self.hook
+        client.meta.events.register("before-send.s3.PutObject", _send_at_once, unique_id="airflow-provider-d1")
+        return client
 
     def uri(self, key: str) -> str:
         """``s3://bucket/prefix/key``."""
@@ -179,7 +191,7 @@ class S3Storage:
             code = error.response.get("Error", {}).get("Code")
             if code in _CHANGED:
                 return False
-            if code not in _UNCONDITIONAL:
+            if code not in _UNKNOWN:
                 raise
             self._client.put_object(**target)
         return True
@@ -195,16 +207,22 @@ class S3Storage:
         return self._read(key)[0]
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete objects.
+        """Delete objects, one by one where the store has no DeleteObjects.
 
         :raises D1StagingError: when S3 refuses some; the message has the reason for the first one.
         """
         names = [self._root + key for key in keys]
         for start in range(0, len(names), _DELETE_BATCH):
-            batch = [{"Key": name} for name in names[start : start + _DELETE_BATCH]]
-            answer = self._client.delete_objects(
-                Bucket=self._bucket, Delete={"Objects": batch, "Quiet": True}, **self._only(_OWNER_ARGS)
-            )
+            batch = names[start : start + _DELETE_BATCH]
+            request = {"Objects": [{"Key": name} for name in batch], "Quiet": True}
+            try:
+                answer = self._client.delete_objects(Bucket=self._bucket, Delete=request, **self._only(_OWNER_ARGS))
+            except self._client.exceptions.ClientError as error:
+                if error.response.get("Error", {}).get("Code") not in _UNKNOWN:
+                    raise
+                for name in batch:
+                    self._client.delete_object(Bucket=self._bucket, Key=name, **self._only(_OWNER_ARGS))
+                continue
             if errors := answer.get("Errors"):
                 first = errors[0]
                 raise D1StagingError(
@@ -220,16 +238,25 @@ class S3Storage:
         try:
             # some stores start an upload to a bucket that does not exist
             self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._root, MaxKeys=1, **self._only(_OWNER_ARGS))
-            upload = self._client.create_multipart_upload(**target, **self._extra_args)
+            upload = self._client.create_multipart_upload(**target, **{**self._checksums, **self._extra_args})
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise self._not_writable(str(error)) from error
         except ClientError as error:
             answer = error.response.get("Error", {})
-            if answer.get("Code") not in _NOT_WRITABLE:
-                raise
-            raise self._not_writable(f"{answer['Code']}: {answer.get('Message', '')}") from error
+            reason = f"{answer.get('Code')}: {answer.get('Message', '')}"
+            if answer.get("Code") in _UNKNOWN:
+                raise self._not_writable(reason, _CHECKSUMS) from error
+            if answer.get("Code") in _NOT_WRITABLE:
+                raise self._not_writable(reason) from error
+            raise
         with contextlib.suppress(ClientError):  # without permission to abort, a lifecycle rule has to remove it
             self._client.abort_multipart_upload(**target, UploadId=upload["UploadId"], **self._only(_OWNER_ARGS))
+
+    @property
+    def _checksums(self) -> dict[str, str]:
+        """What boto3 adds to the uploads that it splits, unless the connection says otherwise."""
+        wanted = getattr(self._client.meta.config, "request_checksum_calculation", None) == "when_supported"
+        return {"ChecksumAlgorithm": "CRC32"} if wanted else {}
 
     def cancel(self) -> None:
         """Stop uploads at their next piece."""
@@ -247,12 +274,8 @@ class S3Storage:
                         Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"], **self._only(_OWNER_ARGS)
                     )
 
-    def _not_writable(self, reason: str) -> D1StagingError:
-        return D1StagingError(
-            f"cannot write to {self.uri('')}: {reason.rstrip('.')}. Check the bucket's name, and the credentials and"
-            " permissions of the AWS connection",
-            retryable=False,
-        )
+    def _not_writable(self, reason: str, remedy: str = _ACCESS) -> D1StagingError:
+        return D1StagingError(f"cannot write to {self.uri('')}: {reason.rstrip('. ')}. {remedy}", retryable=False)
 
     def _read(self, key: str) -> tuple[bytes | None, str | None]:
         """Content and ETag."""
@@ -269,6 +292,14 @@ class S3Storage:
     def _stop_if_cancelled(self, _bytes_sent: int = 0) -> None:
         if self._cancelled.is_set():
             raise D1StagingError("the staging run was stopped")
+
+
+def _send_at_once(request: Any, **_: Any) -> None:  # noqa: ANN401 # botocore's
+    """Send a small body without waiting for an interim response."""
+    headers = request.headers
+    size = headers.get("X-Amz-Decoded-Content-Length") or headers.get("Content-Length")
+    if size is not None and int(size) <= _SENT_AT_ONCE_BYTES and "Expect" in headers:
+        del headers["Expect"]
 
 
 def _transfer_config() -> TransferConfig:

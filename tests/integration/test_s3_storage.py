@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gzip
 import hashlib
 import io
 import json
 import random
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from airflow_provider_d1.staging.staging_run import new_run_id
 from airflow_provider_d1.storage.s3 import S3Storage
 from harness.s3_faults import Fault, s3_proxy
 from harness.seaweed import S3Server, s3_server
-from tests.unit.staging.staged_pairs import assert_pair_is_whole, stage_pair, stage_text
+from tests.unit.staging.staged_pairs import check_pairs_of_processes, check_pairs_of_threads
 
 SOURCE = Source(database_name="shop", bookmark="b-1")
 
@@ -180,13 +181,18 @@ def test_a_second_run_keeps_the_first_and_removes_the_one_before(server, bucket,
     assert set(dangling(server, bucket)) == foreign
 
 
-@pytest.mark.parametrize("used", [False, True], ids=["empty", "used"])
-def test_pairs_of_runs_never_mix(server, bucket, used: bool) -> None:
-    for pair in range(30):
-        new_storage = partial(S3Storage, server.client(), bucket, f"pairs/{used}/{pair}")
-        if used:
-            stage_text(new_storage(), f"earlier {pair}")
-        assert_pair_is_whole(new_storage(), stage_pair(new_storage, (f"one {pair}", f"two {pair}")))
+@functools.cache
+def client_of(server: S3Server) -> Any:
+    return server.client()
+
+
+def prefix_of(server: S3Server, prefix: str, pair: int) -> S3Storage:
+    return S3Storage(client_of(server), "lake", f"{prefix}/{pair}")
+
+
+@pytest.mark.parametrize("check", [check_pairs_of_threads, check_pairs_of_processes])
+def test_200_pairs_of_runs_never_mix(server, bucket, check: Callable[..., None]) -> None:
+    check(partial(prefix_of, server, f"pairs/{check.__name__}"), 100)
 
 
 def test_of_many_who_replace_an_object_at_once_one_succeeds(server, bucket, storage) -> None:
@@ -269,6 +275,20 @@ def test_files_go_up_and_come_back(storage: S3Storage, tmp_path: Path) -> None:
     storage.delete(["users/part-00000.parquet", "never/was"])
     assert storage.list() == {}
     assert storage.read_bytes("users/part-00000.parquet") is None
+
+
+@pytest.mark.parametrize(("size", "waits"), [(1000, False), (300 << 10, True)])
+def test_a_small_file_is_sent_without_waiting_for_the_server(
+    server: S3Server, bucket: str, tmp_path: Path, size: int, waits: bool
+) -> None:
+    """``Expect: 100-continue`` costs a round trip."""
+    (tmp_path / "part").write_bytes(bytes(size))
+    with s3_proxy(server) as proxy:
+        asked = Fault("PUT", "part", "slow_down", times=1, header="expect")
+        proxy.faults.append(asked)
+        S3Storage(proxy.server.client(), bucket, "raw").put_file("part", tmp_path / "part")
+    assert asked.reached.is_set() is waits
+    assert server.client().head_object(Bucket=bucket, Key="raw/part")["ContentLength"] == size
 
 
 def test_a_cancelled_storage_stops_an_upload_and_leaves_nothing(server, bucket, storage, tmp_path) -> None:

@@ -1,11 +1,14 @@
-"""Two runs at once into one prefix, and what must hold afterwards whoever was first."""
+"""Two runs at once into one prefix, in threads and in processes, and what must hold whoever was first."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import multiprocessing
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from airflow_provider_d1.staging.manifest import MANIFEST_KEY, Manifest, parse_manifest
@@ -71,3 +74,75 @@ def assert_pair_is_whole(storage: Storage, manifests: list[Manifest]) -> None:
         assert_whole(storage, manifest)
     newest = max(manifests, key=lambda manifest: ((manifest.run or "")[:16], manifest.created_at, manifest.run or ""))
     assert parse_manifest(storage.read_bytes(MANIFEST_KEY) or b"") == newest
+
+
+def assert_readable(storage: Storage) -> None:
+    """What a reader finds at the prefix at any moment is one whole run, or it has been replaced meanwhile."""
+    content = storage.read_bytes(MANIFEST_KEY)
+    if content is None:
+        return
+    try:
+        assert_whole(storage, parse_manifest(content))
+    except AssertionError:
+        # keep_runs has removed it: both runs of the pair are newer
+        if storage.read_bytes(MANIFEST_KEY) == content:
+            raise
+
+
+StorageOf = Callable[[int], "Storage"]
+
+
+def check_pairs_of_threads(storage_of: StorageOf, pairs: int) -> None:
+    """Stage pairs in threads, each into a prefix of its own, which a reader reads meanwhile.
+
+    :param storage_of: number of a pair → its prefix; every second one has a run already.
+    """
+    for pair in range(pairs):
+        new_storage = partial(storage_of, pair)
+        if pair % 2:
+            stage_text(new_storage(), f"earlier {pair}")
+        manifests: list[Manifest] = []
+        writing = threading.Thread(
+            target=lambda new=new_storage, texts=(f"one {pair}", f"two {pair}"), found=manifests: found.extend(
+                stage_pair(new, texts)
+            )
+        )
+        writing.start()
+        while writing.is_alive():
+            assert_readable(new_storage())
+            writing.join(0.005)
+        assert len(manifests) == 2
+        assert_pair_is_whole(new_storage(), manifests)
+
+
+def check_pairs_of_processes(storage_of: StorageOf, pairs: int) -> None:
+    """As :func:`check_pairs_of_threads`, with two processes that begin each pair at the same moment."""
+    for pair in range(1, pairs, 2):
+        stage_text(storage_of(pair), f"earlier {pair}")
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(2), context.SimpleQueue()
+    processes = [
+        context.Process(target=_stage_in_a_process, args=(storage_of, pairs, barrier, results, name))
+        for name in ("one", "two")
+    ]
+    for process in processes:
+        process.start()
+    while any(process.is_alive() for process in processes) and results.empty():
+        for pair in range(pairs):
+            assert_readable(storage_of(pair))
+            time.sleep(0.02)
+    runs = [results.get() for process in processes if process.join(120) is None and process.exitcode == 0]
+    assert [len(each) for each in runs] == [pairs, pairs]
+    for pair in range(pairs):
+        storage = storage_of(pair)
+        own = [parse_manifest(storage.read_bytes(f"{each[pair]}/{MANIFEST_KEY}") or b"") for each in runs]
+        assert_pair_is_whole(storage, own)
+
+
+def _stage_in_a_process(storage_of: StorageOf, pairs: int, barrier, results, name: str) -> None:
+    runs = []
+    for pair in range(pairs):
+        storage = storage_of(pair)
+        barrier.wait(60)
+        runs.append(stage_text(storage, f"{name} {pair}").run)
+    results.put(runs)

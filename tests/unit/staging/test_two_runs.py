@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -14,43 +14,19 @@ from airflow_provider_d1.storage.folder import FolderStorage
 from tests.unit.staging.staged_pairs import (
     assert_pair_is_whole,
     assert_whole,
-    stage_pair,
+    check_pairs_of_processes,
+    check_pairs_of_threads,
     stage_text,
 )
 
 
-@pytest.mark.parametrize("used", [False, True], ids=["empty", "used"])
-def test_pairs_of_threads_never_mix(used: bool, tmp_path: Path) -> None:
-    for pair in range(20):
-        folder = tmp_path / f"{pair}"
-        if used:
-            stage_text(FolderStorage(folder), f"earlier {pair}")
-        manifests = stage_pair(partial(FolderStorage, folder), (f"one {pair}", f"two {pair}"))
-        assert_pair_is_whole(FolderStorage(folder), manifests)
+def folder_of(root: Path, pair: int) -> FolderStorage:
+    return FolderStorage(root / f"{pair}")
 
 
-def _stage_in_a_process(folder: Path, barrier, name: str) -> None:
-    for number in range(10):
-        barrier.wait()
-        manifest = stage_text(FolderStorage(folder / f"{number}"), f"{name} {number}")
-        (folder / f"{name}-{number}").write_text(str(manifest.run))
-
-
-def test_pairs_of_processes_never_mix(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(2)
-    processes = [context.Process(target=_stage_in_a_process, args=(tmp_path, barrier, name)) for name in ("one", "two")]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
-    for number in range(10):
-        storage = FolderStorage(tmp_path / f"{number}")
-        runs = [(tmp_path / f"{name}-{number}").read_text() for name in ("one", "two")]
-        assert_pair_is_whole(
-            storage, [parse_manifest(storage.read_bytes(f"{run}/{MANIFEST_KEY}") or b"") for run in runs]
-        )
+@pytest.mark.parametrize("check", [check_pairs_of_threads, check_pairs_of_processes])
+def test_200_pairs_of_runs_never_mix(check: Callable[..., None], tmp_path: Path) -> None:
+    check(partial(folder_of, tmp_path), 100)
 
 
 class Interrupted(FolderStorage):
