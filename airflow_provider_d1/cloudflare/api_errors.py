@@ -34,7 +34,7 @@ TRANSIENT = (
 )
 #: the Free plan's daily limits, for rows read and rows written
 FREE_PLAN_LIMIT = "exceeded D1's free tier daily"
-#: messages of permanent failures, whatever their status
+#: messages of permanent failures, with any status
 PERMANENT = ("exceeded its CPU time limit", FREE_PLAN_LIMIT)
 _FREE_PLAN_REMEDY = (
     ". No retry helps before 00:00 UTC: upgrade to the Workers Paid plan, or run the task after midnight UTC. An export"
@@ -59,7 +59,7 @@ def failure(answer: Response, failures: Sequence[tuple[int | None, str]]) -> D1A
     status = answer.status
     code = failures[0][0] if failures else None
     words = answer.secret.redact("; ".join(text for _, text in failures) or f"HTTP {status}")
-    if FREE_PLAN_LIMIT in words:  # before all others: it may come with any status
+    if FREE_PLAN_LIMIT in words:  # first, as it may have any status
         return D1ApiError(f"D1 answered: {with_remedy(words)}", status=status, code=code, retryable=False)
     said = f"{words} (HTTP {status}" + (f", code {code})" if code is not None else ")")
     codes = {code for code, _ in failures}

@@ -44,7 +44,7 @@ class Credentials:
     :param timeout: seconds to wait for a connection or for the next bytes of an answer.
     :param requests_per_5_minutes: how many calls this process may make with the token; Cloudflare's limit is 1,200
         for all users of the token together.
-    :param allowed_download_hosts: hosts of dumps besides public ones, whatever they resolve to.
+    :param allowed_download_hosts: hosts of dumps besides public ones, with any address.
     :raises D1ConfigurationError: when a field cannot work; the message names it, and never shows the token.
     """
 

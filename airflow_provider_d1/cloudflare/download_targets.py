@@ -27,7 +27,7 @@ class AllowedTargets:
     """The addresses besides public ones that a signed URL may refer to.
 
     :param loopback: loopback addresses: where the connection's own host is one, as with the emulator.
-    :param hosts: names or addresses, in lower case, whatever they resolve to.
+    :param hosts: names or addresses, in lower case, with any address.
     """
 
     loopback: bool = False

@@ -1,12 +1,13 @@
 """The import endpoint as a pure state machine: requests, what a response means, and what to send next.
 
-*init* announces a file by its MD5. D1 answers with a signed URL to put the file to, or, where it has the file already,
-begins to import it. *ingest* begins the import of an uploaded file, *poll* asks for its end. An import that is not
-polled for 15 seconds is cancelled, its end may be told only once, and it is one transaction: a file that fails leaves
-the database as it was.
+*init* announces a file by its MD5. D1 returns a signed URL for the upload or, if it already has the file,
+starts the import. *ingest* starts the import of an uploaded file, *poll* returns its state. An import that is not
+polled for 15 seconds is cancelled, its end is announced only once, and it is one transaction: a file that fails does
+not change the database.
 
-A lost answer leaves open whether an import was applied. The file itself settles it: it ends with a row of a table whose
-key is this import's (:mod:`~airflow_provider_d1.into_d1.import_record`), so that D1 refuses to run it a second time.
+After a lost response it is unknown whether an import was applied. The file ensures that it is applied once: it ends
+with an INSERT whose key is this import's (:mod:`~airflow_provider_d1.into_d1.import_record`), so that D1 refuses to run
+it a second time.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ KEY_COLUMN = "d1_import_key"
 
 @dataclass(frozen=True, slots=True)
 class UploadRequired:
-    """D1 wants the file under this signed URL, which is a credential."""
+    """The file has to be uploaded to this signed URL, which is a credential."""
 
     filename: str
     url: Secret = field(repr=False)
@@ -54,38 +55,38 @@ class UploadRequired:
 
 @dataclass(frozen=True, slots=True)
 class ImportRunning:
-    """The import goes on; ``bookmark`` is None where the answer had none."""
+    """The import is running; ``bookmark`` is None where the response had none."""
 
     bookmark: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class ImportFinished:
-    """The file was applied; or it had been, by an earlier attempt (``result.repeated``)."""
+    """The file was applied, now or by an earlier attempt (``result.repeated``)."""
 
     result: ImportResult
 
 
 @dataclass(frozen=True, slots=True)
 class ImportBusy:
-    """Another import or an export of this database is running, or one that nobody polls has yet to time out."""
+    """Another import or an export of this database is running, or one without polls has not yet timed out."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImportLost:
-    """D1 knows no such import: cancelled, or its end was already told."""
+    """D1 knows no such import: it was cancelled, or its end was announced before."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImportUnclear:
-    """No answer, or one that tells nothing about the import."""
+    """No response, or one that says nothing about the import."""
 
     error: D1ApiError | D1ImportError
 
 
 @dataclass(frozen=True, slots=True)
 class ImportRefused:
-    """The import is over; the database is as it was."""
+    """The import has failed; the database was not changed."""
 
     error: D1ApiError | D1ImportError
 
@@ -99,7 +100,7 @@ def init(account_id: str, database_id: str, etag: str) -> Request:
 
 
 def begin(account_id: str, request: ImportRequest) -> Request:
-    """Begin the import of an uploaded file; one that D1 had already is named by its MD5 alone."""
+    """Start the import of an uploaded file; a file that D1 already had is identified by its MD5 only."""
     if not request.filename:
         return init(account_id, request.database_id, request.etag)
     body = {"action": "ingest", "etag": request.etag, "filename": request.filename}
@@ -107,7 +108,7 @@ def begin(account_id: str, request: ImportRequest) -> Request:
 
 
 def poll(account_id: str, database_id: str, bookmark: str) -> Request:
-    """Ask how far an import is."""
+    """Request the state of an import."""
     return _request(account_id, database_id, {"action": "poll", "current_bookmark": bookmark})
 
 
@@ -116,7 +117,7 @@ def _request(account_id: str, database_id: str, body: dict[str, Any]) -> Request
 
 
 def read_import(answer: Response) -> ImportAnswer:
-    """What an answer means: first the failures, outer and inner, then the upload URL, then the status."""
+    """Read a response: first the failures, outer and inner, then the upload URL, then the status."""
     try:
         envelope = protocol.read_envelope(answer)
     except D1ApiError as error:
@@ -129,7 +130,7 @@ def read_import(answer: Response) -> ImportAnswer:
     status = result.get("status")
     if result.get("success") is False or inner or status == "error":
         return _from_message(inner) or ImportRefused(
-            D1ImportError(f"D1 could not import the file: {inner or 'it gave no reason'}", retryable=False)
+            D1ImportError(f"D1 could not import the file: {inner or 'no reason given'}", retryable=False)
         )
     url, filename = _text(result, "upload_url", "uploadUrl"), _text(result, "filename")
     if url and filename:
@@ -222,15 +223,15 @@ class ImportStep:
 def next_step(
     state: ImportState, answer: ImportAnswer, sent: Sent, request: ImportRequest
 ) -> tuple[ImportState, ImportStep | ImportResult]:
-    """What an answer leads to.
+    """The next step after a response.
 
     :param state: where the import stood when the request was sent.
-    :param answer: what came back.
+    :param answer: the response.
     :param sent: circumstances of the request.
     :param request: what is imported.
-    :return: the new state, and what to send next or what the import did.
-    :raises D1ImportError: when it is over and was not applied.
-    :raises D1ApiError: when the API refuses for good.
+    :return: the new state, and what to send next or the import's result.
+    :raises D1ImportError: when the import has ended without being applied.
+    :raises D1ApiError: when the API refuses, and a retry cannot help.
     """
     match answer:
         case ImportRefused(error):
@@ -252,7 +253,7 @@ def _after_begin(
         case ImportRunning(bookmark) if bookmark is not None:
             return replace(state, bookmark=bookmark, unclear=0, busy=False), ImportStep(bookmark, 0.0)
         case ImportBusy():
-            # Somebody's export or import, or our own whose answer was lost: the one ends, the other times out.
+            # Another export or import, or our own whose response was lost: the first ends, the second times out.
             return replace(state, busy=True, unclear=0), ImportStep(None, BUSY_GAP)
         case ImportUnclear(D1RateLimitError(retry_after=float(seconds))):
             step = ImportStep(None, max(seconds, RESTART_GAP), refused=True)
@@ -272,7 +273,7 @@ def _after_import_poll(
 ) -> tuple[ImportState, ImportStep]:
     match answer:
         case ImportLost():
-            # What the rate limit made of it says nothing about the import.
+            # A loss caused by the rate limit does not count against max_restarts.
             excused = state.excused + (sent.blocked or state.refused)
             if excused == state.excused and state.restarts - state.excused >= request.max_restarts:
                 raise D1ImportLostError(
@@ -290,5 +291,5 @@ def _after_import_poll(
         case ImportRunning(bookmark):
             state = replace(state, bookmark=bookmark or state.bookmark, unclear=0, refused=False)
         case ImportBusy():
-            pass  # if it is ours that runs, go on polling; if not, D1 will say that ours is lost
+            pass  # if our own import is running, go on polling; if not, the next response says that ours is lost
     return state, ImportStep(state.bookmark, max(0.0, gap_after(sent, request.poll_interval) - sent.took))

@@ -40,7 +40,7 @@ def read_policy(response: Response) -> Limit | None:
 
 
 def read_remaining(response: Response) -> Limit | None:
-    """The calls that are left, and for how many seconds that holds: 15 minutes at most, whatever the server says."""
+    """The calls that are left, and for how many seconds that holds, at most 15 minutes."""
     found = _REMAINING.search(response.headers.get("ratelimit", ""))
     if found is not None:
         return Limit(int(found[1]), min(float(found[2]), MAX_RETRY_AFTER))

@@ -1,7 +1,7 @@
 """The exceptions that PEP 249 requires of a database module, as part of this package's own tree.
 
 ``Error`` is :class:`~airflow_provider_d1.exceptions.D1Error` and ``DatabaseError`` is
-:class:`~airflow_provider_d1.exceptions.D1ApiError`, so that ``except dbapi.Error`` catches whatever a call can raise.
+:class:`~airflow_provider_d1.exceptions.D1ApiError`, so that ``except dbapi.Error`` catches every error of a call.
 """
 
 from __future__ import annotations

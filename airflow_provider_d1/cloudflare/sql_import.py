@@ -1,8 +1,8 @@
-"""Have D1 import an uploaded file, from *ingest* to the end.
+"""Run one import of an uploaded file, from *ingest* to the end.
 
 :func:`run_import` only sends, waits and keeps the deadline; what to send next is decided by the pure state machine in
-:mod:`~airflow_provider_d1.cloudflare.import_protocol`. The file was announced by :func:`announce` and uploaded before,
-by the process that has it; this driver runs where the import is polled, in the trigger or in the worker.
+:mod:`~airflow_provider_d1.cloudflare.import_protocol`. The process that has the file announces it
+(:func:`announce`) and uploads it; this driver runs where the import is polled, in the trigger or in the worker.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 def announce(
     client: D1Client, database_id: str, etag: str, *, deadline: float
 ) -> UploadRequired | ImportRunning | ImportFinished:
-    """Announce a file by its MD5; one that D1 has already, from an earlier attempt, begins to be imported.
+    """Announce a file by its MD5. If D1 already has it from an earlier attempt, the import begins.
 
-    :param deadline: when to give up waiting for a database that is busy, in epoch seconds.
-    :return: where to put the file, or how far its import is.
-    :raises D1ApiError: when the API refuses for good.
-    :raises D1ImportError: when D1 does.
+    :param deadline: the latest end of the wait for a busy database, in epoch seconds.
+    :return: where to upload the file, or the state of its import.
+    :raises D1ApiError: when the API refuses, and a retry cannot help.
+    :raises D1ImportError: when D1 refuses the file.
     """
     request = import_protocol.init(client.credentials.account_id, database_id, etag)
     while True:
@@ -68,15 +68,15 @@ async def run_import(
     deadline: float,
     on_progress: Callable[[str], None] | None = None,
 ) -> ImportResult:
-    """Begin an import, poll it, and begin again when D1 has lost it.
+    """Start an import, poll it, and restart it when D1 has lost it.
 
     :param client: an open client; its clock, rate limiter and credentials are used.
     :param request: the uploaded file.
-    :param deadline: when to give up in any case, in epoch seconds.
-    :param on_progress: called with a line of text now and then, which never holds a secret.
-    :raises D1ImportError: it was not applied: D1 refused the file, or lost the import too often.
-    :raises D1ImportTimeoutError: the deadline came first; the import may still be applied.
-    :raises D1ApiError: the API refused for good.
+    :param deadline: the latest end, in epoch seconds.
+    :param on_progress: called with progress messages; they contain no secrets.
+    :raises D1ImportError: the import was not applied: D1 refused the file, or lost the import too often.
+    :raises D1ImportTimeoutError: the deadline has passed; the import may still be applied.
+    :raises D1ApiError: the API refused, and a retry cannot help.
     """
     run = _ImportRun(client, request, deadline, on_progress)
     try:
@@ -139,16 +139,16 @@ class _ImportRun:
         self._limiter.release(self._slot)
 
     async def _wait_for_admission(self) -> None:
-        """An import polls as an export does, and is lost as one is when the rate limit blocks the token."""
+        """Wait as an export does: an import is polled, and lost when the rate limit blocks the token."""
         while (wait := self._limiter.admit(self._slot)) > 0:
             await self._pause(ImportStep(None, wait), ImportState())
         while (wait := self._limiter.confirm(self._slot)) > 0:
             await self._pause(ImportStep(None, wait), ImportState())
-            # only a response tells the rate limiter what other processes do
+            # the response shows the rate limiter how many calls other processes make
             await self._client.get_database(self._request.database_id, deadline=self._end, priority=True)
 
     async def _pause(self, send: ImportStep, state: ImportState) -> None:
-        """Sleep until the next request is due; raise when the deadline comes first."""
+        """Sleep until the next request is due; raise an error when the deadline is earlier."""
         left = self._end - self._clock.time()
         if send.bookmark is None and send.delay >= left:
             raise _late(ImportBusy() if state.busy else None, self._request.database_name)
@@ -158,7 +158,7 @@ class _ImportRun:
         await self._clock.sleep_async(min(send.delay, left))
 
     async def _send(self, bookmark: str | None) -> ImportAnswer:
-        """Begin or poll once."""
+        """Start or poll once."""
         client, request = self._client, self._request
         account = client.credentials.account_id
         self._limiter.renew(self._slot)
@@ -179,7 +179,7 @@ class _ImportRun:
         elif after.restarts > before.restarts:
             self._say(f"D1 lost the import, starting again (restart {after.restarts})")
         elif isinstance(answer, ImportUnclear) and not before.unclear:
-            self._say(f"{answer.error}; trying again")
+            self._say(f"{answer.error}; retrying")
         elif before.bookmark is None and after.bookmark is not None:
             self._say("import started")
 

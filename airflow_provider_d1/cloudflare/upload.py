@@ -1,7 +1,7 @@
-"""Put a file to the signed upload URL of an import.
+"""Upload a file to the signed URL of an import.
 
-The URL is a credential, as that of a download: it stays in the process that received it, is in no error, repr or log
-record, and no other credential ever goes with it. It may lead to public addresses only.
+The URL is a credential, as that of a download: it does not leave the process that received it, is in no error, repr or
+log record, and no other credential is sent with it. It may refer to public addresses only.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from http.client import HTTPResponse
 
 ATTEMPTS = 5
-#: seconds to wait for a connection, or for the server to take the next bytes
-PATIENCE = 60.0
+#: seconds to wait for a connection, or for the server to accept the next bytes
+UPLOAD_TIMEOUT = 60.0
 _BACKOFF = tenacity.wait_random_exponential(multiplier=0.5, max=20)
 
 
 def upload(url: str, path: Path, md5: str, *, targets: AllowedTargets = PUBLIC, clock: Clock = SYSTEM_CLOCK) -> None:
-    """Put a file, and compare the MD5 of what the server stored.
+    """Upload a file, and compare the MD5 of the stored object.
 
     :param url: the signed URL.
     :param path: the file.
     :param md5: its MD5, in hex.
-    :param targets: the addresses that the URL may lead to.
-    :raises D1UploadError: when it did not arrive whole; not retryable for a URL that may not be used.
+    :param targets: the addresses that the URL may refer to.
+    :raises D1UploadError: when it did not arrive completely; not retryable for a URL that is refused.
     """
     url = Secret(url)
     try:
@@ -60,10 +60,10 @@ def upload(url: str, path: Path, md5: str, *, targets: AllowedTargets = PUBLIC, 
 
 
 def _put(url: Secret, path: Path, md5: str, targets: AllowedTargets) -> str:
-    """Put once; what went wrong, in words without the URL, or nothing."""
+    """Upload once; returns the problem as text without the URL, or nothing."""
     headers = {"Content-Type": "application/octet-stream", "Content-Length": str(path.stat().st_size)}
     with path.open("rb") as body:
-        response, problem = open_url(url, headers, PATIENCE, targets, method="PUT", body=body)
+        response, problem = open_url(url, headers, UPLOAD_TIMEOUT, targets, method="PUT", body=body)
     if response is None:
         return problem
     with response:
@@ -73,12 +73,12 @@ def _put(url: Secret, path: Path, md5: str, targets: AllowedTargets) -> str:
     if status != 200:
         return f"the storage answered HTTP {status}"
     if not stored:
-        return "the storage did not say what it stored (no ETag)"
-    return "" if stored == md5 else "the storage holds other bytes than were sent (the ETag is not the file's MD5)"
+        return "the storage returned no ETag, so the upload cannot be verified"
+    return "" if stored == md5 else "the stored bytes differ from the file (the ETag is not the file's MD5)"
 
 
 def _drain(response: HTTPResponse) -> None:
-    """Read a short body, so that the connection ends in order."""
+    """Read a short body, so that the connection is closed in order."""
     try:
         response.read(10_000)
     except (HTTPException, OSError):

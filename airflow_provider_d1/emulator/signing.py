@@ -1,4 +1,4 @@
-"""Signed download URLs: AWS's query signature, version 4, as R2 hands them out."""
+"""Signed download URLs: AWS's query signature, version 4, as R2 returns them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class R2Error(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """Signs and checks URLs with one pair of keys, made anew for each emulator."""
+    """Signs and checks URLs with one pair of keys, created for each emulator."""
 
     access_key: str = field(default_factory=lambda: secrets.token_hex(16))
     secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)

@@ -1,4 +1,4 @@
-"""Run one import over a connection: what the trigger and the worker have in common."""
+"""Upload and run one import over a connection, in the triggerer or in a worker."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def upload_import(
 ) -> ImportRequest:
     """Announce a prepared file and upload it. Its URL, a credential, does not leave this function.
 
-    :param deadline: when to give up waiting for a busy database, in epoch seconds.
+    :param deadline: the latest end of the wait for a busy database, in epoch seconds.
     :param options: of the :class:`~airflow_provider_d1.cloudflare.import_models.ImportRequest`.
-    :return: what remains to be done.
-    :raises D1UploadError: when the file did not arrive whole.
+    :return: the import to run.
+    :raises D1UploadError: when the file did not arrive completely.
     """
     from airflow_provider_d1.cloudflare.download_targets import AllowedTargets
     from airflow_provider_d1.cloudflare.import_models import ImportRequest
@@ -45,13 +45,13 @@ def upload_import(
 async def import_uploaded(
     settings: Settings, request: ImportRequest, *, deadline: float, on_progress: Callable[[str], None]
 ) -> ImportResult:
-    """Have D1 import an uploaded file, with a client of its own.
+    """Run the import of an uploaded file, with a client of its own.
 
     :param settings: the connection.
     :param request: the file.
-    :param deadline: when to give up in any case, in epoch seconds.
-    :param on_progress: takes a line of text now and then.
-    :raises D1Error: an error of its own class for each way in which it can fail.
+    :param deadline: the latest end, in epoch seconds.
+    :param on_progress: called with progress messages.
+    :raises D1Error: a subclass for each kind of failure.
     """
     from airflow_provider_d1.cloudflare.client import AsyncD1Client
     from airflow_provider_d1.cloudflare.sql_import import run_import

@@ -1,1 +1,1 @@
-"""Files that D1 can import: from SQL scripts, backups and staged rows."""
+"""Create files that D1 can import from SQL scripts, backups and staged rows."""

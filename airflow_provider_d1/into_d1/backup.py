@@ -1,4 +1,4 @@
-"""A staged dump as a backup: which file of a manifest it is, whose, and whether it is whole."""
+"""A staged dump as a backup: find it in a manifest, and check its database and its content."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Backup:
     """The dump that a manifest lists.
 
-    :param key: where it is, in the manifest's folder.
-    :param file: its stored form, compressed or not: size and SHA-256.
+    :param key: its key in the manifest's folder.
+    :param file: size and SHA-256 of the stored file, compressed or not.
     """
 
     manifest: Manifest
@@ -33,8 +33,8 @@ class Backup:
     def check_origin(self, expected: str | None, target: Database) -> None:
         """Refuse the backup of another database.
 
-        :param expected: name or UUID of the database that it must be of; None for the target itself.
-        :raises D1ConfigurationError: when it is another one's; the message names both.
+        :param expected: name or UUID of the expected database; None for the target itself.
+        :raises D1ConfigurationError: for another database; the message names both.
         """
         source = self.manifest.source
         found = {name.lower() for name in (source.database_id, source.database_name) if name}
@@ -55,20 +55,20 @@ class Backup:
         """
         size = path.stat().st_size
         if size != self.file.bytes:
-            raise D1ImportFileError(f"{self.file.uri} has {size} bytes, the manifest says {self.file.bytes}")
+            raise D1ImportFileError(f"{self.file.uri} has {size} bytes, expected {self.file.bytes} as in the manifest")
         if file_sha256(path) != self.file.sha256:
-            raise D1ImportFileError(f"{self.file.uri} has another SHA-256 than the manifest says: it was changed")
+            raise D1ImportFileError(f"{self.file.uri} has changed: its SHA-256 differs from the manifest")
 
     def check_dump(self, summary: ScriptSummary) -> None:
-        """Compare what was read from it, uncompressed, with the manifest.
+        """Compare its uncompressed content with the manifest.
 
         :raises D1ImportFileError: when it is another dump.
         """
         dump = self.manifest.dump
         if (summary.bytes, summary.sha256) != (dump.bytes, dump.sha256):
             raise D1ImportFileError(
-                f"{self.file.uri} holds a dump of {summary.bytes} bytes with SHA-256 {summary.sha256}, the manifest"
-                f" says {dump.bytes} bytes and {dump.sha256}"
+                f"{self.file.uri} contains a dump of {summary.bytes} bytes with SHA-256 {summary.sha256}, expected"
+                f" {dump.bytes} bytes and {dump.sha256} as in the manifest"
             )
 
 
@@ -77,7 +77,7 @@ def read_backup(storage: Storage, key: str) -> Backup:
 
     :param storage: the folder that the manifest is in; a run's own, or the prefix above it.
     :param key: the manifest's.
-    :raises D1ManifestError: when there is no such manifest, or no dump in it, or outside of the folder.
+    :raises D1ManifestError: for a missing manifest, and for one without a dump or with a dump outside of its folder.
     """
     content = storage.read_bytes(key)
     if content is None:
@@ -91,5 +91,7 @@ def read_backup(storage: Storage, key: str) -> Backup:
         )
     found = storage.key(file.uri)
     if found is None:
-        raise D1ManifestError(f"{storage.uri(key)}: {file.uri} is not in the manifest's folder; it is not read")
+        raise D1ManifestError(
+            f"{storage.uri(key)}: {file.uri} is not in the manifest's folder, expected a file below it"
+        )
     return Backup(manifest, found, file)

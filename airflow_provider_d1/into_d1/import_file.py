@@ -1,4 +1,4 @@
-"""The file of an import, written to disk because D1 wants its MD5 before its bytes."""
+"""The file of an import, written to disk because D1 needs its MD5 before its content."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _BUFFER = 1 << 20
 
 
 class ImportFile:
-    """Collects statements; ``bytes``, ``md5`` and ``statements`` say what was written so far.
+    """Collects statements; ``bytes``, ``md5`` and ``statements`` describe what was written so far.
 
-    :param path: where; a file there is replaced.
+    :param path: the file; an existing one is replaced.
     :param max_bytes: D1's limit.
     """
 
@@ -31,13 +31,13 @@ class ImportFile:
 
     @property
     def md5(self) -> str:
-        """In hex: D1's etag."""
+        """The MD5 in hex, which is D1's etag."""
         return self._md5.hexdigest()
 
     def add(self, statement: bytes) -> None:
         """Write one statement, which ends in a semicolon.
 
-        :raises D1ImportFileError: when it is longer than D1 allows, or the file becomes larger than that.
+        :raises D1ImportFileError: when it is longer, or the file becomes larger, than D1 allows.
         """
         if len(statement) > MAX_STATEMENT_BYTES:
             raise D1ImportFileError(
@@ -49,14 +49,14 @@ class ImportFile:
         self.statements += 1
         if self.bytes > self._max_bytes:
             raise D1ImportFileError(
-                f"the file is larger than {self._max_bytes:,} bytes, which is what D1 imports at most. Split it into"
+                f"the file is larger than {self._max_bytes:,} bytes, the most that D1 imports. Split it into"
                 " several imports, for example by table"
             )
         self._md5.update(piece)
         self._file.write(piece)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the rest of the buffer."""
         self._file.close()
 
     def __enter__(self) -> Self:

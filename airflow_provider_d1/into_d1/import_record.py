@@ -1,7 +1,7 @@
 """The record of an import: a row of a table in D1, written by the import itself.
 
-It is part of the import's one transaction, so it is there exactly when the import was applied. Its key is a primary
-key: when an answer was lost and the file is run once more, D1 refuses the whole of it.
+It is part of the import's transaction, so it exists exactly when the import was applied. Its key is a primary key: if
+a response was lost and the file is run again, D1 refuses the whole file.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ DEFAULT_TABLE = "_d1_imports"
 
 @dataclass(frozen=True, slots=True)
 class ImportRecord:
-    """Where an import is recorded, and under which key.
+    """The table and the key of an import's record.
 
-    :param table: the table's name; made when it does not exist.
-    :param key: what all attempts at one import have in common.
+    :param table: the table's name; created when it does not exist.
+    :param key: the same for all attempts at one import.
     """
 
     table: str
@@ -40,7 +40,7 @@ class ImportRecord:
         ]
 
     def exists(self, client: D1Client, database_id: str) -> bool:
-        """Ask D1 whether the import was applied by an earlier attempt; the table exists."""
+        """Whether the import was applied by an earlier attempt; the table must exist."""
         sql = f'SELECT 1 FROM {quoted(self.table)} WHERE "{KEY_COLUMN}" = ?'  # noqa: S608 - quoted
         return bool(client.query(database_id, sql, [self.key]))
 

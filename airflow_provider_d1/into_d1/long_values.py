@@ -1,8 +1,8 @@
-"""Split an INSERT that is longer than D1 allows, without a change to what it inserts.
+"""Split an INSERT that is longer than D1 allows into statements that insert the same rows.
 
-A row may have 2 MB, but a statement only 100 KB. So the longest literals of the statement are put together in a helper
-table first, piece by piece, and the INSERT takes them from there. Everything happens in the one transaction of the
-import, and the helper is dropped at its end.
+A row may have 2 MB, but a statement only 100 KB. So the longest literals of the statement are first assembled in a
+helper table, piece by piece, and the INSERT reads them from there. All this is part of the import's transaction, and
+the helper table is dropped at its end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CREATE_HELPER = b"CREATE TABLE " + HELPER + b' ("id" INTEGER PRIMARY KEY, "value
 DROP_HELPER = b"DROP TABLE " + HELPER + b";"
 #: bytes of a value in one statement; in hex they are twice as many
 _PIECE = 45_000
-#: a reference is about so long; shorter literals are not worth one
+#: about the length of a reference; shorter literals are not replaced
 _SHORTEST = 300
 
 
@@ -30,12 +30,12 @@ class _Literal:
 
 
 def split_insert(statement: bytes) -> list[bytes] | None:
-    """The statements that do what an INSERT does, each short enough; they need the helper table.
+    """Short statements with the same effect as an INSERT; they need the helper table.
 
     :return: None when the statement's literals are too short for that.
     """
     literals = _literals(statement)
-    # a text with a NUL could not stay in the statement as it is
+    # a text with a NUL must not remain in the statement
     taken = [literal for literal in literals if literal.text and b"\0" in literal.value]
     size = len(statement) - sum(map(_saved, taken))
     for literal in sorted(literals, key=lambda literal: literal.start - literal.end):
@@ -59,7 +59,7 @@ def split_insert(statement: bytes) -> list[bytes] | None:
 
 
 def _literals(statement: bytes) -> list[_Literal]:
-    """The text and blob literals behind VALUES."""
+    """The text and blob literals after VALUES."""
     found: list[_Literal] = []
     previous: SqlToken | None = None
     in_values = False
@@ -76,7 +76,7 @@ def _literals(statement: bytes) -> list[_Literal]:
 
 
 def _fill(number: int, value: bytes) -> list[bytes]:
-    """Put a value together; as bytes, so that no character is cut."""
+    """Assemble a value as bytes, so that no character is split."""
     pieces = [b"X'" + value[at : at + _PIECE].hex().encode() + b"'" for at in range(0, len(value), _PIECE)]
     first = b'INSERT INTO %s ("id","value") VALUES(%d,%s);' % (HELPER, number, pieces[0])
     more = [b'UPDATE %s SET "value"=CAST("value"||%s AS BLOB) WHERE "id"=%d;' % (HELPER, p, number) for p in pieces[1:]]
@@ -84,7 +84,7 @@ def _fill(number: int, value: bytes) -> list[bytes]:
 
 
 def _saved(literal: _Literal) -> int:
-    """Bytes by which a statement becomes shorter when a literal is taken out, with room for any number."""
+    """Bytes by which a statement becomes shorter when a literal is replaced by the longest reference."""
     return literal.end - literal.start - len(_reference(literal, 10**9))
 
 

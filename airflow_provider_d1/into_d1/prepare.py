@@ -1,4 +1,4 @@
-"""Make the file of an import from a stored SQL file: fetch, verify, decompress, check, hash."""
+"""Create the file of an import from a stored SQL file: fetch, verify, decompress, check, hash."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class PreparedImport:
     :param path: the file, temporary.
     :param md5: D1's etag.
     :param bytes: its size.
-    :param statements: how many it has.
-    :param source_bytes: size of what it was made from, uncompressed.
-    :param source_sha256: SHA-256 of that.
+    :param statements: number of its statements.
+    :param source_bytes: size of the source, uncompressed.
+    :param source_sha256: SHA-256 of the source, uncompressed.
     """
 
     path: Path
@@ -40,16 +40,16 @@ class PreparedImport:
 def prepare_sql_file(
     storage: Storage, key: str, folder: Path, *, backup: Backup | None = None, record: ImportRecord | None = None
 ) -> PreparedImport:
-    """Bring a stored SQL file, plain or compressed with gzip or zstd, into the form that D1 imports.
+    """Convert a stored SQL file, plain or compressed with gzip or zstd, to the form that D1 imports.
 
-    Memory is bounded; on disk are the stored file, where it is not on this machine anyway, and the uncompressed one.
+    Memory is bounded; the disk needs space for the stored file, unless it is local, and the uncompressed one.
 
-    :param storage: where the file is.
+    :param storage: the file's storage.
     :param key: its key.
     :param folder: a temporary folder.
-    :param backup: what the file must turn out to be.
+    :param backup: the expected backup.
     :param record: written at the end of the file.
-    :raises D1ImportFileError: for a file that D1 would not import, or that is not the backup; names the place.
+    :raises D1ImportFileError: for a file that D1 would not import, or that is not the backup; names the file.
     """
     uri = storage.uri(key)
     stored = storage.local_path(key)

@@ -1,8 +1,7 @@
-"""Bring an SQL script or dump into a form that D1 imports: check each statement, and rewrite what D1 cannot read.
+"""Convert an SQL script or dump to a form that D1 imports: check each statement, and rewrite what D1 cannot read.
 
-Two things are rewritten, both in INSERTs and both without a change to what they insert: a NUL inside a text, which a
-dump holds as a raw byte at which SQLite stops reading, and statements that are too long. Comments between statements
-are left out.
+Two things are rewritten, both in INSERTs and without changing the inserted rows: a NUL inside a text, which is a raw
+byte in dumps and ends SQLite's parsing, and statements that are too long. Comments between statements are removed.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _WORD = re.compile(rb"[A-Za-z]+")
 _INSERTS = (b"INSERT", b"REPLACE")
 _TRANSACTIONS = (b"BEGIN", b"COMMIT", b"END", b"ROLLBACK", b"SAVEPOINT", b"RELEASE")
 _REFUSED = (b"ATTACH", b"DETACH", b"VACUUM")
-#: what other tools write in front of UTF-8
+#: byte order mark of UTF-8
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _OPENING = (b"'", b'"', b"`", b"[")
@@ -39,7 +38,7 @@ _NUL = b"'||char(0)||'"
 
 @dataclass(frozen=True, slots=True)
 class ScriptSummary:
-    """A script as it was read: its length and SHA-256, uncompressed, and how many statements were rewritten."""
+    """The script's length and SHA-256, uncompressed, and the numbers of rewritten statements."""
 
     bytes: int
     sha256: str
@@ -51,7 +50,7 @@ def copy_script(script: Readable, target: ImportFile) -> ScriptSummary:
     """Copy a script, statement by statement, in bounded memory.
 
     :param script: SQL text in UTF-8.
-    :param target: takes the statements.
+    :param target: receives the statements.
     :raises D1ImportFileError: for a statement that D1 would not run; it names the statement's offset.
     """
     reader = _Hashed(script)
@@ -83,18 +82,18 @@ def _check(statement: bytes) -> bytes:
     word = found.group().upper() if found else b""
     if word in _TRANSACTIONS:
         raise D1ImportFileError(
-            "D1 runs an import in a transaction of its own and refuses BEGIN, COMMIT and SAVEPOINT: remove these"
-            " statements from the file"
+            "D1 runs an import in one transaction and refuses BEGIN, COMMIT and SAVEPOINT: remove these statements from"
+            " the file"
         )
     if word in _REFUSED:
         raise D1ImportFileError(f"D1 does not run {word.decode()}: remove the statement from the file")
     if word not in _INSERTS and b"\0" in statement:
-        raise D1ImportFileError("a NUL byte outside of the values of an INSERT: the file is damaged, or no SQL text")
+        raise D1ImportFileError("NUL byte outside of the values of an INSERT: the file is damaged, or not SQL text")
     return word
 
 
 class _Hashed:
-    """Counts and hashes what is read."""
+    """Counts and hashes the bytes that are read."""
 
     def __init__(self, script: Readable) -> None:
         self._script = script
@@ -113,7 +112,7 @@ class _Hashed:
 
 
 def _statements(reader: _Hashed) -> Iterator[tuple[int, bytes]]:
-    """Each statement with its offset, without what is around it; the last one may lack its semicolon."""
+    """Each statement with its offset, without comments around it; the last one may lack its semicolon."""
     buffer = bytearray()
     while len(buffer) < len(_BOM) and (data := reader.read(CHUNK)):
         buffer += data
@@ -132,22 +131,24 @@ def _statements(reader: _Hashed) -> Iterator[tuple[int, bytes]]:
             continue
         if final:
             break
-        # a comment may go on in the next chunk, so it is read again then
+        # a comment may continue in the next chunk, so it is read again then
         del buffer[:at]
         base, at = base + at, 0
         if len(buffer) > _LONGEST_STATEMENT:
             raise D1ImportFileError(
-                f"a statement of more than {_LONGEST_STATEMENT:,} bytes, or a quote without its end",
+                f"a statement of more than {_LONGEST_STATEMENT:,} bytes, or an unclosed quote",
                 offset=base + _after_space(buffer, 0),
             )
-        data = reader.read(max(CHUNK, len(buffer)))  # double, so that a long statement is not searched again and again
+        data = reader.read(
+            max(CHUNK, len(buffer))
+        )  # twice as much, so that searching a long statement takes linear time
         final = not data
         buffer += data
     if begin < len(buffer):
         rest = bytes(buffer[begin:])
         if any(token.kind == "symbol" and token.text in _OPENING for token in tokens(rest)):
-            raise D1ImportFileError("the file ends inside a quoted text: it was cut off", offset=base + begin)
-        yield base + begin, rest.rstrip() + b"\n;"  # on a line of its own, as the last line may be a comment
+            raise D1ImportFileError("the file ends inside a quoted text: it is truncated", offset=base + begin)
+        yield base + begin, rest.rstrip() + b"\n;"  # on a new line, as the last line may be a comment
 
 
 def _after_space(buffer: bytearray, at: int) -> int:
@@ -156,7 +157,7 @@ def _after_space(buffer: bytearray, at: int) -> int:
 
 
 def _end(buffer: bytearray, at: int, *, final: bool) -> int:
-    """Where the statement that begins here ends, -1 when that is not in the buffer yet."""
+    """The end of the statement that begins here, -1 when it is not in the buffer yet."""
     word = _WORD.match(buffer, at, at + 10)
     if word is not None and word.group().upper() in _INSERTS:
         return find_insert_end(buffer, at)

@@ -1,4 +1,4 @@
-"""The task that imports an SQL file or a backup into a D1 database."""
+"""The operator that imports an SQL file or a backup into a D1 database."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ IMPORT_RULES: Mapping[str, Rule] = {
     "d1_conn_id": string("a connection's id"),
     "aws_conn_id": optional(STRING),
     "record_table": optional(string("a table's name")),
-    "poll_interval": optional(number("seconds above 0 and at most 10", lambda seconds: 0 < seconds <= 10)),
-    "timeout": number("seconds above 0", lambda seconds: seconds > 0),
+    "poll_interval": optional(number("a number of seconds above 0 and at most 10", lambda seconds: 0 < seconds <= 10)),
+    "timeout": number("a number of seconds above 0", lambda seconds: seconds > 0),
     "max_restarts": integer(0),
     "temp_dir": optional(string("a folder")),
     "deferrable": BOOLEAN,
@@ -51,22 +51,23 @@ SOURCE = Rule(
 class D1ImportBase(BaseOperator):
     """The base of the operators that import into D1: prepare a file and upload it, then wait in the triggerer.
 
-    Preparing and uploading happen in the worker, which has the file. What follows takes D1's time and no worker: the
-    trigger has D1 begin the import and polls it, because D1 cancels an import that is not polled for 15 seconds. D1
-    runs the file as one transaction: an import that fails leaves the database as it was.
+    The worker prepares and uploads the file. Then the trigger starts the import and polls it, without occupying a
+    worker slot; D1 cancels an import that is not polled for 15 seconds. D1 runs the file as one transaction: an import
+    that fails does not change the database.
 
-    **Each import is applied once.** It writes a row into ``record_table``, with a key that all tries of the task have
-    in common. A try that finds it has nothing to do, and D1 refuses a file that it would run a second time. Clearing
-    the task imports again.
+    **Each import is applied once.** It writes a row into ``record_table``, with a key that is the same for all
+    attempts of the task. An attempt that finds the row does nothing, and D1 refuses to run the file a second time.
+    Clearing the task imports again.
 
     :param database: name or UUID; None for the connection's default. (templated)
     :param d1_conn_id: the connection; its token needs *D1: Edit*. (templated)
-    :param aws_conn_id: connection for ``s3://``, None for boto3's own ways to find credentials. (templated)
-    :param record_table: the table in D1 in which imports are recorded, made when it is missing. None leaves it out; a
-        file may then be run again where an answer was lost. (templated)
-    :param poll_interval: seconds between two polls, at most 10; None begins quickly and slows down to 5. (templated)
+    :param aws_conn_id: connection for ``s3://``, None for boto3's default credentials. (templated)
+    :param record_table: the table in D1 in which imports are recorded, created when missing. With None a file may be
+        run again after a lost response. (templated)
+    :param poll_interval: seconds between two polls, at most 10; None begins with short gaps and lengthens them to 5.
+        (templated)
     :param timeout: seconds that the import may take, counted from the end of the upload. (templated)
-    :param max_restarts: how often an import that D1 has lost is begun again. (templated)
+    :param max_restarts: how often an import that D1 has lost is restarted. (templated)
     :param temp_dir: for the uncompressed file; None for the worker's temporary folder. (templated)
     :param deferrable: False waits in the worker, for a deployment without a triggerer. (not templated)
 
@@ -118,15 +119,15 @@ class D1ImportBase(BaseOperator):
     def _prepare(
         self, client: D1Client, target: Database, tables: Sequence[str], folder: Path, record: ImportRecord | None
     ) -> tuple[PreparedImport, dict[str, Any]]:
-        """Make the file in a temporary folder.
+        """Create the file in a temporary folder.
 
-        :param tables: the tables and views that the database has, without the record's.
-        :return: the file, and what the result says of it.
+        :param tables: the database's tables and views, without the record's.
+        :return: the file, and its part of the result.
         """
         raise NotImplementedError
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Upload the file and have it imported."""
+        """Upload the file and start the import."""
         with permanent_errors_fail_task(self._where()):
             check_rendered_arguments(self, self.rules)
             hook = self._hook()
@@ -135,7 +136,7 @@ class D1ImportBase(BaseOperator):
                 return self._import(context, hook, client, target)
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:  # noqa: ARG002
-        """Go on after the trigger's event."""
+        """Continue after the trigger's event."""
         from airflow_provider_d1.triggers.events import imported
 
         with permanent_errors_fail_task(self._where()):
@@ -196,7 +197,7 @@ class D1ImportBase(BaseOperator):
         self.database_page = database_page(report["account_id"], report["database_id"])
         figures = result.to_dict()
         if result.repeated:
-            self.log.info("Imported by an earlier try already: database=%s", report["database_name"])
+            self.log.info("Already imported by an earlier attempt: database=%s", report["database_name"])
         else:
             self.log.info(
                 "Imported: database=%s bookmark=%s previous_bookmark=%s num_queries=%s rows_written=%s size=%s",
@@ -206,7 +207,7 @@ class D1ImportBase(BaseOperator):
         return {name: value for name, value in report.items() if name != "account_id"} | figures
 
     def _record(self, context: Context) -> ImportRecord | None:
-        """One key for all tries of a task; clearing it changes ``max_tries``, and with it the key."""
+        """One key for all attempts of a task; clearing it changes ``max_tries``, and with it the key."""
         from airflow_provider_d1.into_d1.import_record import ImportRecord
 
         if self.record_table is None:
@@ -232,7 +233,7 @@ class D1ImportBase(BaseOperator):
         return D1Hook(self.d1_conn_id, database=self.database)
 
     def _where(self) -> str:
-        """Place of an error."""
+        """The database and connection, for error messages."""
         database = "the connection's default database" if self.database is None else f"database {self.database!r}"
         return f"{database}, connection {self.d1_conn_id!r}"
 
@@ -241,8 +242,8 @@ class D1ImportOperator(D1ImportBase):
     """Import an SQL file into a D1 database, or restore a backup.
 
     The file may be compressed with gzip or zstd; it is decompressed while it is read. Before anything is sent it is
-    checked for what D1 refuses: more than 5 GB, ``BEGIN``/``COMMIT``, statements over 100 KB. An INSERT that is longer
-    than that, as dumps have them, is split without a change to what it inserts.
+    checked for what D1 refuses: more than 5 GB, ``BEGIN``/``COMMIT``, statements over 100 KB. A longer INSERT,
+    as dumps have them, is split into statements that insert the same rows.
 
     A backup is a manifest of ``file_format="sql"`` or ``keep_dump=True``. It is imported only if its size and SHA-256,
     stored and uncompressed, are those of the manifest, if it is a backup of ``source_database``, and into a database
@@ -261,8 +262,8 @@ class D1ImportOperator(D1ImportBase):
          "bytes": …, "bookmark": …, "previous_bookmark": …, "num_queries": …, "rows_read": …, "rows_written": …,
          "changes": …, "size": …, "repeated": False}
 
-    ``D1RestoreOperator(bookmark=previous_bookmark)`` undoes the import. ``repeated`` is True when an earlier try had
-    done it.
+    ``D1RestoreOperator(bookmark=previous_bookmark)`` undoes the import. ``repeated`` is True when an earlier attempt
+    had applied it.
     """
 
     template_fields: Sequence[str] = (*D1ImportBase.template_fields, "source", "source_database", "require_empty")
@@ -306,7 +307,7 @@ class D1ImportOperator(D1ImportBase):
             backup.check_origin(self.source_database, target)
             key = backup.key
         elif self.source_database is not None:
-            raise D1ConfigurationError("source_database is for backups: source must be a _manifest.json then.")
+            raise D1ConfigurationError("source_database is for backups: expected a _manifest.json as source.")
         if tables and (backup is not None if self.require_empty is None else self.require_empty):
             raise D1ConfigurationError(
                 f"database {target.name!r} is not empty, it has {len(tables)} tables and views ({', '.join(tables[:3])}"
@@ -347,7 +348,7 @@ def open_source(uri: str, aws_conn_id: str | None) -> tuple[Storage, str]:
         return FolderStorage(path.parent), path.name
     parts = urlsplit(uri)
     if not parts.path.strip("/") or uri.endswith("/"):
-        raise D1ConfigurationError(f"source {uri!r} names no file.")
+        raise D1ConfigurationError(f"source {uri!r} has no file name.")
     if parts.scheme == "s3" and "@" in parts.netloc:
         conn_id, _, bucket = parts.netloc.rpartition("@")
         return storage_of(f"s3://{bucket}{uri.partition(parts.netloc)[2]}", unquote(conn_id))

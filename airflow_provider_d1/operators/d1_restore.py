@@ -1,4 +1,4 @@
-"""The task that brings a D1 database back to an earlier state."""
+"""The operator that restores a D1 database to an earlier state."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RULES: Mapping[str, Rule] = {
     "timestamp": optional(
         Rule(
             _is_moment,
-            "a moment with a time zone: a datetime, or a string such as 2026-11-27T02:00:00Z",
+            "a time with a time zone: a datetime, or a string such as 2026-11-27T02:00:00Z",
             datetime.fromisoformat,
         )
     ),
@@ -37,18 +37,18 @@ RULES: Mapping[str, Rule] = {
 
 
 class D1RestoreOperator(BaseOperator):
-    """Bring a D1 database back to an earlier state by Time Travel. What was written since is discarded.
+    """Restore a D1 database to an earlier state by Time Travel. Later changes are discarded.
 
     D1 keeps 30 days, on the Free plan 7, and allows ten restores of a database in ten minutes. To undo a restore, run
     it again with the ``previous_bookmark`` that it returned; it is in the log too, from before the restore.
 
-    A restore whose answer was lost is not sent again, because that would discard what was written after the first one:
+    A restore whose response was lost is not sent again, because that would discard changes made after the first one:
     the task fails at once.
 
     :param database: name or UUID; None for the connection's default. (templated)
     :param bookmark: from ``D1Hook.get_bookmark``, another task's result, or a manifest's ``source.bookmark``.
         (templated)
-    :param timestamp: in place of a bookmark: a moment with a time zone. (templated)
+    :param timestamp: instead of a bookmark: a time with a time zone. (templated)
     :param d1_conn_id: the connection; its token needs *D1: Edit*. (templated)
 
     Returns ``{"database_id": …, "database_name": …, "bookmark": …, "previous_bookmark": …}``: the bookmark after the
@@ -107,8 +107,8 @@ class D1RestoreOperator(BaseOperator):
                 if not error.retryable or _was_not_done(error):
                     raise
                 raise D1ApiError(
-                    f"the restore's answer was lost ({error}), so the database may have been restored. Look at it"
-                    f" before you restore again; its bookmark was {before}",
+                    f"the response to the restore was lost ({error}), so the database may have been restored."
+                    f" Check it before you restore again; its bookmark was {before}",
                     retryable=False,
                 ) from error
         self.log.info("Restored: database=%s bookmark=%s", target.name, restored.bookmark)
@@ -121,11 +121,11 @@ class D1RestoreOperator(BaseOperator):
 
     def _check_target(self) -> None:
         if (self.bookmark is None) == (self.timestamp is None):
-            raise D1ConfigurationError("Pass either bookmark or timestamp, the state to go back to.")
+            raise D1ConfigurationError("Pass either bookmark or timestamp, the state to restore.")
 
 
-def _moment(timestamp: datetime | str | None) -> Any:  # noqa: ANN401 - a template stays as it is
-    """A string that is a moment as one, everything else as it is."""
+def _moment(timestamp: datetime | str | None) -> Any:  # noqa: ANN401 - a template is not changed
+    """A string with a time as a datetime; other values are not changed."""
     if isinstance(timestamp, str) and not has_no_value_yet(timestamp):
         try:
             return datetime.fromisoformat(timestamp)
@@ -135,7 +135,7 @@ def _moment(timestamp: datetime | str | None) -> Any:  # noqa: ANN401 - a templa
 
 
 def _was_not_done(error: D1ApiError) -> bool:
-    """Whether D1 surely did not restore: it refused the call, or the call never left."""
+    """Whether D1 did not restore for certain: it refused the call, or the call was not sent."""
     from airflow_provider_d1.cloudflare.api_errors import is_busy
 
     never_sent = isinstance(error, D1ConnectionError) and not error.sent

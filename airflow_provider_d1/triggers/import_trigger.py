@@ -10,15 +10,15 @@ from airflow_provider_d1.triggers.single_event import SingleEventTrigger
 
 
 class D1ImportTrigger(SingleEventTrigger):
-    """Have D1 import a file that the worker has uploaded, and send one event with the result.
+    """Run the import of a file that the worker has uploaded, and send one event with the result.
 
-    D1 cancels an import that is not polled for 15 seconds, so the import is begun where it is polled. When a triggerer
-    stops or releases its triggers, another one calls :meth:`run` again, which waits until D1 has cancelled or finished
-    the first attempt, and begins again; the record in the file keeps it from being applied twice.
+    D1 cancels an import that is not polled for 15 seconds, so the process that polls an import also starts it. When a
+    triggerer stops or releases its triggers, another one calls :meth:`run` again, which waits until D1 has cancelled or
+    finished the first attempt, and starts again; the record in the file prevents a second application.
 
     :param request: an :class:`~airflow_provider_d1.cloudflare.import_models.ImportRequest` as a dict.
-    :param deadline: Unix time at which the task gives up: absolute, as ``run()`` may begin more than once.
-    :param report: what the worker found out about the file; returned with the event.
+    :param deadline: latest end as Unix time: absolute, as ``run()`` may begin more than once.
+    :param report: the worker's figures of the file; returned with the event.
     :param d1_conn_id: the connection.
     """
 

@@ -1,4 +1,4 @@
-"""The base of the triggers: do one thing in the triggerer and send one event about it, whatever happens."""
+"""The base of the triggers: run one coroutine in the triggerer and send one event with its result or error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airflow_provider_d1.triggers import events
 if TYPE_CHECKING:
     from airflow_provider_d1.hooks.connection import Settings
 
-#: Minimum seconds from the start of an export to the trigger's event. The process that defers a task ends a moment
+#: Minimum seconds from the start of an export to the trigger's event. The process that defers a task ends shortly
 #: after the deferral, and the scheduler reads that from its executor one loop later. If the trigger fires and the task
 #: is queued again before that, the scheduler takes the late report for the end of the resumed task and fails it
 #: ("finished with state success, but the task instance's state attribute is queued"). Measured with Airflow 3.3.2 and
@@ -45,7 +45,7 @@ class SingleEventTrigger(BaseTrigger):
         from airflow_provider_d1.hooks.connection import fetch_settings
 
         settings = await fetch_settings(self.d1_conn_id, database)
-        # where Airflow needs long to give the connection, its scheduler needs long too: do not count that time
+        # on a busy machine both the connection and the scheduler take long, so that time is not counted
         self._started = SYSTEM_CLOCK.monotonic()
         return settings
 
@@ -57,7 +57,7 @@ class SingleEventTrigger(BaseTrigger):
         except D1Error as error:
             event = events.failure(error)
         except Exception as error:  # noqa: BLE001 - the worker would not see the reason of a trigger that raises
-            # only the place: the message of another package's exception may quote a signed URL
+            # only the traceback: the message of another package's exception may contain a signed URL
             where = "".join(traceback.format_tb(error.__traceback__))
             self.log.error("Unexpected %s:\n%s", type(error).__name__, where)  # noqa: TRY400
             event = events.failure(error)

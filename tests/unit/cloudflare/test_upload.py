@@ -109,7 +109,7 @@ def test_what_may_pass_is_tried_again(file: Path, first: Answer) -> None:
     [
         (Answer(403), "HTTP 403"),
         (Answer(307), "HTTP 307"),
-        (Answer(etag="0" * 32), "other bytes than were sent"),
+        (Answer(etag="0" * 32), "the stored bytes differ"),
         (Answer(etag=None), "no ETag"),
     ],
 )

@@ -98,7 +98,7 @@ def test_transactions_are_refused_with_their_place(tmp_path: Path, statement: st
         ("VACUUM;", "D1 does not run VACUUM"),
         (f"CREATE VIEW v AS SELECT '{'x' * 100_000}';", "at most 100,000 bytes"),
         ("INSERT INTO t VALUES " + ",".join(["(1,2)"] * 20_000) + ";", "at most 100,000 bytes"),
-        ("CREATE TABLE t\0 (a);", "a NUL byte outside"),
+        ("CREATE TABLE t\0 (a);", "NUL byte outside"),
         ("SELECT 1; INSERT INTO t VALUES('cut", "byte 10: the file ends inside a quoted text"),
         ("SELECT 1; CREATE VIEW v AS SELECT 'cut", "byte 10: the file ends inside a quoted text"),
         ("S\0E\0".encode("utf-16"), "UTF-16"),

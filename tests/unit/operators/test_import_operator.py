@@ -167,7 +167,7 @@ def test_a_failed_import_leaves_the_database_as_it_was(emulator: Emulator, tmp_p
         (SCRIPT + "BEGIN;", r"script.sql: byte \d+: .*refuses BEGIN"),
         ("CREATE VIEW v AS SELECT '" + "x" * 100_000 + "';", "at most 100,000 bytes"),
         ("", "the file is empty"),
-        ("SELECT 'cut", "cut off"),
+        ("SELECT 'cut", "it is truncated"),
     ],
 )
 def test_what_d1_would_refuse_is_not_sent(emulator: Emulator, tmp_path: Path, script: str, words: str) -> None:
@@ -276,10 +276,10 @@ def test_a_backup_that_is_not_whole_is_refused(
         manifest["files"][0] |= {"bytes": len(other), "sha256": hashlib.sha256(other).hexdigest()}
         (path / "_manifest.json").write_text(json.dumps(manifest))
     words = {
-        "changed": "another SHA-256 than the manifest says",
-        "cut": rf"has {len(content) - 1} bytes, the manifest says {len(content)}",
+        "changed": "its SHA-256 differs from the manifest",
+        "cut": rf"has {len(content) - 1} bytes, expected {len(content)} as in the manifest",
         "missing": "file not found",
-        "another dump": "holds a dump of 24 bytes",
+        "another dump": "contains a dump of 24 bytes",
     }[harm]
     refused(D1ImportOperator(**TASK, source=backup, source_database="shop"), emulator, words)
 
@@ -370,7 +370,7 @@ def test_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_MINE", '{"conn_type": "aws"}')
     storage, key = open_source("s3://mine@bucket/a/b.sql", "aws_default")
     assert (storage.uri(key), storage.hook.aws_conn_id) == ("s3://bucket/a/b.sql", "mine")
-    with pytest.raises(D1ConfigurationError, match="names no file"):
+    with pytest.raises(D1ConfigurationError, match="has no file name"):
         open_source("s3://bucket/a/", None)
 
 

@@ -72,7 +72,7 @@ def test_a_restore_to_a_timestamp(emulator: Emulator, rendered: bool) -> None:
 def test_a_restore_whose_answer_is_lost_is_not_repeated(emulator: Emulator) -> None:
     bookmark = D1Hook().get_bookmark()
     emulator.faults.set({"html_errors": 1, "only": "restore"})
-    with pytest.raises(AirflowFailException, match=rf"answer was lost.*its bookmark was {bookmark}"):
+    with pytest.raises(AirflowFailException, match=rf"response to the restore was lost.*its bookmark was {bookmark}"):
         D1RestoreOperator(**TASK, bookmark=bookmark).execute({})
     assert len([call for call in emulator.calls if call.kind == "restore"]) == 1
 
