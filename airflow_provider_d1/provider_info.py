@@ -38,6 +38,7 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": INTEGRATION,
                 "python-modules": [
                     "airflow_provider_d1.operators.d1",
+                    "airflow_provider_d1.operators.d1_compare",
                     "airflow_provider_d1.operators.d1_import",
                     "airflow_provider_d1.operators.d1_restore",
                 ],
@@ -59,6 +60,11 @@ def get_provider_info() -> dict[str, Any]:
                 "source-integration-name": INTEGRATION,
                 "target-integration-name": "Common IO",
                 "python-module": "airflow_provider_d1.transfers.d1_to_object_storage",
+            },
+            {
+                "source-integration-name": S3,
+                "target-integration-name": INTEGRATION,
+                "python-module": "airflow_provider_d1.transfers.s3_to_d1",
             },
             *(
                 {

@@ -37,7 +37,7 @@ def to_sql(value: object) -> tuple[str, list[JsonValue]]:
     :raises DataError: NaN; an integer beyond 64 bits; a string that is not valid Unicode.
     :raises ProgrammingError: another type.
     """
-    value = _plain(value)
+    value = plain_value(value)
     if value is None:
         return "?", [None]
     if isinstance(value, int):
@@ -66,7 +66,7 @@ def to_sql(value: object) -> tuple[str, list[JsonValue]]:
     )
 
 
-def _plain(value: object) -> object:
+def plain_value(value: object) -> object:
     """None, int, float, str or bytes for types with one such form; other values are returned unchanged."""
     if type(value).__name__ in ("NaTType", "NAType"):  # of pandas, which is not imported here
         return None

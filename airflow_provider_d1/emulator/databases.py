@@ -200,10 +200,11 @@ class LocalDatabase:
         self, sql: str, parameters: Sequence[Any], check: Callable[[str], None] | None = None
     ) -> list[QueryResult]:
         results: list[QueryResult] = []
-        before = self._connection.total_changes()
+        counted = self._connection.total_changes()  # before the statement that runs
 
         def started(cursor: apsw.Cursor, statement: str, _bindings: object) -> bool:
-            self._finish(results, before)
+            nonlocal counted
+            counted = self._finish(results, counted)
             if check is not None:
                 check(statement)
             if not cursor.is_readonly:
@@ -229,7 +230,7 @@ class LocalDatabase:
             results[-1:] = [self._run_bytewise(sql, parameters)]
         finally:
             self._connection.authorizer = None
-        self._finish(results, before)
+        self._finish(results, counted)
         return results
 
     def _run_bytewise(self, sql: str, parameters: Sequence[Any]) -> QueryResult:
@@ -254,11 +255,13 @@ class LocalDatabase:
             raise QueryError("only a single SELECT can return text that is not valid UTF-8") from error
         return QueryResult(columns, [[to_json(v) for v in dump_literals.with_text(row)] for row in rows])
 
-    def _finish(self, results: list[QueryResult], before: int) -> None:
+    def _finish(self, results: list[QueryResult], counted: int) -> int:
+        """Fill in what the last statement changed; the count of all changes until now."""
+        total = self._connection.total_changes()
         if results:
-            counted = sum(result.changes for result in results)
-            results[-1].changes = self._connection.total_changes() - before - counted
+            results[-1].changes += total - counted
             results[-1].last_row_id = self._connection.last_insert_rowid()
+        return total
 
     @contextmanager
     def reader(self) -> Iterator[apsw.Connection]:

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 class Backup:
     """The dump that a manifest lists.
 
-    :param key: its key in the manifest's folder.
+    :param uri: URI of the run's own manifest, which does not change.
+    :param key: the dump's key in the folder of the manifest that was read.
     :param file: size and SHA-256 of the stored file, compressed or not.
     """
 
     manifest: Manifest
+    uri: str
     key: str
     file: FileEntry
 
@@ -72,6 +74,31 @@ class Backup:
             )
 
 
+def fetch_stored(storage: Storage, key: str, folder: Path) -> Path:
+    """A stored file on this machine: where it is, or fetched into a temporary folder.
+
+    :raises D1ImportFileError: when there is none.
+    """
+    path = storage.local_path(key)
+    if path is None:
+        path = folder / "stored"
+        if storage.size(key) is not None:
+            storage.fetch(key, path)
+    if not path.is_file():
+        raise D1ImportFileError(f"{storage.uri(key)}: file not found")
+    return path
+
+
+def fetch_backup(storage: Storage, backup: Backup, folder: Path) -> Path:
+    """The stored dump of a backup on this machine, compared with the manifest.
+
+    :raises D1ImportFileError: when it is missing, or has other bytes.
+    """
+    path = fetch_stored(storage, backup.key, folder)
+    backup.check_stored(path)
+    return path
+
+
 def read_backup(storage: Storage, key: str) -> Backup:
     """Read a manifest and find the dump in it.
 
@@ -94,4 +121,5 @@ def read_backup(storage: Storage, key: str) -> Backup:
         raise D1ManifestError(
             f"{storage.uri(key)}: {file.uri} is not in the manifest's folder, expected a file below it"
         )
-    return Backup(manifest, found, file)
+    at_prefix = manifest.run is not None and found.startswith(f"{manifest.run}/")
+    return Backup(manifest, storage.uri(f"{manifest.run}/{key}" if at_prefix else key), found, file)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_provider_d1.exceptions import D1DumpError, D1ImportFileError
+from airflow_provider_d1.into_d1.backup import fetch_backup, fetch_stored
 from airflow_provider_d1.into_d1.import_file import ImportFile
 from airflow_provider_d1.into_d1.sql_script import copy_script
 from airflow_provider_d1.staging.streams import UnpackingReader
@@ -52,17 +53,7 @@ def prepare_sql_file(
     :raises D1ImportFileError: for a file that D1 would not import, or that is not the backup; names the file.
     """
     uri = storage.uri(key)
-    stored = storage.local_path(key)
-    fetched = stored is None
-    if stored is None:
-        stored = folder / "stored"
-        if storage.size(key) is None:
-            raise D1ImportFileError(f"{uri}: file not found")
-        storage.fetch(key, stored)
-    if not stored.is_file():
-        raise D1ImportFileError(f"{uri}: file not found")
-    if backup is not None:
-        backup.check_stored(stored)
+    stored = fetch_stored(storage, key, folder) if backup is None else fetch_backup(storage, backup, folder)
     try:
         with (
             UnpackingReader(stored.open("rb")) as script,
@@ -74,12 +65,13 @@ def prepare_sql_file(
             if record is not None:
                 for statement in record.statements(uri, summary.sha256, summary.bytes):
                     target.add(statement)
+            target.finish()
     except D1DumpError as error:
         raise D1ImportFileError(f"{uri}: {error}") from None
     except D1ImportFileError as error:
         raise D1ImportFileError(str(error) if uri in str(error) else f"{uri}: {error}") from None
     if not summary.bytes:
         raise D1ImportFileError(f"{uri}: the file is empty")
-    if fetched:
+    if stored.parent == folder:
         stored.unlink()
     return PreparedImport(target.path, target.md5, target.bytes, target.statements, summary.bytes, summary.sha256)

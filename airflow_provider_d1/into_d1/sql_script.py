@@ -1,7 +1,8 @@
 """Convert an SQL script or dump to a form that D1 imports: check each statement, and rewrite what D1 cannot read.
 
 Two things are rewritten, both in INSERTs and without changing the inserted rows: a NUL inside a text, which is a raw
-byte in dumps and ends SQLite's parsing, and statements that are too long. Comments between statements are removed.
+byte in dumps and ends SQLite's parsing, and statements that are too long. In a dump of D1, the tables are moved before
+all rows and the triggers behind the views. Comments between statements are removed.
 """
 
 from __future__ import annotations
@@ -12,10 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow_provider_d1.cloudflare.sql_calls import MAX_STATEMENT_BYTES
 from airflow_provider_d1.dump.statements import SPACE, find_insert_end, find_statement_end, tokens
 from airflow_provider_d1.exceptions import D1ImportFileError
-from airflow_provider_d1.into_d1.long_values import CREATE_HELPER, DROP_HELPER, split_insert
 from airflow_provider_d1.staging.streams import CHUNK
 
 if TYPE_CHECKING:
@@ -32,18 +31,21 @@ _REFUSED = (b"ATTACH", b"DETACH", b"VACUUM")
 #: byte order mark of UTF-8
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+#: a dump of D1 begins so. It has each table's rows behind its CREATE, but a row cannot be inserted while the table that
+#: a foreign key of its own table names does not exist: the tables come first then. Triggers may be on views, which it
+#: has at its end: they come last.
+_DUMP_OF_D1 = re.compile(rb"PRAGMA\s+defer_foreign_keys\s*=\s*TRUE\s*;\Z", re.IGNORECASE)
+_CREATE_TABLE = re.compile(rb"CREATE\s+TABLE\b", re.IGNORECASE)
+_CREATE_TRIGGER = re.compile(rb"CREATE\s+TRIGGER\b", re.IGNORECASE)
 _OPENING = (b"'", b'"', b"`", b"[")
-_NUL = b"'||char(0)||'"
 
 
 @dataclass(frozen=True, slots=True)
 class ScriptSummary:
-    """The script's length and SHA-256, uncompressed, and the numbers of rewritten statements."""
+    """The script's length and SHA-256, uncompressed."""
 
     bytes: int
     sha256: str
-    with_nul: int
-    split: int
 
 
 def copy_script(script: Readable, target: ImportFile) -> ScriptSummary:
@@ -54,26 +56,24 @@ def copy_script(script: Readable, target: ImportFile) -> ScriptSummary:
     :raises D1ImportFileError: for a statement that D1 would not run; it names the statement's offset.
     """
     reader = _Hashed(script)
-    with_nul = split = 0
+    of_d1 = False
+    triggers: list[bytes] = []
     for offset, statement in _statements(reader):
-        pieces = [statement]
+        of_d1 = of_d1 or (target.statements == 0 and _DUMP_OF_D1.match(statement) is not None)
         try:
-            word = _check(statement)
-            if word in _INSERTS:
-                short = statement.replace(b"\0", _NUL)
-                with_nul += b"\0" in statement
-                if len(short) > MAX_STATEMENT_BYTES and (parts := split_insert(statement)) is not None:
-                    pieces = [CREATE_HELPER, *parts] if not split else parts
-                    split += 1
-                else:
-                    pieces = [short]
-            for piece in pieces:
-                target.add(piece)
+            if _check(statement) in _INSERTS:
+                target.add_insert(statement)
+            elif of_d1 and (target.statements == 0 or _CREATE_TABLE.match(statement)):
+                target.add_first(statement)
+            elif of_d1 and _CREATE_TRIGGER.match(statement):
+                triggers.append(statement)
+            else:
+                target.add(statement)
         except D1ImportFileError as error:
             raise D1ImportFileError(f"{error}. The statement begins {_begin(statement)}", offset=offset) from None
-    if split:
-        target.add(DROP_HELPER)
-    return ScriptSummary(reader.bytes, reader.sha256, with_nul, split)
+    for statement in triggers:
+        target.add(statement)
+    return ScriptSummary(reader.bytes, reader.sha256)
 
 
 def _check(statement: bytes) -> bytes:
@@ -126,7 +126,7 @@ def _statements(reader: _Hashed) -> Iterator[tuple[int, bytes]]:
         end = _end(buffer, begin, final=final) if begin < len(buffer) else -1
         if end >= 0:
             if buffer[begin:end] != b";":
-                yield base + begin, bytes(buffer[begin:end])
+                yield base + begin, _with_semicolon(bytes(buffer[begin:end]))
             at = end
             continue
         if final:
@@ -149,6 +149,15 @@ def _statements(reader: _Hashed) -> Iterator[tuple[int, bytes]]:
         if any(token.kind == "symbol" and token.text in _OPENING for token in tokens(rest)):
             raise D1ImportFileError("the file ends inside a quoted text: it is truncated", offset=base + begin)
         yield base + begin, rest.rstrip() + b"\n;"  # on a new line, as the last line may be a comment
+
+
+def _with_semicolon(statement: bytes) -> bytes:
+    """D1 writes ``CREATE VIEW … -- comment;``, whose semicolon belongs to the comment."""
+    if statement[:6].upper() == b"CREATE" and b"--" in statement.rpartition(b"\n")[2]:
+        *_, last = tokens(statement)
+        if last.kind == "comment":
+            return statement + b"\n;"
+    return statement
 
 
 def _after_space(buffer: bytearray, at: int) -> int:

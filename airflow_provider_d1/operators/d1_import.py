@@ -258,9 +258,9 @@ class D1ImportOperator(D1ImportBase):
 
     All parameters of :class:`~airflow_provider_d1.operators.d1_import.D1ImportBase` apply too. Returns::
 
-        {"database_id": …, "database_name": "shop", "source": "s3://…", "source_bytes": …, "source_sha256": …,
-         "bytes": …, "bookmark": …, "previous_bookmark": …, "num_queries": …, "rows_read": …, "rows_written": …,
-         "changes": …, "size": …, "repeated": False}
+        {"database_id": …, "database_name": "shop", "manifest": "s3://…" or None, "source": "s3://…",
+         "source_bytes": …, "source_sha256": …, "bytes": …, "bookmark": …, "previous_bookmark": …,
+         "num_queries": …, "rows_read": …, "rows_written": …, "changes": …, "size": …, "repeated": False}
 
     ``D1RestoreOperator(bookmark=previous_bookmark)`` undoes the import. ``repeated`` is True when an earlier attempt
     had applied it.
@@ -299,7 +299,7 @@ class D1ImportOperator(D1ImportBase):
         from airflow_provider_d1.into_d1.backup import read_backup
         from airflow_provider_d1.into_d1.prepare import prepare_sql_file
 
-        uri = _uri(self.source)
+        uri = uri_of(self.source, "source")
         storage, key = open_source(uri, self.aws_conn_id)
         backup = None
         if isinstance(self.source, Mapping) or key.endswith("_manifest.json"):
@@ -315,6 +315,7 @@ class D1ImportOperator(D1ImportBase):
             )
         prepared = prepare_sql_file(storage, key, folder, backup=backup, record=record)
         return prepared, {
+            "manifest": None if backup is None else backup.uri,
             "source": storage.uri(key),
             "source_bytes": prepared.source_bytes,
             "source_sha256": prepared.source_sha256,
@@ -322,13 +323,15 @@ class D1ImportOperator(D1ImportBase):
         }
 
 
-def _uri(source: str | Mapping[str, Any]) -> str:
-    if isinstance(source, str):
-        return source
-    uri = source.get("manifest")
-    if not isinstance(uri, str) or "://" not in uri:
+def uri_of(source: str | Mapping[str, Any] | None, argument: str) -> str:
+    """The URI in an argument that is one, or the output of a transfer.
+
+    :raises D1ConfigurationError: for a dict without one.
+    """
+    uri = source.get("manifest") if isinstance(source, Mapping) else source
+    if not isinstance(uri, str) or (isinstance(source, Mapping) and "://" not in uri):
         raise D1ConfigurationError(
-            "source is a dict without a URI under 'manifest': pass the output of the transfer that wrote it."
+            f"{argument} is a dict without a URI under 'manifest': pass the output of the transfer that wrote it."
         )
     return uri
 

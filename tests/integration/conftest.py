@@ -38,6 +38,7 @@ break', -0.25);
         INSERT INTO notes VALUES ('only here');
     """,
     "tenant-c": "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT);",
+    "shop-restored": "",
     "search": "CREATE TABLE notes (id INTEGER PRIMARY KEY); CREATE VIRTUAL TABLE words USING fts5(text);",
 }
 

@@ -110,6 +110,20 @@ def test_an_asset_event_names_the_run_that_its_consumer_loads(emulator: Emulator
     assert load.manifest == staged[-1]["manifest"]
 
 
+def test_a_backup_is_restored_and_compared(emulator: Emulator, s3: S3Server) -> None:
+    backup = run_dag("d1_backup")
+    assert backup.state == "success"
+    restored = run_dag("d1_restore")
+    assert restored.state == "success"
+    assert restored.results["restore", -1]["manifest"] == backup.results["back_up", -1]["manifest"]
+    compared = restored.results["compare", -1]
+    assert {name: table["rows"] for name, table in compared["tables"].items()} == {"users": 3, "orders": 2}
+    # a second restore into what is no empty database any more is refused, and nothing after it runs
+    again = run_dag("d1_restore", run=backup.results["back_up", -1]["run"])
+    assert again.state == "failed"
+    assert again.tasks["compare", -1] == "upstream_failed"
+
+
 CREDITS = [(1, "Ada", 12.5), (2, "Grace", None), (3, "Line\nbreak", -0.25)]
 ORDERS = [(10, 1, ""), (11, 3, None)]
 

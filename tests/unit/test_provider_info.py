@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.resources import files
@@ -86,7 +87,7 @@ def test_every_transfer_is_listed() -> None:
     operators = {
         f"airflow_provider_d1.transfers.{path.stem}"
         for path in folder.glob("*.py")
-        if "Operator):" in path.read_text() and path.stem != "staging"
+        if re.search(r"^class \w+Operator\(", path.read_text(), re.MULTILINE) and path.stem != "staging"
     }
     assert operators == {transfer["python-module"] for transfer in get_provider_info()["transfers"]}
 

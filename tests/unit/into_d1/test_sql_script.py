@@ -15,7 +15,7 @@ from airflow_provider_d1.cloudflare.sql_calls import MAX_STATEMENT_BYTES
 from airflow_provider_d1.exceptions import D1ImportFileError
 from airflow_provider_d1.into_d1 import sql_script
 from airflow_provider_d1.into_d1.import_file import ImportFile
-from airflow_provider_d1.into_d1.sql_script import ScriptSummary, copy_script
+from airflow_provider_d1.into_d1.sql_script import copy_script
 
 TABLE = "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT NOT NULL CHECK (length(a) >= 0), b BLOB, c);\n"
 
@@ -31,14 +31,15 @@ class Trickle(io.RawIOBase):
         return self._data.read(min(size, self._size))
 
 
-def copied(tmp_path: Path, script: bytes | str, *, pieces: int = 1 << 20) -> tuple[bytes, ScriptSummary]:
+def copied(tmp_path: Path, script: bytes | str, *, pieces: int = 1 << 20) -> tuple[bytes, ImportFile]:
     data = script.encode() if isinstance(script, str) else script
     with ImportFile(tmp_path / "import.sql") as target:
         summary = copy_script(Trickle(data, pieces), target)
+        target.finish()
     content = target.path.read_bytes()
     assert (target.bytes, target.md5) == (len(content), hashlib.md5(content).hexdigest())
     assert (summary.bytes, summary.sha256) == (len(data), hashlib.sha256(data).hexdigest())
-    return content, summary
+    return content, target
 
 
 def statements(content: bytes) -> list[str]:
@@ -59,7 +60,7 @@ def statements(content: bytes) -> list[str]:
 
 SCRIPT = """\ufeff-- a comment; with a semicolon
 /* another; one */
-PRAGMA defer_foreign_keys=TRUE;
+PRAGMA foreign_keys=TRUE;
 CREATE TABLE "a;b" (x, [y;z] TEXT DEFAULT ';', `q``;` INT); ;
 INSERT INTO "a;b" VALUES('it''s; -- no comment', 1 /* ; */, 2); insert into "a;b" values(1,2,3);
 CREATE TRIGGER tr AFTER INSERT ON "a;b" BEGIN UPDATE "a;b" SET x = 1 WHERE 0; SELECT CASE WHEN 1 THEN 2 END; END;
@@ -71,11 +72,11 @@ SELECT 1 -- without a semicolon"""
 
 @pytest.mark.parametrize("pieces", [1, 2, 3, 7, 50, 1 << 20])
 def test_statements_are_those_of_sqlite(tmp_path: Path, pieces: int) -> None:
-    content, summary = copied(tmp_path, SCRIPT, pieces=pieces)
+    content, file = copied(tmp_path, SCRIPT, pieces=pieces)
     expected = statements(SCRIPT.removeprefix("\ufeff").encode())
     expected[0] = expected[0].rpartition("*/\n")[2]
     assert [s.rstrip("; \n") for s in statements(content)] == [s.rstrip("; \n") for s in expected if s.strip("; ")]
-    assert (summary.with_nul, summary.split) == (0, 0)
+    assert (file.with_nul, file.split) == (0, 0)
 
 
 def test_a_dump_is_copied_unchanged(tmp_path: Path) -> None:
@@ -149,8 +150,8 @@ def test_long_and_nul_values_are_the_same_after_the_rewriting(tmp_path: Path) ->
         if id_ == 5:
             literals[2] = rb"replace('literal \n and" + rb"\012" + rb"real','\012',char(10))"
         lines.append(b'INSERT INTO "t" VALUES(%d,%s);\n' % (id_, b",".join(literals)))
-    content, summary = copied(tmp_path, b"".join(lines))
-    assert (summary.with_nul, summary.split) == (2, 5)
+    content, file = copied(tmp_path, b"".join(lines))
+    assert (file.with_nul, file.split) == (2, 5)
     assert b"\0" not in content
     assert max(map(len, content.split(b"\n"))) <= MAX_STATEMENT_BYTES
     database = sqlite3.connect(":memory:")
@@ -167,3 +168,17 @@ def test_a_long_text_in_a_table_without_affinity(tmp_path: Path, long: int) -> N
     database = sqlite3.connect(":memory:")
     database.executescript(content.decode())
     assert database.execute("SELECT typeof(a), a FROM t").fetchall() == [("text", "1" * long)]
+
+
+def test_the_tables_of_a_dump_come_before_its_rows_and_views_before_triggers(tmp_path: Path) -> None:
+    """D1 dumps each table with its rows, and an INSERT fails when a table that its foreign key names is not there."""
+    first = ["PRAGMA defer_foreign_keys=TRUE;", "CREATE TABLE child (p REFERENCES parent);", "create table parent (p);"]
+    rows = ["INSERT INTO child VALUES(1);", "INSERT INTO parent VALUES(1);", "CREATE INDEX i ON child (p);"]
+    view, trigger = "CREATE VIEW v AS SELECT 1;", "CREATE TRIGGER t INSTEAD OF INSERT ON v BEGIN SELECT 1; END;"
+    dump = [*first[:2], rows[0], first[2], *rows[1:], trigger, view]
+    assert copied(tmp_path, "\n".join(dump))[0].decode().splitlines() == [*first, *rows, view, trigger]
+    # D1 puts the semicolon of a view into its last comment
+    view = b"CREATE VIEW v AS SELECT 1 -- the end;\nCREATE VIEW w AS SELECT 2;"
+    assert copied(tmp_path, view)[0] == b"CREATE VIEW v AS SELECT 1 -- the end;\n;\nCREATE VIEW w AS SELECT 2;\n"
+    # any other script keeps its order
+    assert copied(tmp_path, "\n".join(dump[1:]))[0].decode().splitlines() == dump[1:]

@@ -98,6 +98,7 @@ def test_a_file_is_imported(emulator: Emulator, tmp_path: Path, packed: str | No
     assert result | {"bytes": 0, "size": 0} == {
         "database_id": emulator.database_id("fresh"),
         "database_name": "fresh",
+        "manifest": None,
         "source": file.as_uri(),
         "source_bytes": len(SCRIPT),
         "source_sha256": hashlib.sha256(SCRIPT.encode()).hexdigest(),
