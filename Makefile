@@ -4,8 +4,8 @@ VENV := .venv
 WAREHOUSE ?= duckdb
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lint-workflows types unit integration test-system test-airflow2 test-matrix test-newest mutation bench audit \
-  servers pins changelog docs dist clean
+.PHONY: help demo test lint lint-workflows types unit integration test-system test-ui screenshots test-airflow2 \
+  test-matrix test-newest mutation bench audit servers pins changelog docs dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.* ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.* ## /\1\t/' | expand -t 18
@@ -39,6 +39,12 @@ integration: $(VENV)/.ready .venv-bqemulator/.ready servers ## tests with a real
 test-system: $(VENV)/.ready servers ## failure scenarios against running Airflow components; takes minutes
 	$(VENV)/bin/python -m pytest tests/system
 
+test-ui: $(VENV)/.browser ## the provider in Airflow's UI, in a real browser; needs Chromium (apt-get install chromium)
+	$(VENV)/bin/python -m pytest tests/ui
+
+screenshots: $(VENV)/.browser ## make the pictures of docs/images; look at them before they are committed
+	$(VENV)/bin/python -m tests.ui.screenshots
+
 test-airflow2: .venv-airflow2/.ready ## tests with Airflow 2.11, the oldest supported; needs Python 3.11 or 3.12
 	.venv-airflow2/bin/python -m pytest tests/versions
 
@@ -67,7 +73,7 @@ pins: $(VENV)/.ready ## rewrite requirements/*.txt from pyproject.toml
 	  --no-header --no-annotate --no-emit-package airflow-provider-d1 -o requirements/$$extra.txt pyproject.toml; done
 	printf '%s\n' mkdocs-material 'mkdocstrings[python]' | $(VENV)/bin/uv pip compile --quiet --universal \
 	  --python-version 3.11 --no-header --no-annotate -o requirements/docs.txt -
-	$(VENV)/bin/uv pip compile --quiet --python-version 3.11 --extra emulator --no-header --no-annotate \
+	$(VENV)/bin/uv pip compile --quiet --upgrade --resolution lowest-direct --python-version 3.11 --extra emulator --no-header --no-annotate \
 	  --no-emit-package airflow-provider-d1 -o requirements/airflow2.txt pyproject.toml requirements/airflow2.in
 	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
 	  -o requirements/bqemulator.txt requirements/bqemulator.in
@@ -94,6 +100,10 @@ $(VENV)/.ready: requirements/dev.txt requirements/bootstrap.txt pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/bootstrap.txt
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r requirements/dev.txt
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps -e .
+	touch $@
+
+$(VENV)/.browser: requirements/ui.txt $(VENV)/.ready
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r requirements/ui.txt
 	touch $@
 
 .venv-demo/.ready: requirements/demo.txt requirements/bootstrap.txt pyproject.toml

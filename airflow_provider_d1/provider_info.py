@@ -97,7 +97,7 @@ def get_provider_info() -> dict[str, Any]:
                 "ui-field-behaviour": {
                     "hidden-fields": [],
                     "relabeling": {
-                        "host": "API base URL (empty for Cloudflare)",
+                        "host": "API base URL (optional)",
                         "login": "Account ID (required)",
                         "password": "API token (required)",
                         "port": "Port (443)",

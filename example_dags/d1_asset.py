@@ -15,7 +15,7 @@ from airflow.sdk import DAG, Asset, Param
 from airflow_provider_d1.transfers.d1_to_s3 import D1ToS3Operator
 from airflow_provider_d1.transfers.staging_to_warehouse import D1StagingToWarehouseOperator
 
-shop = Asset("d1://0123456789abcdef0123456789abcdef/shop")
+shop = Asset(name="d1_shop", uri="d1://0123456789abcdef0123456789abcdef/shop")
 
 with DAG(
     "d1_asset",

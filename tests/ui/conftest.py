@@ -8,16 +8,15 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from airflow_provider_d1.emulator.server import Emulator
-from harness.airflow import Airflow, airflow_deployment
+from harness.airflow import airflow_deployment
 from harness.browser import browser_missing, open_page
 from harness.seaweed import s3_server
+from tests.ui.pages import Ui
 
 EXAMPLES = Path(__file__).parents[2] / "example_dags"
 BUCKET = "my-staging-bucket"
@@ -28,20 +27,6 @@ CREATE TABLE orders (id INTEGER PRIMARY KEY, customer_id INTEGER, total REAL);
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
 INSERT INTO orders SELECT i, 1 + i % 3, round(i * 1.25, 2) FROM n;
 """
-
-
-@dataclass
-class Ui:
-    """What a test needs to use Airflow's pages and to look behind them."""
-
-    page: Any
-    airflow: Airflow
-    emulator: Emulator
-    token: str = field(repr=False)
-
-    def open(self, path: str) -> None:
-        """Open a page of Airflow."""
-        self.page.goto(f"{self.airflow.url}{path}")
 
 
 @contextmanager
