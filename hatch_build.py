@@ -1,4 +1,4 @@
-"""Fill in what a release knows only when it is built: the repository's address, and with it the links of the README.
+"""Add metadata that is known only at build time: the repository's address, and with it the links of the README.
 
 A GitHub workflow sets ``GITHUB_SERVER_URL`` and ``GITHUB_REPOSITORY``. Elsewhere a build has neither, so it has no
 project URLs, and the README keeps its relative links.

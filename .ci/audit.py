@@ -16,12 +16,12 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PINS = (ROOT / "requirements" / "demo.txt", ROOT / "requirements" / "dev.txt")
-#: a pin that is always there: an index that has no list does not know it
+#: a pin that is always present, to find out whether the index has the list
 PROBE = "certifi"
 
 
 def main() -> int:
-    """Ask about one pin first, so that an index without the list is not asked about hundreds."""
+    """Check one pin first, so that an index without the list does not get hundreds of requests."""
     pins = sorted({line for path in PINS for line in path.read_text().splitlines() if line.strip()})
     if not any("vulns" in found for found in audit([pin for pin in pins if pin.startswith(f"{PROBE}==")])):
         print("audit: no list of vulnerabilities is reachable; nothing was checked")

@@ -47,7 +47,7 @@ def candidates(version: str) -> Iterator[str]:
 
 
 def works(candidate: str, version: str) -> bool:
-    """Tell whether a candidate runs and is the version that its name says: pyenv's shims may be neither."""
+    """Return whether a candidate runs and has the version of its name; pyenv's shims may not."""
     code = "import sys, venv; print('%d.%d' % sys.version_info[:2])"
     try:
         finished = subprocess.run([candidate, "-c", code], capture_output=True, text=True, check=False, timeout=60)

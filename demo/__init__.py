@@ -1,1 +1,1 @@
-"""The main job on one machine: D1 (emulated, or yours) → S3 → a warehouse, through a real Airflow DAG."""
+"""The demo: D1 (the emulator or your own) → S3 → a warehouse, with an Airflow DAG on one machine."""

@@ -47,7 +47,7 @@ REAL = ("CLOUDFLARE_API_TOKEN", "CLOUDFLARE_ACCOUNT_ID", "D1_DATABASE")
 def main(warehouse: str = "duckdb") -> int:
     """Return 0 when every row count agrees."""
     if warehouse not in ("duckdb", "postgres"):
-        print(f"error: no demo for the warehouse {warehouse!r}; there are duckdb and postgres", file=sys.stderr)
+        print(f"error: unknown warehouse {warehouse!r}; expected duckdb or postgres", file=sys.stderr)
         return 2
     # SIGHUP from a terminal or SIGTERM from CI must stop the servers too
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -60,7 +60,7 @@ def main(warehouse: str = "duckdb") -> int:
         s3 = stack.enter_context(s3_server(WORK / "s3"))
         s3.client().create_bucket(Bucket=BUCKET)
         if all(os.environ.get(name) for name in REAL):
-            step("D1: Cloudflare itself")
+            step("D1: Cloudflare")
             credentials = Credentials(os.environ[REAL[1]], os.environ[REAL[0]])
             runs = {os.environ["D1_DATABASE"]: "d1_to_warehouse"}
         else:
@@ -80,7 +80,7 @@ def main(warehouse: str = "duckdb") -> int:
         if "nycflights" in runs:
             print("A query in the warehouse:\n")
             report.show(*ask(QUERY))
-    print(f"{'All counts agree.' if agreed else 'COUNTS DIFFER.'} {time.monotonic() - started:.0f} seconds in all.")
+    print(f"{'All counts agree.' if agreed else 'COUNTS DIFFER.'} Total time: {time.monotonic() - started:.0f} s")
     return 0 if agreed else 1
 
 
@@ -150,7 +150,7 @@ def environment(s3: S3Server, credentials: Credentials, connection: str) -> dict
 
 
 def run_dags(runs: Mapping[str, str], env: Mapping[str, str]) -> tuple[bool, dict[str, dict]]:
-    """Run the DAGs in a process of its own and show the provider's log lines; return success and results."""
+    """Run the DAGs in a separate process and show the provider's log lines; return success and results."""
     results = WORK / "results.json"
     command = [sys.executable, "-m", "demo.run_dag", str(results), BUCKET, SCHEMA]
     command += [f"{name}={dag}" for name, dag in runs.items()]
@@ -173,7 +173,7 @@ def run_dags(runs: Mapping[str, str], env: Mapping[str, str]) -> tuple[bool, dic
 
 
 def provider_lines(line: str) -> Iterator[str]:
-    """The messages worth reading in a task log, without the time and cut to a screen's width."""
+    """The provider's messages and all warnings of a task log, without the time, shortened to a screen's width."""
     found = LOG_LINE.search(line)
     if found and ("airflow_provider_d1" in found["logger"] or found["level"] != "info"):
         text = (
@@ -211,7 +211,7 @@ def report_counts(s3: S3Server, credentials: Credentials, returned: Mapping[str,
                 staged.dump_rows(Path(folder)),
                 {name: table["rows"] for name, table in results["load"]["tables"].items()} if "load" in results else {},
             ]
-        # a DAG without a backup or a warehouse has nothing to compare there
+        # a DAG without a backup or a warehouse has nothing to compare
         agreed &= all(check == counted for check in checks if check)
         for table in staged.manifest["tables"]:
             name = table["name"]

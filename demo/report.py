@@ -59,7 +59,7 @@ class Staged:
         return counts
 
     def dump_rows(self, folder: Path) -> dict[str, int]:
-        """Rows by table, as SQLite counts them after running the dump that was kept; empty when none was."""
+        """Rows by table, as SQLite counts them after running the kept dump; empty without one."""
         if "uri" not in self.manifest["dump"]:
             return {}
         compressed = folder / "dump.sql.zst"
@@ -88,7 +88,7 @@ def table_rows(script: str, tables: Iterable[str]) -> dict[str, int]:
 
 
 def source_rows(credentials: Credentials, database: str, tables: Iterable[str]) -> dict[str, int]:
-    """Ask D1 itself for the rows of tables."""
+    """Count the rows of tables in D1."""
     with D1Client(credentials) as client:
         uuid = client.get_database(database).uuid
         return {name: client.query(uuid, f'SELECT count(*) AS n FROM "{_quoted(name)}"')[0]["n"] for name in tables}
@@ -99,7 +99,7 @@ def _quoted(name: str) -> str:
 
 
 def show(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table: numbers to the right, texts to the left and not too wide."""
+    """Print a table: numbers right-aligned, texts left-aligned and at most 60 characters."""
     lines = [[_cell(value) for value in row] for row in rows]
     widths = [max(_width(cell) for cell in column) for column in zip(head, *lines, strict=True)]
     numeric = [all(re.fullmatch(r"[\d.,-]*", line[i]) for line in lines) for i in range(len(head))]

@@ -1,4 +1,4 @@
-"""Run example DAGs with Airflow, each for one database, and write what their tasks returned to a file.
+"""Run example DAGs with Airflow, each for one database, and write the tasks' return values to a file.
 
     python -m demo.run_dag RESULTS.json BUCKET SCHEMA nycflights=d1_to_warehouse corpus=d1_to_s3
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def main(results: str, bucket: str, schema: str, *runs: str) -> int:
-    """Return 0 when every run succeeded; the rest is in ``results``: database → task → what it returned."""
+    """Return 0 when every run succeeded; ``results`` has database → task → return value."""
     from airflow.utils.db import initdb
 
     initdb()

@@ -19,7 +19,7 @@ shop = Asset(name="d1_shop", uri="d1://0123456789abcdef0123456789abcdef/shop")
 
 with DAG(
     "d1_asset",
-    schedule=None,  # "0 3 * * *" runs it every night at three, with the params below
+    schedule=None,  # "0 3 * * *" runs it every day at 03:00 with the params below
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,  # a second run at the same time would only export the same rows again

@@ -28,7 +28,7 @@ if GCSToBigQueryOperator is None:
 else:
     with DAG(
         DAG_ID,
-        schedule=None,  # "0 3 * * *" runs it every night at three, with the params below
+        schedule=None,  # "0 3 * * *" runs it every day at 03:00 with the params below
         start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
         catchup=False,
         max_active_runs=1,  # two runs would replace the same tables

@@ -22,7 +22,7 @@ from airflow_provider_d1.transfers.d1_to_s3 import D1ToS3Operator
 
 with DAG(
     "d1_to_s3",
-    schedule=None,  # "0 3 * * *" runs it every night at three, with the params below
+    schedule=None,  # "0 3 * * *" runs it every day at 03:00 with the params below
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,  # a second run at the same time would only export the same rows again

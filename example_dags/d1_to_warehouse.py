@@ -26,7 +26,7 @@ from airflow_provider_d1.transfers.staging_to_warehouse import D1StagingToWareho
 
 with DAG(
     "d1_to_warehouse",
-    schedule=None,  # "0 3 * * *" runs it every night at three, with the params below
+    schedule=None,  # "0 3 * * *" runs it every day at 03:00 with the params below
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,  # two runs would replace the same tables, and one process at a time can open a DuckDB file

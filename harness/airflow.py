@@ -1,4 +1,4 @@
-"""A whole Airflow on loopback: scheduler, dag-processor, api-server, any number of triggerers and Celery workers."""
+"""Airflow on loopback: scheduler, dag-processor, api-server, any number of triggerers and Celery workers."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from harness.process import end, free_ports, running
 T = TypeVar("T")
 #: final states of a task instance or a DAG run
 FINAL = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
-#: between two questions to the api-server, which takes as much of the machine for one as it can get
+#: seconds between two requests to the api-server, which uses all available CPU for each
 _POLL_SECONDS = 2.0
 
 
 @dataclass
 class Airflow:
-    """A running deployment, spoken to over its own REST API.
+    """A running deployment, used through its REST API.
 
     ``folder`` holds everything that the deployment writes: ``logs/`` (of tasks and triggers), ``*.log`` (of
     components), ``tmp/`` (the workers' temp folder) and, with SQLite, ``airflow.db``.
@@ -48,7 +48,7 @@ class Airflow:
     # components
 
     def start_triggerer(self, name: str, queue: str = "default", capacity: int = 1000) -> None:
-        """Start a triggerer that serves one queue, and return when its runner has begun to ask for triggers.
+        """Start a triggerer that serves one queue, and return when its runner has started to query triggers.
 
         :param capacity: how many triggers it runs at once.
         """
@@ -69,11 +69,11 @@ class Airflow:
                 lines.seek(seen)
                 return ready_words in lines.read()
 
-        context = running([airflow(), *arguments], log=log, ready=ready, env=self.env, timeout=240, patience=15)
+        context = running([airflow(), *arguments], log=log, ready=ready, env=self.env, timeout=240, grace=15)
         self.processes[name] = self._stack.enter_context(_whole_tree(context))
 
     def signal(self, name: str, number: signal.Signals, *, tree: bool = True) -> None:
-        """Send a signal to a component and, as when a machine dies or sleeps, to all its children.
+        """Send a signal to a component and, as when a machine fails or is suspended, to all its children.
 
         ``tree=False`` signals the component alone, as an operator's ``kill`` does.
         """
@@ -154,7 +154,7 @@ class Airflow:
         return wait_until(reached, f"{run_id}/{task_id} is {state}", timeout, every=_POLL_SECONDS)
 
     def clear(self, dag_id: str, run_id: str, task_id: str) -> None:
-        """Clear one task instance whatever its state, as the UI's button does."""
+        """Clear one task instance in any state, as the UI's button does."""
         body = {
             "dry_run": False,
             "dag_run_id": run_id,
@@ -229,7 +229,7 @@ def airflow_deployment(
         }
         for name, arguments in others.items():
             context = running(
-                [airflow(), *arguments], log=folder / f"{name}.log", ready=lambda: True, env=env, patience=20
+                [airflow(), *arguments], log=folder / f"{name}.log", ready=lambda: True, env=env, grace=20
             )
             deployment.processes[name] = stack.enter_context(_whole_tree(context))
         deployment.start_triggerer("triggerer")
@@ -244,7 +244,7 @@ def airflow() -> Path:
 
 
 def wait_until(probe: Callable[[], T], what: str, timeout: float, every: float = 0.5) -> T:
-    """Ask ``probe`` until it gives something true, and return that.
+    """Call ``probe`` until it returns a true value, and return that.
 
     :raises TimeoutError: when it did not within ``timeout`` seconds.
     """
@@ -258,7 +258,7 @@ def wait_until(probe: Callable[[], T], what: str, timeout: float, every: float =
 
 
 def _environment(folder: Path, dags: Path, url: str, database: str, parallelism: int) -> dict[str, str]:
-    """The whole environment of all components; nothing of the caller's AIRFLOW settings or credentials gets in."""
+    """The whole environment of all components; without the caller's AIRFLOW settings and credentials."""
     keep = ("PATH", "LANG", "LC_ALL", "SSL_CERT_FILE")
     config = {
         "api.base_url": url,
@@ -301,7 +301,7 @@ def _environment(folder: Path, dags: Path, url: str, database: str, parallelism:
 
 
 def _healthy(deployment: Airflow) -> bool:
-    """Whether the deployment's own health page calls all four components healthy."""
+    """Whether the deployment's health page reports all four components as healthy."""
     for name, process in deployment.processes.items():
         if process.poll() is not None:
             log = deployment.folder / f"{name}.log"
@@ -328,13 +328,13 @@ def _call(method: str, url: str, body: object, token: str | None) -> Any:  # noq
 
 @contextmanager
 def _ended_together(components: Mapping[str, subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Ask all components to end at once, since each takes seconds for it, and see that no child outlives them."""
+    """Ask all components to end at once, since each takes seconds, and check that no child outlives them."""
     try:
         yield
     finally:
         children = [child for process in components.values() for child in _children(process)]
         for each in [*(process.pid for process in components.values()), *(child.pid for child in children)]:
-            _continue(each)  # a stopped process hears no SIGTERM
+            _continue(each)  # a stopped process does not receive SIGTERM
         for process in components.values():
             process.terminate()
         for process in components.values():
@@ -350,7 +350,7 @@ def _ended_together(components: Mapping[str, subprocess.Popen[bytes]]) -> Iterat
 
 @contextmanager
 def _whole_tree(context: AbstractContextManager[subprocess.Popen[bytes]]) -> Iterator[subprocess.Popen[bytes]]:
-    """Hold a component, and see that none of its children outlives it."""
+    """Run a component, and check that none of its children outlives it."""
     with ExitStack() as stack:
         process = stack.enter_context(context)
         try:
@@ -358,7 +358,7 @@ def _whole_tree(context: AbstractContextManager[subprocess.Popen[bytes]]) -> Ite
         finally:
             children = _children(process)
             for each in [process.pid, *(child.pid for child in children)]:
-                _continue(each)  # a stopped process hears no SIGTERM
+                _continue(each)  # a stopped process does not receive SIGTERM
             end(process, 20)
             for child in children:
                 if child.is_running():

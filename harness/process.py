@@ -31,7 +31,7 @@ def running(
     timeout: float = 60,
     env: Mapping[str, str] | None = None,
     user: str | None = None,
-    patience: float = 10,
+    grace: float = 10,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``command`` while the block runs, from the moment that ``ready()`` says so.
 
@@ -41,7 +41,7 @@ def running(
     :param timeout: seconds after which a server that is not ready counts as failed.
     :param env: the whole environment, None to inherit.
     :param user: run as this user (root only).
-    :param patience: seconds between asking it to end and making it end.
+    :param grace: seconds between SIGTERM and SIGKILL.
     :raises RuntimeError: when the process ends early or is not ready in time; the log's end is in the text.
     """
     with log.open("ab") as output:
@@ -62,15 +62,15 @@ def running(
             time.sleep(0.05)
         yield process
     finally:
-        end(process, patience)
+        end(process, grace)
 
 
-def end(process: subprocess.Popen[bytes], patience: float) -> None:
-    """Ask a process to end, and make it end when it has not after ``patience`` seconds."""
+def end(process: subprocess.Popen[bytes], grace: float) -> None:
+    """Terminate a process, and kill it if it is still running after ``grace`` seconds."""
     if process.poll() is None:
         process.terminate()
         try:
-            process.wait(patience)
+            process.wait(grace)
         except subprocess.TimeoutExpired:
             process.kill()
     process.wait()

@@ -18,7 +18,7 @@ from harness.process import free_ports, running
 
 @dataclass(frozen=True)
 class S3Server:
-    """Where the server listens and who may use it; ``restricted`` may do only what bucket policies allow."""
+    """The server's address and credentials; ``restricted`` may do only what bucket policies allow."""
 
     endpoint_url: str
     access_key: str
@@ -102,8 +102,8 @@ def s3_server(folder: Path, *, volumes: int = 20) -> Iterator[S3Server]:
     ]
     url = f"http://127.0.0.1:{s3}"
     server = S3Server(url, access_key, secret_key, S3Server(url, restricted_key, restricted_secret))
-    # its own graceful end takes ten seconds and saves nothing that anybody wants to keep
-    with running(command, log=folder / "weed.log", ready=lambda: _answers(server), timeout=90, patience=1):
+    # a graceful end takes ten seconds, and no data has to be saved
+    with running(command, log=folder / "weed.log", ready=lambda: _answers(server), timeout=90, grace=1):
         yield server
 
 
@@ -116,12 +116,12 @@ def weed() -> str:
 
 
 def _answers(server: S3Server) -> bool:
-    """Whether the server can store an object: it opens its port seconds before its volumes are there."""
+    """Whether the server can store an object: it opens its port seconds before its volumes are ready."""
     try:
         with urllib.request.urlopen(server.endpoint_url, timeout=2):
             pass
     except urllib.error.HTTPError:
-        pass  # it refuses an anonymous list, so it is there
+        pass  # it refuses an anonymous list, so it is ready
     except OSError:
         return False
     try:
@@ -131,6 +131,6 @@ def _answers(server: S3Server) -> bool:
         client.put_object(Bucket="ready", Key="ready", Body=b"ready")
         client.delete_object(Bucket="ready", Key="ready")
         client.delete_bucket(Bucket="ready")
-    except Exception:  # noqa: BLE001 - anything at all means: not yet
+    except Exception:  # noqa: BLE001 - any error means that it is not ready yet
         return False
     return True

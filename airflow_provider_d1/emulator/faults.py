@@ -45,7 +45,7 @@ class Faults:
     virtual_table_lock_seconds: float = -1.0
     #: an export fails for a virtual table in the database even when ``tables`` excludes it
     virtual_tables_always_fail: bool = False
-    #: dumps are written as before autumn 2026: newlines beside a literal ``\n`` or ``\r`` come back as newlines
+    #: dumps are written as before autumn 2026: literal ``\n`` or ``\r`` beside newlines become newlines
     old_newlines: bool = False
     #: a table that is dropped just before an export starts
     drop_table: str = ""

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-HOME = "https://git.example/somebody/airflow-provider-d1"
+HOME = "https://git.example/owner/airflow-provider-d1"
 
 
 @pytest.fixture(scope="module")

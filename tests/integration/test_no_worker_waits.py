@@ -42,7 +42,7 @@ def sampled(database: Path, emulator: Emulator) -> Iterator[list[dict[str, Any]]
 
     def exporting() -> bool:
         calls = [call for call in emulator.calls if call.kind in ("export_start", "export_poll")]
-        return bool(calls) and calls[-1].status == 202  # 202: it goes on
+        return bool(calls) and calls[-1].status == 202  # 202: it is running
 
     def look() -> None:
         with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:

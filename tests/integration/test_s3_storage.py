@@ -265,7 +265,7 @@ def test_a_lost_response_to_the_manifest_does_not_lose_the_run(server, bucket, s
     assert everything(server, bucket) == {f"{run}/shop.sql", f"{run}/_manifest.json", "raw/shop/_manifest.json"}
 
 
-def test_files_go_up_and_come_back(storage: S3Storage, tmp_path: Path) -> None:
+def test_files_are_read_back_as_stored(storage: S3Storage, tmp_path: Path) -> None:
     path = tmp_path / "part"
     path.write_bytes(random.Random(3).randbytes(20 << 20))
     storage.put_file("users/part-00000.parquet", path)

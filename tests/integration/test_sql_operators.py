@@ -263,7 +263,7 @@ def test_statements_are_reported(emulator: Emulator, monkeypatch: pytest.MonkeyP
 
 
 def test_openlineage_names_the_tables(emulator: Emulator) -> None:
-    query = SQLExecuteQueryOperator(**CONN, sql='INSERT INTO days SELECT name, 1 FROM users WHERE name = "nobody"')
+    query = SQLExecuteQueryOperator(**CONN, sql='INSERT INTO days SELECT name, 1 FROM users WHERE name = "missing"')
     query.execute({})
     found = query.get_openlineage_facets_on_start()
     assert found is not None

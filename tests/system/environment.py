@@ -118,7 +118,7 @@ class Scenario:
         return self.query("SELECT 1")
 
     def query(self, sql: str) -> bool:
-        """Run a statement in the database ``shop`` as somebody else; False when D1 refuses."""
+        """Run a statement in the database ``shop`` as another client; False when D1 refuses."""
         path = f"/accounts/{self.emulator.account_id}/d1/database/{self.emulator.database_id('shop')}/query"
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.emulator.url}{path}", json.dumps({"sql": sql}).encode(), headers)
@@ -302,7 +302,7 @@ class Environment:
 
     def leaks_in(self, where: str, content: bytes) -> list[str]:
         """What of the secrets is in ``content``, in words without the secret."""
-        tokens, signatures = dict(self.tokens), set(self.signatures)  # scenarios that go on add to them
+        tokens, signatures = dict(self.tokens), set(self.signatures)  # scenarios that are still running add to them
         found = [f"the token of {name} in {where}" for name, token in tokens.items() if token.encode() in content]
         if SIGNATURE.search(content) or any(signature.encode() in content for signature in signatures):
             found.append(f"a signed URL in {where}")

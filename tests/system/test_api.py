@@ -171,7 +171,7 @@ def test_the_download_fails(environment: Environment, fault: str) -> None:
         manifest = scenario.succeeds(run)
         assert manifest["tables"][0]["rows"] == 3
         assert scenario.attempts(run) == (1 if cut else 2)
-        # a cut download goes on where it was; an expired URL needs a new export, in Airflow's retry
+        # a cut download is resumed; an expired URL needs a new export, in Airflow's retry
         assert scenario.exports() == len(scenario.calls("export_start")) == (1 if cut else 2)
         assert len(scenario.emulator.downloads) == (3 if cut else 2)
         assert not any(download.authorization for download in scenario.emulator.downloads)

@@ -39,7 +39,7 @@ def test_a_pool_bounds_the_exports_of_two_workers_and_two_triggerers(environment
             """The databases that an export was started of, by the path of the call."""
             return {call.path for call in scenario.calls("export_start") if call.status == 202}
 
-        # more than one triggerer takes, and no more than the pool has slots, however long there is room elsewhere
+        # more than one triggerer takes, and no more than the pool has slots, even if there is capacity elsewhere
         wait_until(lambda: len(exported()) == SLOTS, "as many exports run as the pool has slots", TIMEOUT)
         time.sleep(10)
         assert len(exported()) == SLOTS

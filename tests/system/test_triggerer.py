@@ -37,7 +37,7 @@ def test_a_triggerer_ends_and_another_begins_30_seconds_later(
         assert scenario.exports() == 2
         assert manifest["source"]["restarts"] == 0  # counts what D1 lost while one triggerer watched
         assert len(scenario.calls("export_start")) == 2
-        # nobody polled in the meantime, and the second export finished in a handful of polls
+        # there were no polls in the meantime, and the second export finished in a handful of polls
         assert len(scenario.calls("export_poll")) - polls <= 10
         assert scenario.attempts(run) == 1
 

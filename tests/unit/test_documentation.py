@@ -16,6 +16,15 @@ PAGES = sorted([*(REPOSITORY / "docs").rglob("*.md"), *REPOSITORY.glob("*.md")])
 BLOCK = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 CONNECTION = re.compile(r"AIRFLOW_CONN_\w+='(\{.*?\})'", re.DOTALL)
 KNOWN = {"python", "bash", "shell", "json", "mermaid"}
+#: figures of speech that a reader has to translate; CONTRIBUTING.md has the rules
+FIGURES_OF_SPEECH = re.compile(
+    r"\b(?:born|carr(?:y|ies|ied) out|comes? back|crew|for ever|for good|hands? out|houses?|in the clear|in vain"
+    r"|knock\w*|lent|nonsense|patience|stands there|told|trickl\w*|trouble)\b",
+    re.IGNORECASE,
+)
+SOURCES = sorted(
+    path for place in ("airflow_provider_d1", "example_dags") for path in (REPOSITORY / place).rglob("*.py")
+)
 
 
 def blocks(*languages: str) -> list[Any]:
@@ -65,3 +74,18 @@ def test_every_page_is_in_the_navigation() -> None:
     navigation = (REPOSITORY / "mkdocs.yml").read_text()
     pages = [str(path.relative_to(REPOSITORY / "docs")) for path in (REPOSITORY / "docs").rglob("*.md")]
     assert [page for page in pages if not re.search(rf"- {re.escape(page)}$", navigation, re.MULTILINE)] == []
+
+
+@pytest.mark.parametrize("path", [*PAGES, *SOURCES], ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_texts_use_plain_words(path: Path) -> None:
+    assert FIGURES_OF_SPEECH.findall(path.read_text()) == []
+
+
+def test_names_of_tests_use_plain_words() -> None:
+    names = {
+        node.name
+        for path in (REPOSITORY / "tests").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert [name for name in sorted(names) if FIGURES_OF_SPEECH.search(name.replace("_", " "))] == []

@@ -97,7 +97,7 @@ def test_a_connection_that_is_cut_in_the_middle(
     assert load_staged(manifest, mode=mode)["rows"] == 3
 
 
-def test_first_loads_into_one_new_schema_at_once_do_not_fail_for_good(engine, schema, load_staged, manifest) -> None:
+def test_first_loads_into_one_new_schema_at_once_do_not_fail_permanently(engine, schema, load_staged, manifest) -> None:
     failures: list[BaseException] = []
 
     def load() -> None:

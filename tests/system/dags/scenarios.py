@@ -28,7 +28,7 @@ class StageWithoutRoom(D1ToS3Operator):
 
 
 def linger() -> None:
-    """Go on until the export has begun, and a little longer: long after an export of no length has ended."""
+    """Wait until the export has begun, and a little longer: long after an export of no length has ended."""
     begun = Path(tempfile.gettempdir()) / "export_begun"
     latest = time.monotonic() + 120
     while not begun.exists() and time.monotonic() < latest:

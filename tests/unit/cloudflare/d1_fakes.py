@@ -1,4 +1,4 @@
-"""Time that passes when somebody waits, and a D1 API that follows a script."""
+"""A virtual clock that advances when code waits, and a D1 API that follows a script."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ def silence(request: Connection) -> None:
 
 
 def self_signed(authority: Path | None = None) -> ssl.SSLContext:
-    """TLS for 127.0.0.1 with a certificate that nobody vouches for.
+    """TLS for 127.0.0.1 with a self-signed certificate.
 
     :param authority: takes the certificate, for a client that is to trust it.
     """

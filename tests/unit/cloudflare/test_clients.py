@@ -244,9 +244,9 @@ FINAL = [
 ]
 
 
-@pytest.mark.parametrize("trouble", TRANSIENT, ids=repr)
-def test_transient_errors_are_retried(ask: Ask, trouble: Reply | Exception) -> None:
-    assert ask([trouble, trouble, rows([1])], "query", UUID, "PRAGMA p") == [{"n": 1}]
+@pytest.mark.parametrize("failure", TRANSIENT, ids=repr)
+def test_transient_errors_are_retried(ask: Ask, failure: Reply | Exception) -> None:
+    assert ask([failure, failure, rows([1])], "query", UUID, "PRAGMA p") == [{"n": 1}]
     assert len(ask.clock.slept) == 2
 
 
@@ -294,15 +294,15 @@ def test_but_not_past_the_deadline(ask: Ask) -> None:
     assert ask.clock.slept == []
 
 
-@pytest.mark.parametrize("trouble", [RESET, httpx.ReadTimeout("slow"), Reply(b"<html>", 502)], ids=repr)
-def test_a_write_that_may_have_happened_is_not_sent_twice(ask: Ask, trouble: Reply | Exception) -> None:
+@pytest.mark.parametrize("failure", [RESET, httpx.ReadTimeout("slow"), Reply(b"<html>", 502)], ids=repr)
+def test_a_write_that_may_have_happened_is_not_sent_twice(ask: Ask, failure: Reply | Exception) -> None:
     with pytest.raises(D1ApiError):
-        ask([trouble], "query", UUID, "INSERT INTO t VALUES (1)")
+        ask([failure], "query", UUID, "INSERT INTO t VALUES (1)")
     assert len(ask.requests) == 1
 
 
 @pytest.mark.parametrize(
-    "trouble",
+    "failure",
     [
         httpx.ConnectError("refused"),
         httpx.ConnectTimeout("slow"),
@@ -310,8 +310,8 @@ def test_a_write_that_may_have_happened_is_not_sent_twice(ask: Ask, trouble: Rep
     ],
     ids=repr,
 )
-def test_a_write_that_surely_has_not_is(ask: Ask, trouble: Reply | Exception) -> None:
-    ask([trouble, rows()], "query", UUID, "INSERT INTO t VALUES (1)")
+def test_a_write_that_surely_has_not_is(ask: Ask, failure: Reply | Exception) -> None:
+    ask([failure, rows()], "query", UUID, "INSERT INTO t VALUES (1)")
     assert len(ask.requests) == 2
 
 

@@ -129,7 +129,7 @@ def test_memory_is_bounded_for_any_size() -> None:
     assert peak < 1 << 20
 
 
-# --- cut, and the server can prove that it goes on where it stopped
+# --- cut, and the response proves that it continues where the transfer stopped
 
 
 @pytest.mark.parametrize("reset", [False, True])
@@ -299,7 +299,7 @@ def test_the_same_bytes_under_a_new_etag_are_the_same_dump() -> None:
         assert fetch(server) == DUMP
 
 
-# --- lies
+# --- wrong headers
 
 
 def test_a_body_shorter_than_announced_never_looks_like_an_end() -> None:
@@ -372,10 +372,10 @@ def test_another_refusal_ends_at_once(status: int, body: bytes) -> None:
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("trouble", [refusal(500), refusal(503), refusal(429), refusal(408), silence])
-def test_transient_errors_are_waited_for(trouble: Any) -> None:
+@pytest.mark.parametrize("failure", [refusal(500), refusal(503), refusal(429), refusal(408), silence])
+def test_transient_errors_are_waited_for(failure: Any) -> None:
     clock = FakeClock()
-    with Server([trouble, trouble, whole()]) as server:
+    with Server([failure, failure, whole()]) as server:
         assert fetch(server, clock=clock) == DUMP
     assert clock.slept == [0.5, 1.0]
 
@@ -522,7 +522,7 @@ class SlowClock(FakeClock):
         return self.now
 
 
-def test_a_download_that_only_trickles_ends() -> None:
+def test_a_slow_download_is_stopped() -> None:
     with Server([whole(DUMP[:1000])]) as server, pytest.raises(D1DownloadError, match="too slow") as caught:
         fetch(server, step=1, clock=SlowClock())
     assert caught.value.retryable

@@ -363,11 +363,11 @@ def test_a_table_that_vanishes_during_the_export_is_noticed() -> None:
         export(Vanishing([complete()], schema="CREATE TABLE users(id); CREATE TABLE t(id);"), tables=("users", "t"))
 
 
-@pytest.mark.parametrize("trouble", [HTML_502, RESET, QUERY_BUSY, Reply(b"", after=1000)])
-def test_a_second_look_that_fails_costs_neither_the_export_nor_much_time(trouble: Reply | Exception) -> None:
+@pytest.mark.parametrize("failure", [HTML_502, RESET, QUERY_BUSY, Reply(b"", after=1000)])
+def test_a_second_look_that_fails_costs_neither_the_export_nor_much_time(failure: Reply | Exception) -> None:
     class Silent(FakeD1):
         def answer(self, kind: str, query: Mapping[str, Any], body: dict[str, Any]) -> Reply | Exception:
-            return trouble if kind == "query" and self.count("start") else super().answer(kind, query, body)
+            return failure if kind == "query" and self.count("start") else super().answer(kind, query, body)
 
     progress: list[str] = []
     fake = Silent([complete()])

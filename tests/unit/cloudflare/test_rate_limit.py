@@ -299,7 +299,7 @@ def test_as_many_exports_are_admitted_as_can_be_polled_for_five_minutes(
     clock = FakeClock()
     limiter = settled(limit, clock)
     slots = []
-    for clock.now in (0.0, 25.0, 50.0, 75.0):  # exports past their first polls need less room, and more of them fit
+    for clock.now in (0.0, 25.0, 50.0, 75.0):  # exports past their first polls need less capacity, and more of them fit
         while len(slots) < 100 and limiter.admit(slot := limiter.enqueue(gap)) == 0.0:
             slots.append(slot)
         limiter.release(slot)
@@ -317,8 +317,8 @@ def test_exports_that_poll_more_often_need_more_capacity(gap: float, count: int)
     assert exports_until_refused(settled(1000, FakeClock()), gap) == count
 
 
-@pytest.mark.parametrize(("running", "room"), [(6, True), (7, False)])
-def test_capacity_is_checked_over_the_whole_coming_window(running: int, room: bool) -> None:
+@pytest.mark.parametrize(("running", "fits"), [(6, True), (7, False)])
+def test_capacity_is_checked_over_the_whole_coming_window(running: int, fits: bool) -> None:
     """600 calls count now, none in 300 s; but 500 still do in 249 s, when eight exports have made 400 polls more."""
     clock = FakeClock()
     limiter = settled(1000, clock)
@@ -328,7 +328,7 @@ def test_capacity_is_checked_over_the_whole_coming_window(running: int, room: bo
             assert limiter.take(priority=True) == 0.0
         for slot in slots:
             limiter.renew(slot)
-    assert (limiter.admit(limiter.enqueue()) == 0.0) is room
+    assert (limiter.admit(limiter.enqueue()) == 0.0) is fits
 
 
 def test_the_first_to_come_is_the_first_to_go() -> None:
@@ -511,8 +511,8 @@ class Counting(LiveExports):
         reply = await super().reply(*request)
         assert isinstance(reply, Reply)
         left, reset = self.limit - len(self.window), round(self.window[0] + 300 - now)
-        told = {"ratelimit": f'"default";r={left};t={reset}', "ratelimit-policy": f'"default";q={self.limit};w=300'}
-        return replace(reply, headers=told if self.tells else {})
+        headers = {"ratelimit": f'"default";r={left};t={reset}', "ratelimit-policy": f'"default";q={self.limit};w=300'}
+        return replace(reply, headers=headers if self.tells else {})
 
 
 async def export_many(

@@ -55,7 +55,7 @@ def test_polls_share_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(server.requests) == 1
 
 
-def trickle(request: Connection) -> None:
+def slow_answer(request: Connection) -> None:
     """An answer of which a byte comes now and then, so that no single wait is long."""
     request.head(200, Content_Length=10_000)
     for _ in range(400):
@@ -63,8 +63,8 @@ def trickle(request: Connection) -> None:
         time.sleep(0.01)
 
 
-def test_an_answer_that_trickles_is_given_up_in_time() -> None:
-    with Server([trickle]) as server:
+def test_a_slow_response_times_out() -> None:
+    with Server([slow_answer]) as server:
         sync = SyncTransport(credentials_for(server))
         with pytest.raises(D1ConnectionError, match="timed out"):
             sync.send(PING, 5.0, 0.1)

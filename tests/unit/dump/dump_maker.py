@@ -239,7 +239,7 @@ def made_table(chance: Random, name: str, style: str) -> tuple[MadeTable, list[s
 
 
 def in_turns(chance: Random, tables: list[list[str]]) -> list[str]:
-    """Let tables give a few of their lines in turn, as a dump that somebody has put together."""
+    """Let tables give a few of their lines in turn, as a dump that was edited by hand."""
     merged: list[str] = []
     left = list(tables)
     while left:

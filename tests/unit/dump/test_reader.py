@@ -61,7 +61,7 @@ def test_multi_row_values() -> None:
     assert_same(TABLE + b"INSERT INTO t VALUES(1,'a'),(2,'b'),\n(3,'),(');\nINSERT INTO t VALUES(4,'d');\n")
 
 
-def test_tables_may_come_back() -> None:
+def test_rows_of_a_table_may_follow_those_of_others() -> None:
     dump = (
         b"CREATE TABLE a(x);\nCREATE TABLE b(x);\nINSERT INTO b VALUES(1);\nINSERT INTO a VALUES(2);\n"
         b"INSERT INTO b VALUES('three');\nINSERT INTO a VALUES(4);"

@@ -210,7 +210,7 @@ def test_while_an_export_runs_nothing_else_does(api) -> None:
         assert error(api.query("small", "SELECT 1", raw=raw)) == (400, 7500, BUSY)
     assert api.export("small").json()["result"] == {"success": False, "error": BUSY_START}
     assert api.call("GET", api.path("small")).status_code == 200
-    assert api.query("shop", "SELECT 1").status_code == 200  # other databases go on
+    assert api.query("shop", "SELECT 1").status_code == 200  # other databases are not affected
     assert api.export("small", bookmark).status_code == 202
     api.emulator.faults.lost_exports = 1
     assert api.export("small", bookmark).json()["result"] == {"success": False, "error": LOST}

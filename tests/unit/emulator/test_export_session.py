@@ -84,15 +84,15 @@ def test_complete_is_returned_once() -> None:
 def test_messages_come_once_and_parts_out_of_order() -> None:
     bench = Bench(export_seconds=40, export_parts=5)
     bench.start()
-    told = []
+    messages = []
     for _ in range(8):
         answer = bench.poll(after=5)
         assert isinstance(answer, ExportActive | ExportComplete)
-        told += list(answer.messages)
+        messages += list(answer.messages)
     assert isinstance(answer, ExportComplete)
-    numbers = [int(match[1]) for line in told if (match := re.fullmatch(r"Uploaded part (\d)", line))]
+    numbers = [int(match[1]) for line in messages if (match := re.fullmatch(r"Uploaded part (\d)", line))]
     assert numbers == [2, 1, 4, 3, 5]
-    assert told[-1] == "Finished uploading shop-bookmark0.sql in 5 parts."
+    assert messages[-1] == "Finished uploading shop-bookmark0.sql in 5 parts."
 
 
 def test_an_export_takes_its_seconds_and_until_its_dump_is_written() -> None:

@@ -98,7 +98,7 @@ def test_query(emulator: Emulator) -> None:
         {"id": 2, "name": "Grace"},
         {"id": 3, "name": None},
     ]
-    assert hook.query("SELECT id FROM users WHERE name = 'nobody'") == []
+    assert hook.query("SELECT id FROM users WHERE name = 'missing'") == []
     hook.query("SELECT 1 AS one")
     # the name is looked up once for each hook
     assert len([call for call in emulator.calls if call.kind == "list"]) == 1

@@ -1,4 +1,4 @@
-"""Two runs at once into one prefix, in threads and in processes, and what must hold whoever was first."""
+"""Two runs at once into one prefix, in threads and in processes, and what must hold in any order."""
 
 from __future__ import annotations
 

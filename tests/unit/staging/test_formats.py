@@ -118,7 +118,9 @@ def test_an_empty_table_makes_a_readable_file(form: TableFormat, tmp_path: Path)
     )
 )
 @settings(max_examples=150, deadline=None)
-def test_any_values_come_back(tmp_path_factory: pytest.TempPathFactory, form: TableFormat, rows: list[tuple]) -> None:
+def test_any_values_are_read_back(
+    tmp_path_factory: pytest.TempPathFactory, form: TableFormat, rows: list[tuple]
+) -> None:
     types = [pa.string(), pa.float64(), pa.binary(), pa.int64()]
     columns = [pa.array([row[index] for row in rows], kind) for index, kind in enumerate(types)]
     table = pa.Table.from_arrays(columns, names=["t", "r", "b", "i"])

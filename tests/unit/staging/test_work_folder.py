@@ -65,7 +65,7 @@ def test_a_folder_that_is_being_made_is_left_alone_and_an_old_one_removed(tmp_pa
 
 
 def test_other_peoples_folders_are_none_of_its_business(tmp_path: Path) -> None:
-    other = tmp_path / "somebody-elses"
+    other = tmp_path / "another-owners"
     other.mkdir()
     (other / LOCK).touch()
     target = tmp_path / "target"

@@ -1,4 +1,4 @@
-"""Channels and crews: order, bounds, and that nobody waits for ever."""
+"""Channels and worker groups: order, bounds, and no endless waits."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def test_stopping_interrupts_waiting_and_later_calls(act: str) -> None:
 
 
 def test_the_first_error_stops_all_and_is_what_is_raised() -> None:
-    told: list[str] = []
-    with pytest.raises(ValueError, match="first"), WorkerGroup(lambda: told.append("stop")) as workers:  # noqa: PT012 - the block is what is tested
+    stops: list[str] = []
+    with pytest.raises(ValueError, match="first"), WorkerGroup(lambda: stops.append("stop")) as workers:  # noqa: PT012 - the block is what is tested
         endless: Channel[int] = workers.channel(1)
         workers.start("waits", lambda: list(endless))
 
@@ -86,7 +86,7 @@ def test_the_first_error_stops_all_and_is_what_is_raised() -> None:
         workers.start("fails", fail)
         while True:
             workers.channel(1).put(1)  # a channel that is made after the failure is stopped too
-    assert told == ["stop"]
+    assert stops == ["stop"]
 
 
 def test_an_error_in_the_block_passes_through() -> None:

@@ -26,7 +26,7 @@ DUMP = b"PRAGMA defer_foreign_keys=TRUE;\nCREATE TABLE t(a);\n" + b'INSERT INTO 
 
 @pytest.fixture(autouse=True)
 def _memory_store() -> None:
-    """Airflow knows an fsspec store through a provider, or, like this one, by being told."""
+    """Airflow gets an fsspec store from a provider or, as here, from a registration."""
     for connection in (None, "a_connection"):
         attach("memory", connection, fs=MemoryFileSystem())
 

@@ -290,7 +290,7 @@ def test_a_rendered_option_gets_its_type_before_and_after_the_deferral(
     with pytest.raises(TaskDeferred):
         operator.execute(context())
     assert getattr(operator, name) == value
-    operator = rendered_operator()  # the worker that goes on starts from the DAG file
+    operator = rendered_operator()  # the worker that continues starts from the DAG file
     assert operator.execute_complete(context(), events.success(export))["rows"] == 3
     assert [getattr(options, name) for options in used] == [value]
 

@@ -25,11 +25,11 @@ class Client:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, dict[str, Any]]] = []
-        self.patience: list[dict[str, Any]] = []
+        self.grace: list[dict[str, Any]] = []
 
-    def query(self, statement: str, job_config: Any, **patience: Any) -> Any:
+    def query(self, statement: str, job_config: Any, **grace: Any) -> Any:
         self.asked.append((statement, job_config.to_api_repr()))
-        self.patience.append(patience)
+        self.grace.append(grace)
         row = SimpleNamespace(values=lambda: (1,))
         return SimpleNamespace(result=lambda: [row], session_info=SimpleNamespace(session_id="the session"))
 
@@ -41,7 +41,7 @@ def test_all_statements_are_in_one_session() -> None:
     assert session.rows("COMMIT") == [(1,)]
     (first, opening), *others = client.asked
     assert (first, opening["query"]["createSession"]) == ("SELECT 1", True)
-    assert client.patience[0]["job_retry"] is None
+    assert client.grace[0]["job_retry"] is None
     for _, configuration in others:
         assert configuration["query"]["connectionProperties"] == [{"key": "session_id", "value": "the session"}]
 

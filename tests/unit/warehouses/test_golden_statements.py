@@ -105,7 +105,7 @@ def test_widening_says_how(name: str) -> None:
             assert beyond or not isinstance(statement, exp.Command), text
 
 
-def test_a_bigquery_job_is_told_the_types() -> None:
+def test_a_bigquery_job_has_explicit_types() -> None:
     warehouse = BigQuery()
     made = plan(warehouse, manifest({"users": {"id": "int64", "at": "timestamp[us]"}}))
     (table,) = made.tables
