@@ -9,10 +9,9 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from airflow_provider_d1.dump.hex_codec import encode_hex
-from airflow_provider_d1.staging.streams import SUFFIXES, UnpackingReader
-from airflow_provider_d1.staging.text_files import BATCH_BYTES, TextPart, from_text, has_infinity, number_text
-
-_FIRST_BLOCK = 4 << 20
+from airflow_provider_d1.staging.streams import SUFFIXES
+from airflow_provider_d1.staging.text_files import BATCH_BYTES, TextPart, has_infinity, number_text
+from airflow_provider_d1.staging.text_reader import read_csv
 
 
 class CsvFormat:
@@ -29,21 +28,8 @@ class CsvFormat:
         return TextPart(path, self._codec, encode, _header(schema.names))
 
     def read(self, path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
-        """Read as text, which is exact, and convert every column to its original type."""
-        block = _FIRST_BLOCK
-        done = 0
-        while True:
-            try:
-                for rows in _read_from(path, schema, block, skip=done):
-                    done += rows.num_rows
-                    yield rows
-            except pa.ArrowInvalid as error:
-                # a row longer than the block, of which nothing has been yielded
-                if "straddling" not in str(error):
-                    raise
-                block *= 4
-            else:
-                return
+        """Read back the rows; only the rewriting of parts needs this."""
+        return read_csv(path, schema)
 
 
 def encode(rows: pa.Table) -> pa.Buffer:
@@ -72,30 +58,3 @@ def _header(names: list[str]) -> bytes:
         return name if plain else '"' + name.replace('"', '""') + '"'
 
     return (",".join(map(quoted, names)) + "\n").encode()
-
-
-def _read_from(path: Path, schema: pa.Schema, block: int, *, skip: int) -> Iterator[pa.Table]:
-    numbered = [str(index) for index in range(len(schema))]
-    file = UnpackingReader(path.open("rb"))
-    try:
-        reader = pacsv.open_csv(
-            pa.PythonFile(file, mode="r"),
-            read_options=pacsv.ReadOptions(use_threads=False, block_size=block, column_names=numbered),
-            parse_options=pacsv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
-            convert_options=pacsv.ConvertOptions(
-                column_types=dict.fromkeys(numbered, pa.string()),
-                null_values=[""],
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-                check_utf8=False,
-            ),
-        )
-        skip += 1  # the header; names with quotes or newlines would confuse a reader of names
-        for batch in reader:
-            rows = batch.slice(min(skip, batch.num_rows))
-            skip -= batch.num_rows - rows.num_rows
-            if rows.num_rows:
-                columns = [from_text(text, field.type) for text, field in zip(rows.columns, schema, strict=True)]
-                yield pa.Table.from_arrays(columns, schema=schema)
-    finally:
-        file.close()

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_provider_d1.dump.hex_codec import encode_hex
-from airflow_provider_d1.staging.streams import SUFFIXES, UnpackingReader
-from airflow_provider_d1.staging.text_files import BATCH_BYTES, TextPart, from_text, has_infinity, number_text
-
-_READ_ROWS = 4096
+from airflow_provider_d1.staging.streams import SUFFIXES
+from airflow_provider_d1.staging.text_files import BATCH_BYTES, TextPart, has_infinity, number_text
+from airflow_provider_d1.staging.text_reader import read_jsonl
 
 
 class JsonLinesFormat:
@@ -33,12 +30,8 @@ class JsonLinesFormat:
         return TextPart(path, self._codec, encode, b"")
 
     def read(self, path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
-        """Read line by line with Python's own JSON, whose numbers are exact; only used to rewrite parts."""
-        with UnpackingReader(path.open("rb")) as file:
-            lines = io.BufferedReader(file)
-            while rows := [json.loads(line) for _, line in zip(range(_READ_ROWS), lines, strict=False)]:
-                columns = [_column([row[field.name] for row in rows], field.type) for field in schema]
-                yield pa.Table.from_arrays(columns, schema=schema)
+        """Read back the rows; only the rewriting of parts needs this."""
+        return read_jsonl(path, schema)
 
 
 def encode(rows: pa.Table) -> pa.Buffer:
@@ -101,11 +94,3 @@ def _escaped(column: pa.Array) -> pa.Array:
         for code in np.unique(controls).tolist():
             column = pc.replace_substring(column, chr(code), json.dumps(chr(code))[1:-1])
     return column
-
-
-def _column(values: list[Any], wanted: pa.DataType) -> pa.Array:
-    if pa.types.is_binary(wanted) or pa.types.is_temporal(wanted):
-        return from_text(pa.array(values, pa.string()), wanted)
-    if pa.types.is_floating(wanted):
-        values = [None if value is None else float(value) for value in values]
-    return pa.array(values, wanted)

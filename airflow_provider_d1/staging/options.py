@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from airflow_provider_d1.cloudflare.messages import MIB
 from airflow_provider_d1.exceptions import D1ConfigurationError
 from airflow_provider_d1.validation import BOOLEAN, Rule, integer, names, one_of, optional
-
-MIB = 1 << 20
 
 FileFormat = Literal["parquet", "csv", "jsonl", "sql"]
 FILE_FORMATS: tuple[FileFormat, ...] = ("parquet", "csv", "jsonl", "sql")

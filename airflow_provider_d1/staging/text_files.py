@@ -8,7 +8,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from airflow_provider_d1.dump.hex_codec import decode_hex
 from airflow_provider_d1.staging.streams import CompressedFile
 
 #: Arrow data of one piece that is converted to text and compressed, in bytes
@@ -57,12 +56,3 @@ def has_infinity(column: pa.Array) -> bool:
     """Tell whether a float column holds an infinity, by its extremes."""
     extremes = pc.min_max(column)
     return any(abs(extremes[end].as_py() or 0.0) == float("inf") for end in ("min", "max"))
-
-
-def from_text(column: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """Read a column of text forms back into its type."""
-    if pa.types.is_binary(wanted):
-        return decode_hex(column)
-    if pa.types.is_floating(wanted):
-        column = pc.replace_substring(column, "Infinity", "inf")
-    return pc.cast(column, wanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -157,3 +158,29 @@ class WorkerGroup:
             for channel in self._channels:
                 channel.stop()
         self._on_stop()
+
+
+@contextmanager
+def ahead(items: Iterator[T], depth: int = 2) -> Iterator[Iterator[T]]:
+    """Iterate over ``items`` in a thread of its own, at most ``depth`` items before the consumer.
+
+    An error in it ends the iteration with :class:`Stopped`, and is what the block raises. When the block ends early, so
+    does the thread, after the item that it is working on; the iterator is closed.
+    """
+
+    def work() -> None:
+        try:
+            for item in items:
+                channel.put(item)
+            channel.end()
+        finally:
+            if (close := getattr(items, "close", None)) is not None:
+                close()
+
+    with WorkerGroup(lambda: None) as group:
+        channel: Channel[T] = group.channel(depth)
+        group.start("ahead", work)
+        try:
+            yield iter(channel)
+        finally:
+            channel.stop()

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from airflow_provider_d1.cloudflare.messages import MIB
 from airflow_provider_d1.exceptions import (
     D1ConfigurationError,
     D1DumpError,
@@ -23,7 +24,7 @@ from airflow_provider_d1.operators.arguments import (
     has_no_value_yet,
 )
 from airflow_provider_d1.operators.d1 import D1ExportOperator
-from airflow_provider_d1.staging.options import MIB, STAGING_RULES, StagingOptions
+from airflow_provider_d1.staging.options import STAGING_RULES, StagingOptions
 from airflow_provider_d1.transfers.resume import FinishedExport
 from airflow_provider_d1.validation import abridged, optional, string
 

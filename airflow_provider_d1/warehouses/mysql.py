@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.cloudflare.credentials import Secret
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1WarehouseError
-from airflow_provider_d1.warehouses.ahead import ahead
+from airflow_provider_d1.staging.workers import ahead
 from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.batches import staged_batches
 from airflow_provider_d1.warehouses.dialect import Dialect

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1WarehouseError
+from airflow_provider_d1.staging.workers import ahead
 from airflow_provider_d1.warehouses import merge, postgres_catalog, postgres_errors
-from airflow_provider_d1.warehouses.ahead import ahead
 from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.batches import staged_batches
 from airflow_provider_d1.warehouses.dialect import Dialect

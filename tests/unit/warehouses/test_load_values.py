@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_d1.exceptions import D1WarehouseError
-from airflow_provider_d1.warehouses.ahead import ahead
+from airflow_provider_d1.staging.workers import Stopped, ahead
 from airflow_provider_d1.warehouses.batches import arrow_type
 from airflow_provider_d1.warehouses.drift import wider
 from airflow_provider_d1.warehouses.fitting import fitted, nul_free, widened
@@ -101,10 +101,14 @@ def test_ahead_gives_everything_in_order_and_passes_errors_on() -> None:
         yield 1
         raise ValueError("here")
 
-    with ahead(broken()) as items:
-        assert next(items) == 1
-        with pytest.raises(ValueError, match="here"):
-            next(items)
+    def consume() -> None:
+        with ahead(broken()) as items:
+            assert next(items) == 1
+            with pytest.raises(Stopped):
+                next(items)
+
+    with pytest.raises(ValueError, match="here"):
+        consume()
 
 
 def test_ahead_stops_when_its_block_ends() -> None:

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_d1.exceptions import D1ManifestError
+from airflow_provider_d1.staging import text_reader
 from airflow_provider_d1.storage.folder import FolderStorage
 from airflow_provider_d1.warehouses import batches
 from airflow_provider_d1.warehouses.batches import staged_batches
@@ -89,7 +90,7 @@ def same(found: list[tuple[Any, ...]], expected: list[tuple[Any, ...]]) -> None:
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_values_in_blocks_of_any_size(tmp_path, file_format, write, rows, block) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batches, "BLOCK_BYTES", block)
+        patch.setattr(text_reader, "BLOCK_BYTES", block)
         same(read(tmp_path, [(write(COLUMNS, rows), len(rows))], file_format=file_format), rows)
 
 
