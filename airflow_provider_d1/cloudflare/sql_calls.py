@@ -127,7 +127,6 @@ def _sql_error(error: D1ApiError) -> D1ApiError:
 def _change(
     account_id: str, database_id: str, others: Sequence[Statement], last: Statement
 ) -> Plan[list[StatementResult]]:
-    """Run statements of which the last one is not a SELECT."""
     returning = exact_returning(last.sql)
     if returning is not None and not _too_long(returning):
         try:

@@ -172,6 +172,8 @@ def _from_exact(exact: list[ExactColumn], *, temporal: bool) -> list[ParsedColum
 
 def _merge(good: list[ParsedColumn], exact: list[ParsedColumn], fallback: Mask, block: Block) -> list[ParsedColumn]:
     """Merge the rows of both paths in their order."""
+    # The concatenation below has all rows of the fast path, then those of the exact one; ``position`` is where each row
+    # of the block is in it.
     position = np.empty(len(fallback), np.int64)
     position[~fallback] = np.arange(len(fallback) - int(np.count_nonzero(fallback)))
     position[fallback] = np.arange(int(np.count_nonzero(~fallback)), len(fallback))

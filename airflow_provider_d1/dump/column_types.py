@@ -292,6 +292,7 @@ def _reals_as_text(array: pa.Array, *, whole_are_integers: bool) -> pa.Array:
     plain = pc.match_substring_regex(printed, r"^-?(0\.[1-9][0-9]{0,10}|[1-9][0-9]{0,5}\.[0-9]{1,6})$")
     if whole_are_integers:
         values = np.frombuffer(array.buffers()[1], np.float64)[array.offset : array.offset + len(array)]
+        # Below 2**53 the integer has exactly the digits of the double. Larger ones are formatted one by one below.
         small = pa.py_buffer(np.packbits((np.floor(values) == values) & (np.abs(values) < 2**53), bitorder="little"))
         whole = pc.and_kleene(pa.Array.from_buffers(pa.bool_(), len(array), [None, small]), array.is_valid())
         printed = pc.if_else(

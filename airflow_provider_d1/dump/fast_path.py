@@ -104,7 +104,6 @@ def _read_column(
 def _read_texts(
     fields: Fields, column: ClassifiedColumn, affinity: Affinity, *, replacements: bool, temporal_forms: bool
 ) -> ParsedColumn:
-    """Read plain and wrapped texts."""
     present = column.mask(Kind.TEXT)
     wrapped = column.counts[Kind.WRAPPED] > 0
     if wrapped:
@@ -139,6 +138,7 @@ def _strings(
     fields: Fields, column: ClassifiedColumn, starts: Positions, ends: Positions, present: Mask | None
 ) -> pa.Array:
     """Copy the content of strings; rows without one get an empty slice, so that all bounds stay in order."""
+    # take_slices needs ascending bounds without overlaps, and the start of a row's own field keeps them so.
     if present is not None:
         starts, ends = np.where(present, starts, column.starts), np.where(present, ends, column.starts)
     return take_slices(fields.buffer, starts, ends, present)
@@ -184,6 +184,7 @@ def _unwrapped(array: pa.Array, wrappers: Bytes) -> tuple[pa.Array, int]:
         dropped += [marks + place for place in range(1, len(placeholder))]
         if len(row) and len(placeholder) == _PLAIN_LENGTH:
             ambiguous |= np.bincount(row, minlength=len(array)) > 1
+    # What remains lies between the removed bytes: from behind each of them (or the beginning) to the next (or the end).
     gone = np.sort(np.concatenate(dropped))
     starts = np.zeros(len(gone) + 1, np.int64)
     starts[1:] = gone + 1
@@ -199,6 +200,9 @@ def _numeric_texts(array: pa.Array) -> Positions:
     starts, lengths = offsets[:-1], np.diff(offsets)
     if not len(data):
         return np.empty(0, np.int64)
+    # Few texts in numeric columns look like numbers, so the first byte excludes most of them. Dates are the exception:
+    # their first byte is a digit. A number cannot have a "-", "/" or ":" behind a digit, so a text with one there, as
+    # "2026-11-27" has, is excluded too, and the regular expression runs for the remaining texts only.
     candidates = (lengths > 0) & _MAY_START_A_NUMBER[data.take(starts, mode="clip")]
     year, mark = data.take(starts + 3, mode="clip"), data.take(starts + 4, mode="clip")
     which = np.flatnonzero(candidates & ~(_DIGIT[year] & _DATE_MARK[mark] & (lengths > 4)))

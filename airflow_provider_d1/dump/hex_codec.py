@@ -44,7 +44,6 @@ def _bounds_and_data(column: pa.Array) -> tuple[npt.NDArray[np.int32], memoryvie
 
 
 def _with_values(column: pa.Array, target: pa.DataType, bounds: npt.NDArray[np.int32], data: bytes) -> pa.Array:
-    """Return an array of other values with the same NULLs."""
     valid = column.is_valid().buffers()[1] if column.null_count else None
     return pa.Array.from_buffers(
         target, len(column), [valid, pa.py_buffer(bounds.astype(np.int32)), pa.py_buffer(data)]

@@ -83,7 +83,6 @@ def decode_name(quoted: bytes, offset: int) -> str:
 
 
 def _names(columns: bytes) -> list[re.Match[bytes]]:
-    """Return the names in an INSERT's column list."""
     names: list[re.Match[bytes]] = []
     at = 0
     while True:

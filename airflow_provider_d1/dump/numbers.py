@@ -77,7 +77,6 @@ def read_numbers(written: pa.Array, affinity: Affinity) -> list[ParsedColumn]:
 
 
 def _integers(written: pa.Array) -> ParsedColumn:
-    """Convert literals of digits."""
     try:
         array = pc.cast(written, INT64)
     except pa.ArrowInvalid:
@@ -92,6 +91,8 @@ def _integer_stats(array: pa.Array, *, literal: bool) -> ColumnStats:
     unsafe = inexact = 0
     if len(values) and (values.max() >= _FIRST_UNSAFE or values.min() <= -_FIRST_UNSAFE):
         far = ((values >= _FIRST_UNSAFE) | (values <= -_FIRST_UNSAFE)) & valid_rows(array)
+        # An integer is exact in a double when it survives the way there and back. A double of 2**63, which the largest
+        # integers round to, does not fit into int64; 0 stands for it, which differs from all of them.
         as_real = values[far].astype(np.float64)
         back = np.where(as_real < _TWO_63, as_real, 0.0).astype(np.int64)
         inexact = int(np.count_nonzero(back != values[far]))
@@ -100,7 +101,6 @@ def _integer_stats(array: pa.Array, *, literal: bool) -> ColumnStats:
 
 
 def _reals(written: pa.Array, affinity: Affinity) -> ParsedColumn:
-    """Convert decimals to doubles."""
     _, offsets = text_data(written)
     long = np.flatnonzero(np.diff(offsets) > _SURELY_READ)
     if len(long):
@@ -114,6 +114,7 @@ def _reals(written: pa.Array, affinity: Affinity) -> ParsedColumn:
         wrong = valid_rows(written) & ~true_rows(pc.match_substring_regex(written, _SURE_REAL))
         raise FallbackRows(wrong if wrong.any() else valid_rows(written), OTHER_LITERALS) from None
     values = doubles(array)
+    # Adding 0.0 removes the sign of -0.0 and changes no other number.
     if affinity not in (Affinity.BLOB, Affinity.NONE) and np.signbit(values[values == 0]).any():
         array = with_values(array, values + 0.0)  # stored as the integer 0, which has no sign
     return ParsedColumn(array, _real_stats(array, affinity))

@@ -104,6 +104,9 @@ def _power_of_ten(power: int) -> int:
 
 def _eighteen_digits(value: float) -> tuple[str, int]:
     """Return SQLite's first digits (18 or 19) of a positive finite double and the power of ten that scales them."""
+    # value = mantissa * 2**exponent with a 64-bit mantissa. Multiplied by 10**power, 18 or 19 of its digits are whole.
+    # The fractions are SQLite's own, so that both round alike: 78913 / 2**18 is log10(2), which gives the number of
+    # decimal digits, and 108853 / 2**15 is log2(10), which gives the binary exponent of 10**power.
     fraction, exponent = math.frexp(value)
     mantissa = int(fraction * 2**53) << 11
     exponent -= 64
@@ -115,6 +118,7 @@ def _eighteen_digits(value: float) -> tuple[str, int]:
 
 def _round_trip_length(value: float, digits: str, power: int) -> int:
     """Return how many digits SQLite keeps: fewer than 17 where a run of zeros or nines can be removed without loss."""
+    # SQLite tries a shorter number only for such a run, and keeps it only if it reads back as the same double.
     kept = None
     if digits[14:16] == "99":
         kept = len(digits[:14].rstrip("9"))

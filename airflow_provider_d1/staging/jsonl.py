@@ -47,7 +47,6 @@ def encode(rows: pa.Table) -> pa.Buffer:
 
 
 def _values(column: pa.Array) -> pa.Array:
-    """JSON texts of a column's values."""
     kind = column.type
     if pa.types.is_string(kind):
         text = _quoted(_escaped(column))

@@ -75,6 +75,7 @@ class ParquetPart:
             indices = self._dictionaries * rows.num_rows * _INDEX_BYTES
             if self._file.tell() + rows.nbytes + indices + overhead > limit:
                 return False
+        # one row group for each call, which the writer's default size would split
         self._writer.write_table(rows, row_group_size=max(1, rows.num_rows))
         self._groups += 1
         return True
