@@ -1,4 +1,4 @@
-"""Rows of plain Parquet, CSV and JSON Lines files, which no manifest describes."""
+"""Read rows of Parquet, CSV and JSON Lines files without a manifest."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _MAX_ROWS = 1 << 14
 
 
 def format_of(name: str) -> str:
-    """The format that a file's name says, compressed or not.
+    """The format of a file by its name, compressed or not.
 
-    :raises D1ConfigurationError: when it says none.
+    :raises D1ConfigurationError: for an unknown suffix.
     """
     lower = name.lower()
     for packed in _PACKED:
@@ -30,19 +30,17 @@ def format_of(name: str) -> str:
     for suffix, found in _SUFFIXES.items():
         if lower.endswith(suffix):
             return found
-    raise D1ConfigurationError(
-        f"{name}: the name does not say the format; pass file_format='parquet', 'csv' or 'jsonl'."
-    )
+    raise D1ConfigurationError(f"{name}: unknown format; pass file_format='parquet', 'csv' or 'jsonl'.")
 
 
 def read_rows(path: Path, file_format: str, name: str) -> Iterator[Rows]:
     """The rows of a file in order, in bounded memory; files of one table may differ in their columns.
 
-    Parquet has its own types. In CSV every value is a text, which the type of the column in D1 converts: an empty field
+    Parquet has its own types. In CSV every value is text, which the type of the column in D1 converts: an empty field
     is NULL, ``""`` an empty text. In JSON Lines a nested value is a list or dict.
 
     :param name: for messages.
-    :raises D1ImportFileError: for a file that is not of the format.
+    :raises D1ImportFileError: for a file that does not have the format.
     """
     import pyarrow as pa
 

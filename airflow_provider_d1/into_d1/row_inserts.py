@@ -1,4 +1,4 @@
-"""Rows as the INSERTs of an import, with their exact values."""
+"""Write rows as the INSERTs of an import, with their exact values."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def literal(value: object) -> bytes:
         return b"NULL"
     if isinstance(value, int):
         if not -_MAX_INTEGER <= value < _MAX_INTEGER:
-            raise D1ImportFileError("an integer beyond 64 bits; store it as a text")
-        # the digits of the smallest integer alone are a REAL to SQLite
+            raise D1ImportFileError("integer beyond 64 bits; store it as text")
+        # SQLite reads the digits of the smallest integer as a REAL
         return b"(-9223372036854775807-1)" if value == -_MAX_INTEGER else str(int(value)).encode()
     if isinstance(value, float):
         if math.isnan(value):
-            raise D1ImportFileError("NaN, which is no value of SQL; store NULL in its place")
+            raise D1ImportFileError("NaN is not an SQL value; store NULL instead")
         if math.isinf(value):
             return b"9e999" if value > 0 else b"-9e999"
         return repr(float(value)).encode()
@@ -46,21 +46,21 @@ def literal(value: object) -> bytes:
         try:
             value = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise D1ImportFileError(f"a nested value that is no JSON ({error})") from None
+            raise D1ImportFileError(f"nested value is not valid JSON ({error})") from None
     if not isinstance(value, str):
-        raise D1ImportFileError(f"a value of type {type(value).__name__}, which D1 cannot store")
+        raise D1ImportFileError(f"value of type {type(value).__name__}, which D1 cannot store")
     try:
         return b"'" + value.encode().replace(b"'", b"''") + b"'"
     except UnicodeEncodeError:
-        raise D1ImportFileError("a text with half of a surrogate pair, which is not valid Unicode") from None
+        raise D1ImportFileError("text with a lone surrogate, which is not valid Unicode") from None
 
 
 def add_rows(
     target: ImportFile, table: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, first: int = 0
 ) -> int:
-    """Write rows as INSERTs of several rows each, as long as D1 allows.
+    """Write rows as INSERTs of several rows each, each as long as D1 allows.
 
-    :param target: takes the statements.
+    :param target: receives the statements.
     :param table: the table's exact name.
     :param columns: the exact names of the columns of a row.
     :param rows: their values.

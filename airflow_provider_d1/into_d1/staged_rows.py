@@ -1,4 +1,4 @@
-"""The rows of a staged table as D1 held them."""
+"""Read the rows of a staged table with the values that they had in D1."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 def source_columns(table: TableEntry) -> list[str]:
     """The names that the staged columns have in D1, without those that staging has added.
 
-    :raises D1ImportFileError: for a column whose values are not staged as D1 held them.
+    :raises D1ImportFileError: for a column whose original values cannot be read from the files.
     """
     columns = [column for column in table.columns if not column.audit]
     for column in columns:
         kinds = {kind for kind, rows in column.storage.to_dict().items() if rows and kind != "null"}
         if column.type == "string" and kinds - {"text"}:
             raise D1ImportFileError(
-                f"table {table.name!r}, column {column.name!r}: it holds values of several types, which are staged as"
-                " texts. Back up with file_format='sql' or keep_dump=True, and restore that with D1ImportOperator"
+                f"table {table.name!r}, column {column.name!r}: it has values of several types, which are staged as"
+                " text. Back up with file_format='sql' or keep_dump=True, and restore that with D1ImportOperator"
             )
         if column.type == "timestamp[us]":
             raise D1ImportFileError(
-                f"table {table.name!r}, column {column.name!r}: its texts were staged as timestamps, and how they were"
-                " written is not known any more. Stage with parse_temporal=False"
+                f"table {table.name!r}, column {column.name!r}: its texts were staged as timestamps, so their original"
+                " form is unknown. Stage with parse_temporal=False"
             )
     return [column.source_name or column.name for column in columns]
 
@@ -48,7 +48,7 @@ def source_rows(table: TableEntry, batches: Iterable[pa.RecordBatch]) -> Iterato
 
 
 def _converter(column: ColumnEntry) -> Callable[[Any], Any] | None:
-    """What turns a staged value into D1's: a whole number was an INTEGER where the column held some beside REALs."""
+    """The conversion of a staged value to D1's: in a column with INTEGERs and REALs, a whole number was an INTEGER."""
     if (
         column.type != "float64"
         or not column.storage.integer

@@ -1,7 +1,7 @@
-"""Rows and a checksum of each table in a dump, whatever the exporter that wrote it.
+"""Count the rows and compute a checksum of each table in a dump, independent of its exporter.
 
-Exporters have written the same values in several forms. So the dump is loaded into a temporary SQLite database, and the
-checksum is of the values that it holds then.
+Exporters write the same values in several forms. So the dump is loaded into a temporary SQLite database, and the
+checksum is computed over its values.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class TableDigest:
 
 
 class _LocalDatabase(ImportFile):
-    """Runs the statements that make tables and rows, instead of collecting them."""
+    """Runs the statements that create tables and rows, instead of collecting them."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         super().__init__(path)

@@ -1,4 +1,4 @@
-"""What a replacement of a table's rows would do to other tables of the database."""
+"""Check whether replacing a table's rows would change other tables of the database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The task that compares two backups, table by table."""
+"""The operator that compares two backups, table by table."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class D1CompareBackupsOperator(BaseOperator):
     :param first: the URI of a ``_manifest.json`` with an SQL dump, or the output of the task that made or restored it.
         (templated)
     :param second: the same. (templated)
-    :param ignore_tables: tables that count in neither; by default the record of imports. (templated)
+    :param ignore_tables: tables to ignore in both; by default the record of imports. (templated)
     :param aws_conn_id: connection for ``s3://``. (templated)
     :param temp_dir: None for the worker's temporary folder. (templated)
 
@@ -69,7 +69,7 @@ class D1CompareBackupsOperator(BaseOperator):
         check_arguments(self, RULES)
 
     def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
-        """Compare, and return what both have."""
+        """Compare the backups, and return their common tables."""
         with permanent_errors_fail_task():
             check_rendered_arguments(self, self.rules)
             first = self._digests(uri_of(self.first, "first"))
