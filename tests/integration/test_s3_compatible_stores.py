@@ -98,7 +98,7 @@ def test_pairs_of_runs_stay_whole(server: S3Server, prefix: str) -> None:
         assert pointer(new_storage()) in manifests
 
 
-def test_a_store_that_refuses_checksums_is_recognised_and_works_without(server: S3Server, prefix: str) -> None:
+def test_a_store_that_refuses_checksums_is_named(server: S3Server, prefix: str) -> None:
     with s3_proxy(server) as proxy:
         proxy.faults.append(Fault("PUT|POST", "", "not_implemented", header=r"x-amz-(checksum|sdk-checksum)-.*"))
         with pytest.raises(D1StagingError, match="request_checksum_calculation") as refused:
