@@ -151,8 +151,10 @@ class D1StagingToWarehouseOperator(BaseOperator):
             setattr(self, name, value)
         #: what was loaded in the warehouse's console, for :class:`D1WarehouseLink`; known when the task ends
         self.warehouse_page = ""
-        #: for OpenLineage: the manifest and its URI, the warehouse, the tables with their rows
-        self._lineage: tuple[Manifest, str, Connection, dict[str, int | None]] | None = None
+        #: the warehouse's; no local variable, as its repr shows the password, and error reporters send those
+        self._connection: Connection | None = None
+        #: for OpenLineage: the manifest and its URI, the tables with their rows
+        self._lineage: tuple[Manifest, str, dict[str, int | None]] | None = None
         check_arguments(self, self.rules, ATTRIBUTES)
 
     def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
@@ -167,24 +169,23 @@ class D1StagingToWarehouseOperator(BaseOperator):
         from airflow_provider_d1.warehouses.session import Connections, abbreviated
         from airflow_provider_d1.warehouses.staged_files import StagedFiles, storage_of
 
-        connection = BaseHook.get_connection(self.conn_id)
-        warehouse = warehouse_for(connection.conn_type, self.conn_id)
+        self._connection = BaseHook.get_connection(self.conn_id)
+        warehouse = warehouse_for(self._connection.conn_type, self.conn_id)
         uri = self._uri()
         storage, key = storage_of(uri, self.aws_conn_id)
         manifest = self._manifest(storage, key)
         plan = self._plan(warehouse, manifest, uri)
         table = plan.tables[0].name if len(plan.tables) == 1 else None
-        self.warehouse_page = warehouse_page(connection, self.schema, table)
+        self.warehouse_page = warehouse_page(self._connection, self.schema, table)
         if self.only_statements:
             statements = planned_statements(warehouse, plan)
             self.log.info("A dry run; the statements would be:\n%s", ";\n".join(map(abbreviated, statements)))
             return {**self._result(plan, []), "statements": statements}
-        self._lineage = (manifest, uri, connection, {each.name: None for each in plan.tables})
+        self._lineage = (manifest, uri, {each.name: None for each in plan.tables})
         files = StagedFiles(storage, verify_checksums=self.verify_checksums)
-        for each in plan.tables:
-            files.check(each)
+        files.check(*plan.tables)
         loaded = load(warehouse, plan, files, Connections(self.conn_id, self.aws_conn_id))
-        self._lineage = (manifest, uri, connection, {table.name: table.rows for table in loaded})
+        self._lineage = (manifest, uri, {table.name: table.rows for table in loaded})
         result = self._result(plan, loaded)
         tables = sum(not table.skipped for table in loaded)
         self.log.info("Loaded: tables=%d skipped=%d rows=%d", tables, len(loaded) - tables, result["rows"])
@@ -194,10 +195,10 @@ class D1StagingToWarehouseOperator(BaseOperator):
         """The staged tables as inputs, the warehouse's as outputs, with schemas, column metrics and rows."""
         from airflow_provider_d1.assets.openlineage import load_lineage
 
-        if self._lineage is None:
+        if self._lineage is None or self._connection is None:
             return None
-        manifest, uri, connection, loaded = self._lineage
-        return load_lineage(manifest, uri, connection, self.schema, loaded, self.mode)
+        manifest, uri, loaded = self._lineage
+        return load_lineage(manifest, uri, self._connection, self.schema, loaded, self.mode)
 
     def get_openlineage_facets_on_failure(self, task_instance: object) -> Lineage | None:
         """The same without rows; OpenLineage adds the error itself."""

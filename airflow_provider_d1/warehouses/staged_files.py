@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,10 @@ def storage_of(manifest_uri: str, aws_conn_id: str | None) -> tuple[Storage, str
     return ObjectStorage(ObjectStoragePath(folder)), name
 
 
+#: more parts than this are listed: a list takes one request for each thousand files of the folder
+_LISTED_FROM = 20
+
+
 class StagedFiles:
     """The files of a manifest: checked against it, and handed out as local files one after the other.
 
@@ -76,13 +80,18 @@ class StagedFiles:
         """The amazon provider's ``S3Hook`` where the files are in S3, else None."""
         return self.storage.hook if isinstance(self.storage, S3Storage) else None
 
-    def check(self, table: Table) -> None:
-        """Look at every part's size without reading it.
+    def check(self, *tables: Table) -> None:
+        """Look at the sizes of all parts without reading them: of many by listing their folder, of few one by one.
 
         :raises D1ManifestError: for a part that is outside the manifest's folder, or missing, or of another size.
         """
-        for part in table.parts:
-            self._check_size(table, part, self.storage.size(self._key(table, part)))
+        keys = [(table, part, self._key(table, part)) for table in tables for part in table.parts]
+        size: Callable[[str], int | None] = self.storage.size
+        if len(keys) > _LISTED_FROM:
+            folders = {key.partition("/")[0] for _, _, key in keys}
+            size = self.storage.list(folders.pop() if len(folders) == 1 else "").get
+        for table, part, key in keys:
+            self._check_size(table, part, size(key))
 
     def local(self, uri: str) -> Path | None:
         """A file of the manifest's folder where it is on this machine; None where it has to be fetched."""
