@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_d1.exceptions import D1Error
+
 REPOSITORY = Path(__file__).parents[2]
 PAGES = sorted([*(REPOSITORY / "docs").rglob("*.md"), *REPOSITORY.glob("*.md")])
+OPERATING = REPOSITORY / "docs" / "operating.md"
 BLOCK = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 CONNECTION = re.compile(r"AIRFLOW_CONN_\w+='(\{.*?\})'", re.DOTALL)
 KNOWN = {"python", "bash", "shell", "json", "mermaid"}
@@ -68,6 +71,35 @@ def test_json_blocks_parse(code: str) -> None:
 def test_connections_are_json(path: Path) -> None:
     for connection in CONNECTION.findall(path.read_text()):
         assert "conn_type" in json.loads(connection)
+
+
+def test_every_error_has_a_row_that_says_what_to_do() -> None:
+    """And whether it is retried, where the class alone decides that."""
+    rows = re.findall(r"^\| (`D1\w+`(?:, `D1\w+`)*) \| (.+?) \| (.+?) \|$", OPERATING.read_text(), re.MULTILINE)
+    retried = {name: words for names, words, _ in rows for name in re.findall(r"D1\w+", names)}
+    own = [cls for cls in subclasses(D1Error) if cls.__module__ == D1Error.__module__]
+    classes = {cls.__name__: cls for cls in own}
+    assert set(retried) == set(classes)
+    for name, words in retried.items():
+        if words in ("yes", "no"):
+            assert classes[name].retryable is (words == "yes"), name
+
+
+def subclasses(cls: type[D1Error]) -> list[type[D1Error]]:
+    return [found for sub in cls.__subclasses__() for found in (sub, *subclasses(sub))]
+
+
+def test_every_message_that_the_page_quotes_exists() -> None:
+    """In the package, or where a part is filled in, in a test of the message."""
+    quoted = re.findall(
+        r"^\| `([^`]+)` \| [^|]+ \|$", OPERATING.read_text().split("## Common messages")[1], re.MULTILINE
+    )
+    files = [
+        path for folder in ("airflow_provider_d1", "tests/unit/hooks") for path in (REPOSITORY / folder).rglob("*.py")
+    ]
+    sources = "\n".join(path.read_text() for path in files)
+    assert len(quoted) > 4
+    assert [message for message in quoted if message not in sources] == []
 
 
 def test_every_page_is_in_the_navigation() -> None:
