@@ -66,9 +66,8 @@ class Ui:
     def open_run(self, dag_id: str, run_id: str) -> None:
         """Open a run's page with its graph."""
         self.open(f"/dags/{dag_id}/runs/{quote(run_id)}/")
-        graph = self.page.get_by_label("Show Graph")
-        if graph.count():
-            graph.click()
+        self.page.get_by_label("Show Graph").click()
+        self.page.locator(".react-flow__node").first.wait_for()
 
     def open_task(self, dag_id: str, run_id: str, task_id: str, tab: str = "Logs") -> None:
         """Open one of the tabs of a task instance's page."""

@@ -44,14 +44,14 @@ def take_all(ui: Ui) -> None:
     run_id = ui.trigger_by_form("d1_to_warehouse")
     assert ui.airflow.wait_for_run("d1_to_warehouse", run_id) == "success"
     ui.open_run("d1_to_warehouse", run_id)
-    ui.page.get_by_text("D1StagingToWarehouse").first.wait_for()
-    take(ui, "run-graph")
+    take(ui, "run-graph", (76, 60, 830, 730))
     ui.open_task("d1_to_warehouse", run_id, "load")
     ui.page.get_by_text("Loaded: tables=2").wait_for()
-    take(ui, "task-log")
+    ui.page.keyboard.press("w")  # wraps the lines
+    take(ui, "task-log", (332, 60, 940, 740))
     ui.open_task("d1_to_warehouse", run_id, "stage", "Details")
     ui.page.get_by_role("link", name="D1 database").wait_for()
-    take(ui, "task-links")
+    take(ui, "task-links", (332, 60, 940, 480))
 
     staged = ui.airflow.trigger("d1_asset")
     assert ui.airflow.wait_for_run("d1_asset", staged) == "success"
@@ -67,10 +67,14 @@ def take_all(ui: Ui) -> None:
     take(ui, "trigger-form")
 
 
-def take(ui: Ui, name: str) -> None:
-    """Save what the page shows when it has come to rest."""
+def take(ui: Ui, name: str, part: tuple[int, int, int, int] | None = None) -> None:
+    """Save what the page shows when it has come to rest.
+
+    :param part: left, top, width and height; None for all of it.
+    """
     ui.page.wait_for_timeout(2500)
-    ui.page.screenshot(path=str(IMAGES / f"{name}.png"), animations="disabled")
+    clip = None if part is None else dict(zip(("x", "y", "width", "height"), part, strict=True))
+    ui.page.screenshot(path=str(IMAGES / f"{name}.png"), animations="disabled", clip=clip)
 
 
 if __name__ == "__main__":
