@@ -44,10 +44,15 @@ def get_provider_info() -> dict[str, Any]:
                 ],
             }
         ],
+        "sensors": [{"integration-name": INTEGRATION, "python-modules": ["airflow_provider_d1.sensors.d1_change"]}],
         "triggers": [
             {
                 "integration-name": INTEGRATION,
-                "python-modules": ["airflow_provider_d1.triggers.d1", "airflow_provider_d1.triggers.import_trigger"],
+                "python-modules": [
+                    "airflow_provider_d1.triggers.d1",
+                    "airflow_provider_d1.triggers.change_trigger",
+                    "airflow_provider_d1.triggers.import_trigger",
+                ],
             }
         ],
         "transfers": [

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
-from airflow_provider_d1.cloudflare import connection_check, lookup, sql_calls, time_travel
+from airflow_provider_d1.cloudflare import change_detection, connection_check, lookup, sql_calls, time_travel
 from airflow_provider_d1.cloudflare.clock import SYSTEM_CLOCK, Clock
 from airflow_provider_d1.cloudflare.rate_limit import RateLimiter
 from airflow_provider_d1.cloudflare.retry import DEFAULT_TIMEOUT, async_retrying, retrying
@@ -23,6 +23,7 @@ from airflow_provider_d1.exceptions import D1Error, D1RateLimitError
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from airflow_provider_d1.cloudflare.change_detection import Change, StagedState
     from airflow_provider_d1.cloudflare.credentials import Credentials
     from airflow_provider_d1.cloudflare.messages import Request, Response
     from airflow_provider_d1.cloudflare.models import Database
@@ -99,6 +100,10 @@ class AsyncD1Client:
             self.credentials.account_id, database_id, bookmark=bookmark, timestamp=timestamp
         )
         return await self.call(request, time_travel.read_restored)
+
+    async def detect_change(self, database_id: str, staged: StagedState) -> Change:
+        """Whether a database has changed since it was staged; see :func:`change_detection.detect_change`."""
+        return await self._run_plan(change_detection.detect_change(self.credentials.account_id, database_id, staged))
 
     async def verify_access(self, database: str | None = None) -> connection_check.Access:
         """Check token, account, D1 permission and database; see :func:`connection_check.verify`."""
@@ -225,6 +230,10 @@ class D1Client:
             self.credentials.account_id, database_id, bookmark=bookmark, timestamp=timestamp
         )
         return self.call(request, time_travel.read_restored)
+
+    def detect_change(self, database_id: str, staged: StagedState) -> Change:
+        """As :meth:`AsyncD1Client.detect_change`."""
+        return self._run_plan(change_detection.detect_change(self.credentials.account_id, database_id, staged))
 
     def verify_access(self, database: str | None = None) -> connection_check.Access:
         """As :meth:`AsyncD1Client.verify_access`."""

@@ -1,0 +1,192 @@
+"""The sensor that waits until a D1 database has changed since it was staged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from airflow.providers.common.compat.sdk import (
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    BaseSensorOperator,
+    PokeReturnValue,
+)
+
+from airflow_provider_d1.exceptions import D1ApiError, D1ConfigurationError, D1Error
+from airflow_provider_d1.operators.arguments import check_arguments, check_rendered_arguments
+from airflow_provider_d1.operators.d1_import import open_source
+from airflow_provider_d1.validation import BOOLEAN, STRING, Rule, one_of, optional, string
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_d1.cloudflare.change_detection import StagedState
+    from airflow_provider_d1.cloudflare.client import D1Client
+    from airflow_provider_d1.cloudflare.models import Database
+    from airflow_provider_d1.staging.manifest import Manifest
+
+RULES: Mapping[str, Rule] = {
+    "prefix": Rule(
+        lambda value: isinstance(value, str) and "://" in value,
+        "a URL such as s3://bucket/prefix or gs://bucket/prefix",
+    ),
+    "database": optional(string("a database's name or UUID")),
+    "compare": one_of("bookmark", "rows"),
+    "d1_conn_id": string("a connection's id"),
+    "aws_conn_id": optional(STRING),
+    "deferrable": BOOLEAN,
+}
+
+
+class D1ChangeSensor(BaseSensorOperator):
+    """Wait until a D1 database has changed since the last run that was staged, without an export.
+
+    An export makes the database unavailable, and this sensor does not: it reads the database's Time Travel bookmark and
+    compares it with that of the newest run in ``prefix``. Where there is no run yet, the database counts as changed.
+    Skip an unchanged database with ``soft_fail=True`` and ``timeout=0``.
+
+    Equal bookmarks prove that nothing was written. Different ones prove little: a bookmark may also move without a
+    write. ``compare="rows"`` then compares the tables, their CREATE statements and their row counts with the manifest.
+    It does **not** see a change that leaves the number of rows as it was (an UPDATE, or as many inserts as deletes),
+    and counting reads every row, which D1 bills. It needs a manifest of tables; with ``file_format="sql"`` the bookmark
+    decides.
+
+    While the database is being exported or imported into, it counts as not changed yet.
+
+    :param prefix: where the database is staged: ``s3://bucket/prefix``, ``gs://connection@bucket/prefix`` …, as the
+        transfer was given it. (templated)
+    :param database: name or UUID; None for the connection's default. (templated)
+    :param compare: ``"bookmark"``, or ``"rows"`` to look at the tables too. (templated)
+    :param d1_conn_id: the connection. (templated)
+    :param aws_conn_id: connection for ``s3://``. (templated)
+    :param deferrable: True waits in the triggerer; the first comparison is in the worker. False goes by ``mode``. (not
+        templated)
+
+    ``poke_interval``, ``timeout``, ``soft_fail`` and ``mode`` are as in every sensor. Errors are never skipped.
+
+    Returns ``{"changed": True, "bookmark": …, "reason": …}``.
+    """
+
+    template_fields: Sequence[str] = ("prefix", "database", "compare", "d1_conn_id", "aws_conn_id")
+    ui_color = "#e6f1f2"
+    #: argument → what it must be
+    rules: ClassVar[Mapping[str, Rule]] = RULES
+
+    def __init__(
+        self,
+        *,
+        prefix: str,
+        database: str | None = None,
+        compare: Literal["bookmark", "rows"] = "bookmark",
+        d1_conn_id: str = "d1_default",
+        aws_conn_id: str | None = "aws_default",
+        deferrable: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.prefix = prefix
+        self.database = database
+        self.compare = compare
+        self.d1_conn_id = d1_conn_id
+        self.aws_conn_id = aws_conn_id
+        self.deferrable = deferrable
+        check_arguments(self, RULES)
+
+    def execute(self, context: Context) -> Any:  # noqa: ANN401 - Airflow's signature
+        """Compare, and wait in the triggerer while nothing has changed."""
+        if not self.deferrable:
+            return super().execute(context)
+        deadline = time.time() + self.timeout
+        target, staged, found = self._compare()
+        if found is not None:
+            return found
+        if time.time() >= deadline or staged is None:
+            raise self._late("the database has not changed")
+        from airflow_provider_d1.triggers.change_trigger import D1ChangeTrigger
+
+        self.defer(
+            trigger=D1ChangeTrigger(
+                database_id=target.uuid,
+                staged=staged.to_dict(),
+                poke_interval=float(self.poke_interval),
+                deadline=deadline,
+                d1_conn_id=self.d1_conn_id,
+            ),
+            method_name="execute_complete",
+        )
+        return None  # defer() raises
+
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:  # noqa: ARG002
+        """Go on after the trigger's event."""
+        event = event or {}
+        status = event.get("status")
+        if status == "success" and isinstance(event.get("change"), Mapping):
+            return dict(event["change"])
+        message = str(event.get("message") or "the trigger gave no reason")
+        if status == "timeout":
+            raise self._late(message)
+        raise D1Error.from_name(str(event.get("error")), message, retryable=event.get("retryable") is not False)
+
+    def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002 - Airflow's signature
+        """Compare once."""
+        _, _, found = self._compare()
+        return PokeReturnValue(is_done=found is not None, xcom_value=found)
+
+    def _compare(self) -> tuple[Database, StagedState | None, dict[str, Any] | None]:
+        """The database, its staged state where there is one, and what shows that it has changed, if it has."""
+        from airflow_provider_d1.cloudflare.api_errors import is_busy
+        from airflow_provider_d1.hooks.d1 import D1Hook
+
+        check_rendered_arguments(self, self.rules)
+        hook = D1Hook(self.d1_conn_id, database=self.database)
+        with hook.get_client() as client:
+            target = client.get_database(self.database or hook.get_settings().database_or_fail())
+            staged = self._staged(target)
+            if staged is None:
+                return target, None, self._first_run(client, target)
+            try:
+                change = client.detect_change(target.uuid, staged)
+            except D1ApiError as error:
+                if not is_busy(str(error)):
+                    raise
+                self.log.info("The database is busy with an export or import: database=%s", target.name)
+                return target, staged, None
+        self.log.info("Compared: database=%s changed=%s reason=%r", target.name, change.changed, change.reason)
+        return target, staged, change.to_dict() if change.changed else None
+
+    def _first_run(self, client: D1Client, target: Database) -> dict[str, Any]:
+        self.log.info("No run is staged yet: database=%s prefix=%s", target.name, self.prefix)
+        return {"changed": True, "bookmark": client.get_bookmark(target.uuid), "reason": "no run is staged yet"}
+
+    def _staged(self, target: Database) -> StagedState | None:
+        from airflow_provider_d1.staging.manifest import MANIFEST_KEY, parse_manifest
+
+        storage, key = open_source(f"{self.prefix.rstrip('/')}/{MANIFEST_KEY}", self.aws_conn_id)
+        content = storage.read_bytes(key)
+        if content is None:
+            return None
+        manifest = parse_manifest(content)
+        if manifest.source.database_id not in (None, target.uuid):
+            raise D1ConfigurationError(
+                f"{storage.uri(key)} is of database {manifest.source.database_name!r} ({manifest.source.database_id}),"
+                f" expected {target.name!r} ({target.uuid}). Pass the prefix that this database is staged to."
+            )
+        return _state(manifest, with_tables=self.compare == "rows")
+
+    def _late(self, message: str) -> AirflowSkipException | AirflowSensorTimeout:
+        text = f"{message} (timeout={self.timeout:g} s)"
+        return AirflowSkipException(text) if self.soft_fail else AirflowSensorTimeout(text)
+
+
+def _state(manifest: Manifest, *, with_tables: bool) -> StagedState:
+    from airflow_provider_d1.cloudflare.change_detection import StagedState
+
+    source = manifest.source
+    tables = {table.name: (table.rows, table.ddl) for table in manifest.tables}
+    return StagedState(
+        bookmark=source.bookmark,
+        tables=tables if with_tables and manifest.format != "sql" else None,
+        all_tables=source.options.tables is None or bool(source.skipped),
+        skipped=tuple(skipped.name for skipped in source.skipped),
+    )
