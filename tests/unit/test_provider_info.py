@@ -51,7 +51,10 @@ def test_the_entry_point_leads_here() -> None:
 def modules() -> list[str]:
     info = get_provider_info()
     listed = [
-        name for key in ("hooks", "operators", "triggers") for entry in info[key] for name in entry["python-modules"]
+        name
+        for key in ("hooks", "operators", "sensors", "triggers")
+        for entry in info[key]
+        for name in entry["python-modules"]
     ]
     return listed + [transfer["python-module"] for transfer in info["transfers"]]
 
@@ -74,7 +77,9 @@ def test_the_registry_file_lists_what_exists() -> None:
     registry = yaml.safe_load((REPOSITORY / ".airflow-registry.yaml").read_text())
     info = get_provider_info()
     assert (registry["package-name"], registry["display-name"]) == (info["package-name"], info["name"])
-    listed = [entry["module"] for key in ("operators", "transfers", "hooks", "triggers") for entry in registry[key]]
+    listed = [
+        entry["module"] for key in ("operators", "sensors", "transfers", "hooks", "triggers") for entry in registry[key]
+    ]
     for path in listed:
         module, _, name = path.rpartition(".")
         assert isinstance(getattr(import_module(module), name), type)
