@@ -93,7 +93,7 @@ class D1ChangeSensor(BaseSensorOperator):
         self.deferrable = deferrable
         check_arguments(self, RULES)
 
-    def execute(self, context: Context) -> Any:  # noqa: ANN401 - Airflow's signature
+    def execute(self, context: Context) -> Any:  # noqa: ANN401, RET503 - Airflow's signature; defer() raises
         """Compare, and wait in the triggerer while nothing has changed."""
         if not self.deferrable:
             return super().execute(context)
@@ -115,7 +115,6 @@ class D1ChangeSensor(BaseSensorOperator):
             ),
             method_name="execute_complete",
         )
-        return None  # defer() raises
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:  # noqa: ARG002
         """Go on after the trigger's event."""
