@@ -44,6 +44,7 @@ RULES: Mapping[str, Rule] = {
     "mode": one_of("replace", "append", "merge"),
     "keys": optional(NAME_LISTS),
     "delete_missing": BOOLEAN,
+    "replace_strategy": one_of("auto", "rows", "swap"),
     "on_nul": one_of("fail", "replace"),
     "verify_checksums": BOOLEAN,
     "allow_other_database": BOOLEAN,
@@ -90,6 +91,10 @@ class D1StagingToWarehouseOperator(BaseOperator):
     :param keys: for ``mode="merge"``, the columns that identify a row where it is not the primary key, as
         ``{"users": ["id"]}``. (templated)
     :param delete_missing: for ``mode="merge"``, delete the rows whose keys are not staged. (templated)
+    :param replace_strategy: for ``mode="replace"``: ``"auto"`` replaces the rows of a table that has the staged
+        columns, and swaps a new table in for one that has not, where nothing attached is lost by it. ``"rows"``
+        never swaps: a table with other columns is refused with the statements to run. ``"swap"`` always swaps, and is
+        refused where something attached would be lost. (templated)
     :param on_nul: for texts with a NUL character where the warehouse can't hold one (Postgres): ``"fail"``, or
         ``"replace"`` it by U+FFFD. (templated)
     :param verify_checksums: compare the SHA-256 of each staged file, besides its size and rows, which always are.
@@ -126,6 +131,7 @@ class D1StagingToWarehouseOperator(BaseOperator):
         mode: Literal["replace", "append", "merge"] = "replace",
         keys: Mapping[str, Sequence[str]] | None = None,
         delete_missing: bool = False,
+        replace_strategy: Literal["auto", "rows", "swap"] = "auto",
         on_nul: Literal["fail", "replace"] = "fail",
         verify_checksums: bool = False,
         allow_other_database: bool = False,
@@ -142,6 +148,7 @@ class D1StagingToWarehouseOperator(BaseOperator):
         self.mode = mode
         self.keys = keys
         self.delete_missing = delete_missing
+        self.replace_strategy = replace_strategy
         self.on_nul = on_nul
         self.verify_checksums = verify_checksums
         self.allow_other_database = allow_other_database
@@ -238,6 +245,7 @@ class D1StagingToWarehouseOperator(BaseOperator):
             allow_other_database=self.allow_other_database,
             keys=self.keys or {},
             delete_missing=self.delete_missing,
+            replace_strategy=self.replace_strategy,
             engine={name: getattr(self, name) for name in engine_options()},
         )
         return make_plan(manifest, uri, warehouse.dialect, options)

@@ -42,6 +42,8 @@ class Warehouse(ABC, Generic[S]):
     begin: ClassVar[str] = "BEGIN"
     #: True where :meth:`rename_helper` leaves no helper table, False where it copies it
     renames: ClassVar[bool] = True
+    #: True where rows are replaced in a table with other columns too, which are added and altered in place
+    alters_to_replace: ClassVar[bool] = False
     #: False where the engine's own reader can't keep NULL and '' apart in text formats, or bytes from hexadecimal
     reads_text_formats: ClassVar[bool] = True
     #: True where values are fitted to the table's types before they are sent, False where the warehouse casts them
@@ -358,6 +360,7 @@ class Warehouse(ABC, Generic[S]):
         :raises D1WarehouseError: when a column of the table can't be widened, or one of the key is missing.
         """
         drift = no_drift(table.columns)
+        strategy = plan.options.replace_strategy
         mode = plan.options.mode
         action: Literal["create", "overwrite", "swap", "append", "merge"] = "create"
         if mode != "replace":
@@ -366,10 +369,11 @@ class Warehouse(ABC, Generic[S]):
             elif existing is None and mode == "merge":
                 action = mode
         elif existing is None:
-            action = "overwrite"
+            action = "swap" if strategy == "swap" else "overwrite"
         elif existing:
             same = columns_as_staged(plan.dialect, table, existing)
-            action = "swap" if same is None else "overwrite"
+            alters = strategy == "rows" and self.alters_to_replace
+            action = "swap" if strategy == "swap" or (same is None and not alters) else "overwrite"
             drift = no_drift(same or table.columns)
         columns = drift.targets if self.fits_values_here else table.columns
         work = TableLoad(table, action, drift, "", columns, key=merge.target_key(table, drift))

@@ -147,6 +147,14 @@ class BigQuery(Warehouse[BigQuerySession]):
         dataset = plan.dialect.identifier(plan.options.schema)
         return f"SELECT table_name FROM {dataset}.INFORMATION_SCHEMA.TABLES WHERE table_name LIKE '_d1_new_%'"
 
+    def attached_query(self, plan: LoadPlan, table: str) -> str:
+        return (
+            "SELECT CONCAT('partitions or clusters by ', column_name) "
+            f"FROM {plan.dialect.identifier(plan.options.schema)}.INFORMATION_SCHEMA.COLUMNS "
+            f"WHERE table_name = {plan.dialect.literal(table)} "
+            "AND (is_partitioning_column = 'YES' OR clustering_ordinal_position IS NOT NULL)"
+        )
+
     def cast(self, name: str, old: str, new: str) -> str:
         if (old, new) == ("float64", "string"):
             return f"REGEXP_REPLACE(CAST({name} AS STRING), r'^(-?[0-9]+)$', r'\\1.0')"

@@ -152,6 +152,23 @@ class ClickHouse(Warehouse[ClickHouseSession]):
                 what = f"has the engine {others[table.name]}, not a MergeTree"
                 raise self.not_a_table(run.plan, table.name, what)
 
+    def attached_query(self, plan: LoadPlan, table: str) -> str:
+        """Views and grants go by the table's name; what defines the table itself would go with it."""
+        literal = plan.dialect.literal
+        schema, name = literal(plan.options.schema), literal(table)
+        own, part = f"WHERE database = {schema} AND name = {name}", f"WHERE database = {schema} AND table = {name}"
+        return (
+            f"SELECT concat('engine ', engine) FROM system.tables {own} "
+            "AND match(engine, '(Replacing|Summing|Aggregating|Collapsing|Graphite)') "
+            "UNION ALL SELECT concat('keys ', partition_key, ' ', sorting_key, ' ', sampling_key) FROM system.tables "
+            f"{own} AND concat(partition_key, sorting_key, sampling_key) != '' "
+            f"UNION ALL SELECT 'TTL' FROM system.tables {own} AND position(engine_full, ' TTL ') > 0 "
+            f"UNION ALL SELECT 'a comment' FROM system.tables {own} AND comment != '' "
+            f"UNION ALL SELECT concat('index ', name) FROM system.data_skipping_indices {part} "
+            f"UNION ALL SELECT concat('settings of column ', name) FROM system.columns {part} "
+            "AND (default_kind != '' OR compression_codec != '' OR comment NOT IN ('', 'binary'))"
+        )
+
     def cast(self, name: str, old: str, new: str) -> str:
         literal = self.dialect.literal
         if (old, new) == ("float64", "string"):

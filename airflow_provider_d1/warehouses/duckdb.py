@@ -134,6 +134,19 @@ class DuckDB(Warehouse[DuckDBSession]):
                     "DuckDB names are case-insensitive"
                 )
 
+    def attached_query(self, plan: LoadPlan, table: str) -> str:
+        of = (
+            f"database_name = current_database() AND lower(schema_name) = {_folded(plan, plan.options.schema)} "
+            f"AND lower(table_name) = {_folded(plan, table)}"
+        )
+        return (
+            f"SELECT 'index ' || index_name FROM duckdb_indexes() WHERE {of} "
+            f"UNION ALL SELECT 'constraint ' || constraint_text FROM duckdb_constraints() WHERE {of} "
+            f"UNION ALL SELECT 'a comment' FROM duckdb_tables() WHERE {of} AND comment IS NOT NULL "
+            "UNION ALL SELECT 'settings of column ' || column_name FROM duckdb_columns() "
+            f"WHERE {of} AND (column_default IS NOT NULL OR comment IS NOT NULL)"
+        )
+
     def cast(self, name: str, old: str, new: str) -> str:
         if (old, new) == ("float64", "string"):
             return (

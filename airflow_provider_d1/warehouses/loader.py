@@ -14,6 +14,7 @@ from airflow_provider_d1.warehouses.session import Run
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.base import Warehouse
+    from airflow_provider_d1.warehouses.plan import Table
     from airflow_provider_d1.warehouses.session import Connections
     from airflow_provider_d1.warehouses.staged_files import StagedFiles
     from airflow_provider_d1.warehouses.table_load import TableLoad
@@ -204,22 +205,43 @@ class Load(Run[Any]):
     def _check_attached(self, work: TableLoad) -> None:
         """Drop nothing together with a table: who was kept from rows by a policy would see them in the new one."""
         plan, name = self.plan, work.table.name
+        if plan.options.replace_strategy == "rows":
+            changes = "; ".join(self._changes_to_staged(work.table))
+            raise D1WarehouseError(
+                f"Table {name!r} is unchanged: its columns are not the staged ones any more, and "
+                f"replace_strategy='rows' makes no new table in its place. Run {changes}, or allow a swap"
+            )
         query = self.warehouse.attached_query(plan, name)
         if query is None:
             return
         try:
             found = [str(what) for (what,) in self.session.rows(query)]
         except self.warehouse.driver_errors() as error:
+            if self.warehouse.transaction == "load":
+                raise  # the transaction has failed with it
             work.keeps_grants = False
             log.warning("table=%s policies=unknown, grants are not kept: %s", name, error)
             return
         if found:
-            columns = ", ".join(f"{column.name} {plan.dialect.types[column.type]}" for column in work.table.columns)
+            changes = "; ".join(self._changes_to_staged(work.table))
+            remedy = f"Run {changes}" if changes else "Pass replace_strategy='rows'"
             raise D1WarehouseError(
-                f"Table {name!r} is unchanged: its columns are not the staged ones any more, and a new table in its "
-                f"place would not have {', '.join(found)}. Give it the staged columns ({columns}) with ALTER TABLE "
-                f"{plan.path(name)}, or drop it"
+                f"Table {name!r} is unchanged: a new table in its place would not have {', '.join(found)}. "
+                f"{remedy}, or drop it"
             )
+
+    def _changes_to_staged(self, table: Table) -> list[str]:
+        """The statements that would give a table the staged columns, for a person to run."""
+        warehouse, plan, existing = self.warehouse, self.plan, self._columns(table.name)
+        fold, path = plan.dialect.fold, plan.path(table.name)
+        staged, held = {fold(column.name): column for column in table.columns}, {fold(name): name for name in existing}
+        result = [warehouse.add_column(plan, table.name, staged[name]) for name in staged.keys() - held.keys()]
+        for name, column in staged.items():
+            known = plan.dialect.known_types.get(existing[held[name]].lower()) if name in held else column.type
+            if known != column.type:
+                result += warehouse.alter_column(plan, table.name, held[name], known or "string", column.type)
+        gone = [plan.dialect.identifier(held[name]) for name in held.keys() - staged.keys()]
+        return [*result, *(f"ALTER TABLE {path} DROP COLUMN {name}" for name in sorted(gone))]
 
     def _check_exact(self, work: TableLoad) -> None:
         """Integers become doubles only as far as they are exact."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["replace", "append", "merge"]
 OnNul = Literal["fail", "replace"]
+ReplaceStrategy = Literal["auto", "rows", "swap"]
 
 #: the loader's own table, one in each schema
 LOADS_TABLE = "_d1_loads"
@@ -58,6 +59,7 @@ class LoadOptions:
     allow_other_database: bool = False
     keys: Mapping[str, Sequence[str]] = field(default_factory=dict)
     delete_missing: bool = False
+    replace_strategy: ReplaceStrategy = "auto"
     engine: Mapping[str, str | None] = field(default_factory=dict)
 
 

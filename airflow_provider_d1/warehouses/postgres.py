@@ -73,6 +73,7 @@ class Postgres(Warehouse[PostgresSession]):
     now = "clock_timestamp()"
     transaction = "load"
     fits_values_here = True
+    alters_to_replace = True
 
     def driver_errors(self) -> tuple[type[Exception], ...]:
         return postgres_errors.driver_errors()
@@ -153,6 +154,9 @@ class Postgres(Warehouse[PostgresSession]):
         """What is likely: a table of ``replace`` that has something attached gets its rows replaced instead."""
         if work.action in ("append", "merge"):
             return super().publication(plan, work)
+        if work.action == "overwrite" and plan.options.replace_strategy == "rows":
+            values = self.staged_values(plan, work, "new.")
+            return Publication(dml=[replace_rows(plan, work.table, values, partitioned=False)])
         drop = [] if work.action == "create" else [f"DROP TABLE IF EXISTS {plan.path(work.table.name)}"]
         return Publication(ddl=[*drop, self.rename_helper(plan, work)], renames=True)
 
@@ -175,9 +179,14 @@ class Postgres(Warehouse[PostgresSession]):
             return
         run.execute(self.create_table(run.plan, work.into, work.columns))
         if work.action in ("overwrite", "swap") and existing is not None:
-            attached = session.attached(table, existing)
-            if attached:
-                log.info("table=%s rows_replaced=true attached=%s", table.name, "; ".join(attached))
+            attached, strategy = session.attached(table, existing), run.plan.options.replace_strategy
+            if attached and strategy == "swap":
+                raise D1WarehouseError(
+                    f"Table {table.name!r} is unchanged: a new table in its place would not have "
+                    f"{', '.join(attached)}. Pass replace_strategy='rows', or drop it"
+                )
+            if attached or strategy == "rows":
+                log.info("table=%s rows_replaced=true attached=%s", table.name, "; ".join(attached) or None)
                 run.execute(self.drop_helper(run.plan, work.into))
                 self._load_for_rows(run, work, existing)
                 return

@@ -138,6 +138,13 @@ class Redshift(Warehouse[RedshiftSession]):
             "ORDER BY ordinal_position"
         )
 
+    def attached_query(self, plan: LoadPlan, table: str) -> str:
+        literal, fold = plan.dialect.literal, plan.dialect.fold
+        return (
+            "SELECT 'constraint ' || constraint_name FROM information_schema.table_constraints "
+            f"WHERE table_schema = {literal(fold(plan.options.schema))} AND table_name = {literal(fold(table))}"
+        )
+
     def cast(self, name: str, old: str, new: str) -> str:
         if (old, new) == ("float64", "string"):
             return f"REGEXP_REPLACE({name}::varchar, '^(-?[0-9]+)$', '$1.0')"

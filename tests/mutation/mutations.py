@@ -793,8 +793,8 @@ MUTATIONS = (
         "a table that has the staged columns stays",
         "warehouses/base",
         "Warehouse.plan_table",
-        '"swap" if same is None else "overwrite"',
-        '"swap"',
+        'strategy == "swap" or (same is None and not alters)',
+        "True",
         ("tests/unit/warehouses/test_load_steps.py", "tests/integration/warehouses/test_replace_keeps_the_table.py"),
     ),
     Mutation(
@@ -854,6 +854,24 @@ MUTATIONS = (
         ("tests/integration/warehouses/test_interleaved_loads.py",),
     ),
     Mutation(
+        "replace_strategy='rows' makes no new table",
+        "warehouses/loader",
+        "Load._check_attached",
+        'plan.options.replace_strategy == "rows"',
+        "False",
+        ("tests/unit/warehouses/test_load_steps.py",),
+    ),
+    Mutation(
+        "Postgres: a swap that was asked for loses nothing",
+        "warehouses/postgres",
+        "Postgres.load_rows",
+        'attached and strategy == "swap"',
+        "False",
+        (
+            "tests/integration/warehouses/test_postgres_kept_objects.py::test_the_strategy_decides_between_rows_and_a_swap",
+        ),
+    ),
+    Mutation(
         "a table with policies is not swapped",
         "warehouses/loader",
         "Load._check_attached",
@@ -889,8 +907,8 @@ MUTATIONS = (
         "Postgres: what is attached to a table stays",
         "warehouses/postgres",
         "Postgres.load_rows",
-        "attached = session.attached(table, existing)",
-        "attached = []",
+        "session.attached(table, existing)",
+        "[]",
         (
             "tests/integration/warehouses/test_postgres_kept_objects.py::test_readers_under_a_policy_see_their_rows_only",
         ),

@@ -242,6 +242,20 @@ def test_a_table_with_nothing_attached_is_swapped(engine, schema, load_staged, s
     assert dump(engine) == before
 
 
+def test_the_strategy_decides_between_rows_and_a_swap(engine, schema, load_staged, stage, names) -> None:
+    load_staged(stage(OLD))
+    before = oid(engine, names)
+    load_staged(stage(NEW), replace_strategy="rows")
+    assert oid(engine, names) == before
+    assert users(engine, names) == sorted(tuple(row.values()) for row in NEW.to_pylist())
+    load_staged(stage(OLD), replace_strategy="swap")
+    assert oid(engine, names) != before
+    engine.execute(f"CREATE INDEX by_name ON {names['t']} (name)")
+    with pytest.raises(AirflowFailException, match=r"'users' is unchanged.*index .*by_name.*replace_strategy='rows'"):
+        load_staged(stage(NEW), replace_strategy="swap")
+    assert users(engine, names) == sorted(tuple(row.values()) for row in OLD.to_pylist())
+
+
 def test_a_revoke_against_default_privileges_stays(engine, schema, load_staged, stage, names) -> None:
     engine.execute(f"CREATE SCHEMA {names['s']}")
     engine.execute(f"ALTER DEFAULT PRIVILEGES IN SCHEMA {names['s']} GRANT SELECT ON TABLES TO {names['r']}")

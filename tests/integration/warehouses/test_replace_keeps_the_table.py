@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
 
 from tests.integration.warehouses.staged import write_staged
 
@@ -77,3 +78,25 @@ def test_rows_are_replaced_and_the_table_stays(engine, schema, load_staged, tmp_
         assert sorted(engine.rows(schema, "users")) == [(2, "Grace"), (3, "")]
         assert sorted(engine.execute(f"SELECT * FROM {names['v']}")) == [("",), ("Grace",)]
     assert engine.tables(schema) - {"names"} == {"users", "_d1_loads"}
+
+
+def test_a_swap_that_would_lose_something_is_refused(engine, schema, load_staged, tmp_path: Path) -> None:
+    uris = []
+    for number, content in enumerate((USERS, MORE, MORE.append_column("email", MORE["name"]))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        uris.append(write_staged(folder, {"users": content}, bookmark=str(number)))
+    load_staged(uris[0])
+    load_staged(uris[1], replace_strategy="swap")  # nothing is attached yet
+    assert sorted(engine.rows(schema, "users")) == [(2, "Grace"), (3, "")]
+    statements, _ = TOUCHED[engine.name]
+    names = {"t": engine.quoted(schema, "users"), "v": engine.quoted(schema, "names")}
+    for statement in statements:
+        engine.execute(statement.format(**names))
+    for uri, strategy in ((uris[0], "swap"), (uris[2], "auto"), (uris[2], "swap")):
+        with pytest.raises(AirflowFailException, match=r"'users' is unchanged.*would not have .*index"):
+            load_staged(uri, replace_strategy=strategy)
+    with pytest.raises(AirflowFailException, match=r"'users' is unchanged.*Run ALTER TABLE .*email"):
+        load_staged(uris[2], replace_strategy="rows")
+    load_staged(uris[0], replace_strategy="rows")
+    assert sorted(engine.rows(schema, "users")) == sorted(tuple(row.values()) for row in USERS.to_pylist())

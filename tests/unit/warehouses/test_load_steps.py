@@ -147,6 +147,36 @@ def test_a_table_with_other_columns_is_swapped(name, columns) -> None:
     assert recorder.rows_there == 3
 
 
+@pytest.mark.parametrize("name", DEFAULT)
+def test_the_strategy_decides_between_rows_and_a_swap(name) -> None:
+    same, other = existing(name, id="int64", name="string"), existing(name, id="int64", old="float64")
+    swapping = re.compile(r"(DROP|CREATE OR REPLACE|ALTER) TABLE.*`?users|RENAME|CLONE|COPY `")
+    for columns, strategy, swaps in (
+        (same, "auto", False),
+        (other, "auto", True),
+        (same, "rows", False),
+        (same, "swap", True),
+        (other, "swap", True),
+    ):
+        recorder = Recorder(columns)
+        load(name, recorder, replace_strategy=strategy)
+        changed = [s for s in recorder.ran if target(name) in s and swapping.search(s) and "_d1_loads" not in s]
+        assert bool(changed) == swaps, (strategy, changed)
+    recorder = Recorder(other)
+    with pytest.raises(D1WarehouseError, match=r"'users' is unchanged.*Run .*ADD COLUMN .name.*DROP COLUMN .old."):
+        load(name, recorder, replace_strategy="rows")
+    assert FILL not in recorder.ran
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+def test_a_swap_that_would_lose_something_is_refused(name) -> None:
+    recorder = Recorder(existing(name, id="int64", name="string"))
+    recorder.policies = [("index by_name",)]
+    with pytest.raises(D1WarehouseError, match=r"'users' is unchanged.*index by_name.*replace_strategy='rows'"):
+        load(name, recorder, replace_strategy="swap")
+    assert FILL not in recorder.ran
+
+
 WITH_POLICIES = [name for name in DEFAULT if ENGINES[name].attached_query(plan(ENGINES[name], manifest()), "users")]
 
 
