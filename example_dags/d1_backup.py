@@ -1,10 +1,10 @@
-"""Back up a D1 database to S3 or R2 every night, and keep thirty backups.
+"""Back up a D1 database to S3 or R2, and keep thirty backups.
 
-D1's own Time Travel ends with the database: who deletes one, deletes its history too. A backup is the dump as D1 wrote
-it, compressed with zstd, with a manifest that has its size and SHA-256. ``d1_restore`` restores it.
+Deleting a D1 database also deletes its Time Travel history. A backup is independent of the database: it is the dump as
+D1 wrote it, compressed with zstd, with a manifest that has its size and SHA-256. ``d1_restore`` restores it.
 
-Connections are those of the example ``d1_to_s3``. To have S3 encrypt the backups with a KMS key of yours, add
-``extra_args={"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "<key>"}``. R2 encrypts everything at rest.
+Connections are those of the example ``d1_to_s3``. To encrypt the backups with your own KMS key, add
+``extra_args={"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "<key>"}``. R2 encrypts all objects at rest.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Restore a backup of ``d1_backup`` into a fresh D1 database, and compare every table with the backup.
 
 Create the database first (``npx wrangler d1 create shop-restored``) and trigger the DAG; nothing has to be edited. Run
-it now and then: a backup that was never restored is a hope. Connections are those of the example ``d1_to_s3``.
+it regularly, to verify that the backups can be restored. Connections are those of the example ``d1_to_s3``.
 
-* ``restore`` refuses a backup that was changed or cut, or that is of another database, and a target with tables in it.
+* ``restore`` refuses a changed or truncated backup, a backup of another database, and a target that has tables.
 * ``dump`` backs up the restored database.
 * ``compare`` fails unless both dumps have the same tables, rows and values.
 """

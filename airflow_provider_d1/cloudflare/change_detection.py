@@ -1,4 +1,4 @@
-"""Tell whether a database has changed since it was staged, without an export.
+"""Detect whether a database has changed since it was staged, without an export.
 
 The bookmark of Time Travel moves with each write, but may also move without one. So two states with the same
 bookmark are the same; where the bookmarks differ, the row counts and CREATE statements of the tables can be compared.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _TABLES = "SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND sql IS NOT NULL ORDER BY rowid"
 _INTERNAL = re.compile(r"(sqlite|_cf)_", re.IGNORECASE)
-#: D1's exporter writes a CREATE statement's beginning in its own way
+#: the beginning of a CREATE statement, which D1's exporter rewrites
 _BEGINNING = re.compile(r"CREATE\s+TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?", re.IGNORECASE)
 _QUOTES = re.compile(r"[\"'`\[\];]")
 
@@ -31,9 +31,9 @@ class StagedState:
     """The state of a database when it was staged.
 
     :param bookmark: None when it is unknown.
-    :param tables: rows and CREATE statement of each table; None where they are not to be compared.
+    :param tables: rows and CREATE statement of each table; None to compare the bookmark only.
     :param all_tables: whether ``tables`` are all tables of the database.
-    :param skipped: tables that were left out.
+    :param skipped: tables that the run has skipped.
     """
 
     bookmark: str | None
@@ -65,7 +65,7 @@ class StagedState:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Whether a database has changed, its present bookmark, and what shows it."""
+    """Whether a database has changed, its present bookmark, and the reason for the answer."""
 
     changed: bool
     bookmark: str
@@ -91,7 +91,7 @@ def detect_change(account_id: str, database_id: str, staged: StagedState) -> Pla
             return Change(True, bookmark, f"table {new[0]!r} is new")
     for name, (_, sql) in staged.tables.items():
         if name not in present:
-            return Change(True, bookmark, f"table {name!r} is gone")
+            return Change(True, bookmark, f"table {name!r} was dropped")
         if _normalized(sql) != _normalized(present[name]):
             return Change(True, bookmark, f"table {name!r} has another CREATE statement")
     names = list(staged.tables)
@@ -108,7 +108,7 @@ def detect_change(account_id: str, database_id: str, staged: StagedState) -> Pla
 
 
 def _is_skipped(name: str, skipped: tuple[str, ...]) -> bool:
-    """A virtual table that was left out, and the tables in which it keeps its data."""
+    """Whether a table is a skipped virtual table or one of its shadow tables."""
     return any(name == each or name.startswith(f"{each}_") for each in skipped)
 
 

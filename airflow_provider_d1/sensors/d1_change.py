@@ -46,9 +46,9 @@ class D1ChangeSensor(BaseSensorOperator):
     compares it with that of the newest run in ``prefix``. Where there is no run yet, the database counts as changed.
     Skip an unchanged database with ``soft_fail=True`` and ``timeout=0``.
 
-    Equal bookmarks prove that nothing was written. Different ones prove little: a bookmark may also move without a
-    write. ``compare="rows"`` then compares the tables, their CREATE statements and their row counts with the manifest.
-    It does **not** see a change that leaves the number of rows as it was (an UPDATE, or as many inserts as deletes),
+    Equal bookmarks prove that nothing was written. Different ones do not prove a change: a bookmark may also move
+    without a write. ``compare="rows"`` then compares the tables, their CREATE statements and their row counts with the
+    manifest. It does **not** detect a change that keeps the number of rows (an UPDATE, or as many inserts as deletes),
     and counting reads every row, which D1 bills. It needs a manifest of tables; with ``file_format="sql"`` the bookmark
     decides.
 
@@ -57,10 +57,10 @@ class D1ChangeSensor(BaseSensorOperator):
     :param prefix: where the database is staged: ``s3://bucket/prefix``, ``gs://connection@bucket/prefix`` …, as the
         transfer was given it. (templated)
     :param database: name or UUID; None for the connection's default. (templated)
-    :param compare: ``"bookmark"``, or ``"rows"`` to look at the tables too. (templated)
+    :param compare: ``"bookmark"``, or ``"rows"`` to compare the tables too. (templated)
     :param d1_conn_id: the connection. (templated)
     :param aws_conn_id: connection for ``s3://``. (templated)
-    :param deferrable: True waits in the triggerer; the first comparison is in the worker. False goes by ``mode``. (not
+    :param deferrable: True waits in the triggerer; the first comparison is in the worker. False uses ``mode``. (not
         templated)
 
     ``poke_interval``, ``timeout``, ``soft_fail`` and ``mode`` are as in every sensor. Errors are never skipped.
@@ -117,12 +117,12 @@ class D1ChangeSensor(BaseSensorOperator):
         )
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:  # noqa: ARG002
-        """Go on after the trigger's event."""
+        """Continue after the trigger's event."""
         event = event or {}
         status = event.get("status")
         if status == "success" and isinstance(event.get("change"), Mapping):
             return dict(event["change"])
-        message = str(event.get("message") or "the trigger gave no reason")
+        message = str(event.get("message") or "the trigger reported no reason")
         if status == "timeout":
             raise self._late(message)
         raise D1Error.from_name(str(event.get("error")), message, retryable=event.get("retryable") is not False)
@@ -133,7 +133,7 @@ class D1ChangeSensor(BaseSensorOperator):
         return PokeReturnValue(is_done=found is not None, xcom_value=found)
 
     def _compare(self) -> tuple[Database, StagedState | None, dict[str, Any] | None]:
-        """The database, its staged state where there is one, and what shows that it has changed, if it has."""
+        """The database, its staged state or None, and the change or None."""
         from airflow_provider_d1.cloudflare.api_errors import is_busy
         from airflow_provider_d1.hooks.d1 import D1Hook
 
@@ -169,7 +169,7 @@ class D1ChangeSensor(BaseSensorOperator):
         if manifest.source.database_id not in (None, target.uuid):
             raise D1ConfigurationError(
                 f"{storage.uri(key)} is of database {manifest.source.database_name!r} ({manifest.source.database_id}),"
-                f" expected {target.name!r} ({target.uuid}). Pass the prefix that this database is staged to."
+                f" expected {target.name!r} ({target.uuid}). Pass the prefix of this database."
             )
         return _state(manifest, with_tables=self.compare == "rows")
 

@@ -10,12 +10,12 @@ from airflow_provider_d1.triggers.single_event import SingleEventTrigger
 
 
 class D1ChangeTrigger(SingleEventTrigger):
-    """Compare a database with its staged state again and again, and send one event when it has changed, or is late.
+    """Compare a database with its staged state at intervals, and send one event at a change or at the deadline.
 
     :param database_id: the database's UUID.
     :param staged: a :class:`~airflow_provider_d1.cloudflare.change_detection.StagedState` as a dict.
     :param poke_interval: seconds between two comparisons.
-    :param deadline: Unix time at which to give up.
+    :param deadline: latest end as Unix time.
     :param d1_conn_id: the connection.
     """
 
@@ -67,4 +67,4 @@ class D1ChangeTrigger(SingleEventTrigger):
                     if change.changed:
                         return {"status": "success", "change": change.to_dict()}
                 if self.deadline <= SYSTEM_CLOCK.time():
-                    return {"status": "timeout", "message": "the database did not change in time"}
+                    return {"status": "timeout", "message": "the database did not change before the deadline"}
