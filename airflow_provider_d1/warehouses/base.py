@@ -316,7 +316,12 @@ class Warehouse(ABC, Generic[S]):
                 run.helpers.remove(work.into)
             self.check_published(run, work, before)
             if self.transaction != "load":
-                run.execute(load_history.insert_statement(run.plan, [work.table], self.now))
+                self.record(run, [work.table])
+
+    def record(self, run: Run[S], tables: Sequence[Table]) -> None:
+        """Record in ``_d1_loads`` that tables were loaded, where the lock or the transaction is that of their rows."""
+        ((last,),) = run.session.rows(load_history.last_query(run.plan))
+        run.execute(load_history.insert_statement(run.plan, tables, self.now, int(last or 0) + 1))
 
     def check_published(self, run: Run[S], work: TableLoad, before: int) -> None:
         """Count the rows in the table itself. Other loads may append at the same time, where they need not wait.

@@ -1,4 +1,8 @@
-"""``_d1_loads``: what was loaded into a schema, when and from where; by it a repeated append is recognised."""
+"""``_d1_loads``: what was loaded into a schema, when and from where; by it a repeated append is recognised.
+
+What came first is decided by ``sequence``, which grows by one with each record of a table, and not by a clock. Records
+of earlier releases have none; among them ``loaded_at`` decides.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,7 @@ COLUMNS = (
     Column("table_name", "string"),
     Column("rows", "int64"),
     Column("mode", "string"),
+    Column("sequence", "int64"),
 )
 
 
@@ -35,17 +40,24 @@ def create_statement(plan: LoadPlan, timestamp_type: str, suffix: str = "") -> s
     return f"CREATE TABLE IF NOT EXISTS {plan.path(LOADS_TABLE)} ({', '.join(columns)}){suffix}"
 
 
-def insert_statement(plan: LoadPlan, tables: Iterable[Table], now: str) -> str:
+def last_query(plan: LoadPlan) -> str:
+    """The query for the last sequence; NULL when nothing was loaded yet."""
+    return f"SELECT MAX({plan.dialect.identifier('sequence')}) FROM {plan.path(LOADS_TABLE)}"
+
+
+def insert_statement(plan: LoadPlan, tables: Iterable[Table], now: str, sequence: int = 1) -> str:
     """Record that tables were loaded.
 
     :param now: the warehouse's expression for the present time.
+    :param sequence: larger than that of every earlier record.
     """
     dialect, origin = plan.dialect, plan.origin
     names = ", ".join(dialect.identifier(name) for name in ("loaded_at", *(column.name for column in COLUMNS)))
     texts = (origin.manifest, origin.database_id, origin.database_name, origin.bookmark, origin.dump_sha256)
     common = ", ".join(dialect.literal(text) for text in texts)
     rows = [
-        f"({now}, {common}, {dialect.literal(table.name)}, {table.rows}, {dialect.literal(plan.options.mode)})"
+        f"({now}, {common}, {dialect.literal(table.name)}, {table.rows}, {dialect.literal(plan.options.mode)}, "
+        f"{sequence})"
         for table in tables
     ]
     return f"INSERT INTO {plan.path(LOADS_TABLE)} ({names}) VALUES {', '.join(rows)}"
@@ -54,13 +66,12 @@ def insert_statement(plan: LoadPlan, tables: Iterable[Table], now: str) -> str:
 def history_query(plan: LoadPlan) -> str:
     """For each table of the plan and number of rows: when it was last replaced, when this export was last loaded."""
     dialect = plan.dialect
-    name, rows, at, mode = (dialect.identifier(column) for column in ("table_name", "rows", "loaded_at", "mode"))
-    replaced = f"{mode} = {dialect.literal('replace')}"
-    same = _same_origin(dialect, plan.origin)
+    name, rows, mode = (dialect.identifier(column) for column in ("table_name", "rows", "mode"))
+    replaced, same = f"{mode} = {dialect.literal('replace')}", _same_origin(dialect, plan.origin)
     names = ", ".join(dialect.literal(table.name) for table in plan.tables)
     tables = f"{name} IN ({names}) AND " if names else ""
     return (
-        f"SELECT {name}, {rows}, MAX(CASE WHEN {replaced} THEN {at} END), MAX(CASE WHEN {same} THEN {at} END) "
+        f"SELECT {name}, {rows}, {_last(dialect, replaced)}, {_last(dialect, same)} "
         f"FROM {plan.path(LOADS_TABLE)} WHERE {tables}({replaced} OR ({same})) GROUP BY {name}, {rows}"
     )
 
@@ -68,28 +79,39 @@ def history_query(plan: LoadPlan) -> str:
 def owners_query(plan: LoadPlan) -> str:
     """For each table and database: the database's name, when it was last replaced by it, when it was last loaded."""
     dialect = plan.dialect
-    table, database, name, at, mode = (
-        dialect.identifier(column) for column in ("table_name", "database_id", "database_name", "loaded_at", "mode")
+    table, database, name, mode = (
+        dialect.identifier(column) for column in ("table_name", "database_id", "database_name", "mode")
     )
     names = ", ".join(dialect.literal(each.name) for each in plan.tables)
     return (
-        f"SELECT {table}, {database}, MAX({name}), MAX(CASE WHEN {mode} = {dialect.literal('replace')} THEN {at} END), "
-        f"MAX({at}) FROM {plan.path(LOADS_TABLE)} WHERE {table} IN ({names}) AND {database} IS NOT NULL "
-        f"GROUP BY {table}, {database}"
+        f"SELECT {table}, {database}, MAX({name}), {_last(dialect, f'{mode} = ' + dialect.literal('replace'))}, "
+        f"{_last(dialect, f'{database} IS NOT NULL')} FROM {plan.path(LOADS_TABLE)} "
+        f"WHERE {table} IN ({names}) AND {database} IS NOT NULL GROUP BY {table}, {database}"
     )
+
+
+def _last(dialect: Dialect, condition: str) -> str:
+    """Sequence and time of the last record for which a condition holds."""
+    columns = (dialect.identifier(column) for column in ("sequence", "loaded_at"))
+    return ", ".join(f"MAX(CASE WHEN {condition} THEN {column} END)" for column in columns)
+
+
+def _moment(sequence: Any, at: Any) -> tuple[int, Any] | None:
+    """What :func:`_last` found, as something that can be compared; None for nothing."""
+    return None if at is None else (int(sequence or 0), at)
 
 
 def other_owners(owners: Iterable[tuple[Any, ...]], database_id: str) -> Mapping[str, str]:
     """From :func:`owners_query`'s rows: table → another database whose rows are in it now, name and id."""
-    rows = [tuple(row) for row in owners]
-    replaced: dict[str, Any] = {}
+    rows = [(table, database, name, _moment(*last[:2]), _moment(*last[2:])) for table, database, name, *last in owners]
+    replaced: dict[str, tuple[int, Any]] = {}
     for table, _, _, at, _ in rows:
         if at is not None and (table not in replaced or at > replaced[table]):
             replaced[table] = at
     return {
         str(table): f"{name} ({database})" if name else str(database)
         for table, database, name, _, at in rows
-        if database != database_id and (table not in replaced or at >= replaced[table])
+        if database != database_id and at is not None and (table not in replaced or at >= replaced[table])
     }
 
 
@@ -99,7 +121,7 @@ def already_loaded(history: Iterable[tuple[Any, ...]], tables: Iterable[Table]) 
     A later replace has taken it out. With another number of rows it is another export of the same bookmark: one of them
     was made with ``no_data``.
     """
-    records = list(history)
+    records = [(name, rows, _moment(*last[:2]), _moment(*last[2:])) for name, rows, *last in history]
     found = set()
     for table in tables:
         own = [record for record in records if record[0] == table.name]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1WarehouseError
 from airflow_provider_d1.warehouses import load_history
-from airflow_provider_d1.warehouses.plan import LOADS_TABLE, LoadedTable, LoadPlan, leftover_helpers
+from airflow_provider_d1.warehouses.plan import LOADS_TABLE, Column, LoadedTable, LoadPlan, leftover_helpers
 from airflow_provider_d1.warehouses.session import Run
 
 if TYPE_CHECKING:
@@ -142,8 +142,11 @@ class Load(Run[Any]):
         warehouse, plan = self.warehouse, self.plan
         if not self.session.rows(warehouse.schema_query(plan)):
             self.execute(warehouse.create_schema(plan))
-        if not self._columns(LOADS_TABLE):
+        columns = self._columns(LOADS_TABLE)
+        if not columns:
             self.execute(warehouse.create_loads(plan))
+        elif not any(plan.dialect.fold(name) == "sequence" for name in columns):  # an earlier release made it
+            self.execute(warehouse.add_column(plan, LOADS_TABLE, Column("sequence", "int64")))
         if warehouse.transaction != "load":  # else a killed load leaves none
             names = [str(name) for (name,) in self.session.rows(warehouse.helpers_query(plan))]
             for name in leftover_helpers(names):
@@ -181,8 +184,7 @@ class Load(Run[Any]):
             results.append(LoadedTable(table.name, path, statement, table.rows, nul_replaced=nul_replaced))
         warehouse.publish_all(self, works)
         if works and warehouse.transaction == "load":
-            tables = [work.table for work in works]
-            self.execute(load_history.insert_statement(plan, tables, warehouse.now))
+            warehouse.record(self, [work.table for work in works])
         return results
 
     def _check_owners(self) -> None:

@@ -888,6 +888,14 @@ MUTATIONS = (
         ("tests/unit/warehouses/test_load_history.py",),
     ),
     Mutation(
+        "a clock does not decide what was loaded later",
+        "warehouses/load_history",
+        "_moment",
+        "int(sequence or 0)",
+        "0",
+        ("tests/unit/warehouses/test_load_steps.py", "tests/integration/warehouses/test_warehouse_modes.py"),
+    ),
+    Mutation(
         "another database is not replaced",
         "warehouses/load_history",
         "other_owners",

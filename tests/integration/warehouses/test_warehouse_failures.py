@@ -173,7 +173,7 @@ def test_an_error_in_the_middle(engine, schema, load_staged, standing, folder, m
 
     uri = write_staged(folder, {"first": NEW, "second": NEW.append_column("more", NEW["id"])}, bookmark="new")
     whole = loads.insert_statement
-    monkeypatch.setattr(loads, "insert_statement", lambda plan, tables, now: whole(plan, tables, now) + " no such word")
+    monkeypatch.setattr(loads, "insert_statement", lambda *arguments: whole(*arguments) + " no such word")
     with pytest.raises((AirflowFailException, D1WarehouseError)):
         load_staged(uri, mode=mode)
     monkeypatch.undo()

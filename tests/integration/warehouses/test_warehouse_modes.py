@@ -11,6 +11,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from tests.integration.warehouses.staged import write_staged
+from tests.unit.warehouses.warehouse_plans import ENGINES
 
 
 def table(**columns: list[Any]) -> pa.Table:
@@ -143,6 +144,18 @@ def test_what_was_just_replaced_is_not_appended(engine, schema, load_staged, sta
     load_staged(second)
     # the first export has gone from the table with the second replace, so it is not loaded any more
     assert load_staged(first, mode="append")["skipped"] is False
+    assert len(held(engine, schema)) == 4
+
+
+def test_a_clock_that_is_put_back_appends_nothing_twice(engine, schema, load_staged, stage, monkeypatch) -> None:
+    first, second = stage({"users": USERS}), stage({"users": MORE})
+    load_staged(first)
+    monkeypatch.setattr(type(ENGINES[engine.name]), "now", "'2000-01-01 00:00:00'")
+    for skipped in (False, True, True):
+        assert load_staged(second, mode="append")["skipped"] is skipped
+    assert len(held(engine, schema)) == 4
+    load_staged(first)
+    assert load_staged(second, mode="append")["skipped"] is False
     assert len(held(engine, schema)) == 4
 
 

@@ -173,7 +173,7 @@ def test_an_error_while_appending_adds_nothing(engine, schema, load_staged, stag
     whole = loads.insert_statement
     uri = stage({"users": USERS})
     with monkeypatch.context() as patch:
-        patch.setattr(loads, "insert_statement", lambda plan, tables, now: whole(plan, tables, now) + " no such word")
+        patch.setattr(loads, "insert_statement", lambda *arguments: whole(*arguments) + " no such word")
         with pytest.raises(AirflowFailException, match="Snowflake rejected"):
             load_staged(uri, mode="append")
     assert engine.rows(schema, "users") == rows_of(USERS)

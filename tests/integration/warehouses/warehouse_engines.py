@@ -50,9 +50,8 @@ class Engine(ABC):
 
     def loads(self, schema: str) -> list[tuple[Any, ...]]:
         names = ", ".join(self.quoted(n) for n in ("table_name", "database_id", "bookmark", "rows", "mode"))
-        return self.execute(
-            f"SELECT {names} FROM {self.quoted(schema, '_d1_loads')} ORDER BY {self.quoted('loaded_at')}"
-        )
+        order = ", ".join(self.quoted(n) for n in ("sequence", "loaded_at"))
+        return self.execute(f"SELECT {names} FROM {self.quoted(schema, '_d1_loads')} ORDER BY {order}")
 
 
 class Postgres(Engine):

@@ -13,7 +13,7 @@ from airflow_provider_d1.cloudflare.models import ExportOptions
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1WarehouseError
 from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.loader import Load, planned_statements
-from airflow_provider_d1.warehouses.plan import LOADS_TABLE, LoadOptions, LoadPlan, make_plan
+from airflow_provider_d1.warehouses.plan import LOADS_TABLE, Column, LoadOptions, LoadPlan, make_plan
 from airflow_provider_d1.warehouses.session import Run, Session, abbreviated
 from tests.unit.warehouses.warehouse_plans import ENGINES, TOKEN, manifest, plan
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TABLES = {"users": {"id": "int64", "name": "string"}}
 DAY = dt.timedelta(days=1)
+CLOCK = dt.datetime(2026, 11, 22, tzinfo=dt.UTC)
 FILL = "fill it"
 #: the others have steps of their own, and are run in tests/integration/warehouses
 DEFAULT = [name for name in ENGINES if type(ENGINES[name]).load_rows is Warehouse.load_rows]
@@ -38,13 +39,14 @@ class Recorder(Session):
         self.rows_there = 10 if columns else 0
         self.arrives = self.matched = 3
         self.unfit, self.unfit_by = 0, ""
+        self.last: int | None = None
         self.ran: list[str] = []
         self.known: dict[str, list[tuple[Any, ...]]] = {}
 
     def know(self, warehouse: Warehouse[Any], made: LoadPlan) -> None:
         self.known = {
             warehouse.schema_query(made): [(1,)],
-            warehouse.columns_query(made, LOADS_TABLE): [("table_name", "text")],
+            warehouse.columns_query(made, LOADS_TABLE): [("table_name", "text"), ("sequence", "bigint")],
             warehouse.helpers_query(made): [(name,) for name in self.helpers],
             **{warehouse.attached_query(made, table.name) or "": self.policies for table in made.tables},
             **{warehouse.columns_query(made, table.name): self.columns for table in made.tables},
@@ -57,6 +59,8 @@ class Recorder(Session):
             return self.known[statement]
         if "MAX(CASE" in statement:
             return self.history
+        if statement.startswith("SELECT MAX("):
+            return [(self.last,)]
         if "NOT BETWEEN" in statement:
             return [(0,)]
         if "IS NULL" in statement or "d1_twice" in statement:
@@ -380,19 +384,60 @@ def test_rows_are_deleted_only_by_a_manifest_that_has_every_row(name) -> None:
 @pytest.mark.parametrize("name", DEFAULT)
 def test_what_is_loaded_is_skipped(name) -> None:
     columns = existing(name, id="int64", name="string")
-    recorder = Recorder(columns, history=[("users", 3, None, 5)])
+    recorder = Recorder(columns, history=[("users", 3, None, None, 5, CLOCK)])
     (result,) = load(name, recorder, "append")
     assert result.skipped
     assert FILL not in recorder.ran
     # a later replace has taken it out again
-    (result,) = load(name, Recorder(columns, history=[("users", 3, 6, 5)]), "append")
+    (result,) = load(name, Recorder(columns, history=[("users", 3, 6, CLOCK, 5, CLOCK)]), "append")
     assert not result.skipped
     # the table has gone since
-    (result,) = load(name, Recorder([], history=[("users", 3, None, 5)]), "append")
+    (result,) = load(name, Recorder([], history=[("users", 3, None, None, 5, CLOCK)]), "append")
     assert not result.skipped
     # the rows that were loaded are another number: an export with no_data has the same bookmark
-    (result,) = load(name, Recorder(columns, history=[("users", 0, None, 5)]), "append")
+    (result,) = load(name, Recorder(columns, history=[("users", 0, None, None, 5, CLOCK)]), "append")
     assert not result.skipped
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+@pytest.mark.parametrize("clock", [-1, 0, 1])
+def test_the_order_of_loads_is_not_that_of_a_clock(name, clock) -> None:
+    """The server's time may have been put back, or be the same."""
+    columns, other = existing(name, id="int64", name="string"), CLOCK + DAY * clock
+    for replaced, loaded, skipped in ((6, 5, False), (5, 6, True)):
+        recorder = Recorder(columns, history=[("users", 3, replaced, CLOCK, loaded, other)])
+        (result,) = load(name, recorder, "append")
+        assert result.skipped == skipped
+    # records of earlier releases have no sequence: they come before all others, and a clock orders them
+    for replaced, loaded, skipped in ((None, 1, True), (1, None, False), (None, None, clock >= 0)):
+        recorder = Recorder(columns, history=[("users", 3, replaced, CLOCK, loaded, other)])
+        (result,) = load(name, recorder, "append")
+        assert result.skipped == skipped
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+def test_each_record_has_the_next_number(name) -> None:
+    for last, number in ((None, 1), (41, 42)):
+        recorder = Recorder([])
+        recorder.last = last
+        load(name, recorder)
+        (record,) = [statement for statement in recorder.ran if "VALUES" in statement and "_d1_loads" in statement]
+        assert record.endswith(f", {number})")
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+def test_an_older_table_of_loads_gets_its_new_column(name) -> None:
+    warehouse = ENGINES[name]
+
+    class Older(Recorder):
+        def rows(self, statement: str) -> list[tuple[Any, ...]]:
+            found = super().rows(statement)
+            return [row for row in found if row[0] != "sequence"]
+
+    recorder = Older([])
+    load(name, recorder)
+    added = warehouse.add_column(plan(warehouse, manifest(TABLES)), LOADS_TABLE, Column("sequence", "int64"))
+    assert added in recorder.ran
 
 
 @pytest.mark.parametrize("name", DEFAULT)

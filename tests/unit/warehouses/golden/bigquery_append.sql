@@ -1,14 +1,14 @@
 CREATE SCHEMA IF NOT EXISTS `staging`;
-CREATE TABLE IF NOT EXISTS `staging`.`_d1_loads` (`loaded_at` TIMESTAMP, `manifest` STRING, `database_id` STRING, `database_name` STRING, `bookmark` STRING, `dump_sha256` STRING, `table_name` STRING, `rows` INT64, `mode` STRING);
+CREATE TABLE IF NOT EXISTS `staging`.`_d1_loads` (`loaded_at` TIMESTAMP, `manifest` STRING, `database_id` STRING, `database_name` STRING, `bookmark` STRING, `dump_sha256` STRING, `table_name` STRING, `rows` INT64, `mode` STRING, `sequence` INT64);
 CREATE TABLE `staging`.`_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06` (`a int64` INT64, `a float64` FLOAT64, `a string` STRING, `a binary` BYTES, `a timestamp` DATETIME, `a date32` DATE, `select` INT64);
 LOAD DATA INTO `staging`.`_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06` FROM FILES (format = 'PARQUET', uris = ['s3://bucket/d1/shop\'s/t0/part-00000.parquet', 's3://bucket/d1/shop\'s/t0/part-00001.parquet']);
 CREATE TABLE `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1` (`id` INT64);
 LOAD DATA INTO `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1` FROM FILES (format = 'PARQUET', uris = ['s3://bucket/d1/shop\'s/t1/part-00000.parquet', 's3://bucket/d1/shop\'s/t1/part-00001.parquet']);
 CREATE TABLE IF NOT EXISTS `staging`.`users` (`a int64` INT64, `a float64` FLOAT64, `a string` STRING, `a binary` BYTES, `a timestamp` DATETIME, `a date32` DATE, `select` INT64);
 INSERT INTO `staging`.`users` (`a int64`, `a float64`, `a string`, `a binary`, `a timestamp`, `a date32`, `select`) SELECT `a int64`, `a float64`, `a string`, `a binary`, `a timestamp`, `a date32`, `select` FROM `staging`.`_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06`;
-INSERT INTO `staging`.`_d1_loads` (`loaded_at`, `manifest`, `database_id`, `database_name`, `bookmark`, `dump_sha256`, `table_name`, `rows`, `mode`) VALUES (CURRENT_TIMESTAMP(), 's3://bucket/d1/shop\'s/_manifest.json', 'uuid', 'it\'s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'users', 3, 'append');
+INSERT INTO `staging`.`_d1_loads` (`loaded_at`, `manifest`, `database_id`, `database_name`, `bookmark`, `dump_sha256`, `table_name`, `rows`, `mode`, `sequence`) VALUES (CURRENT_TIMESTAMP(), 's3://bucket/d1/shop\'s/_manifest.json', 'uuid', 'it\'s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'users', 3, 'append', 1);
 CREATE TABLE IF NOT EXISTS `staging`.`orders-2026` (`id` INT64);
 INSERT INTO `staging`.`orders-2026` (`id`) SELECT `id` FROM `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1`;
-INSERT INTO `staging`.`_d1_loads` (`loaded_at`, `manifest`, `database_id`, `database_name`, `bookmark`, `dump_sha256`, `table_name`, `rows`, `mode`) VALUES (CURRENT_TIMESTAMP(), 's3://bucket/d1/shop\'s/_manifest.json', 'uuid', 'it\'s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'orders-2026', 3, 'append');
+INSERT INTO `staging`.`_d1_loads` (`loaded_at`, `manifest`, `database_id`, `database_name`, `bookmark`, `dump_sha256`, `table_name`, `rows`, `mode`, `sequence`) VALUES (CURRENT_TIMESTAMP(), 's3://bucket/d1/shop\'s/_manifest.json', 'uuid', 'it\'s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'orders-2026', 3, 'append', 1);
 DROP TABLE IF EXISTS `staging`.`_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06`;
 DROP TABLE IF EXISTS `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1`;

@@ -1,6 +1,6 @@
 BEGIN TRANSACTION;
 CREATE SCHEMA IF NOT EXISTS "staging";
-CREATE TABLE IF NOT EXISTS "staging"."_d1_loads" ("loaded_at" TIMESTAMP, "manifest" VARCHAR, "database_id" VARCHAR, "database_name" VARCHAR, "bookmark" VARCHAR, "dump_sha256" VARCHAR, "table_name" VARCHAR, "rows" BIGINT, "mode" VARCHAR);
+CREATE TABLE IF NOT EXISTS "staging"."_d1_loads" ("loaded_at" TIMESTAMP, "manifest" VARCHAR, "database_id" VARCHAR, "database_name" VARCHAR, "bookmark" VARCHAR, "dump_sha256" VARCHAR, "table_name" VARCHAR, "rows" BIGINT, "mode" VARCHAR, "sequence" BIGINT);
 CREATE TABLE "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06" ("a int64" BIGINT, "a float64" DOUBLE, "a string" VARCHAR, "a binary" BLOB, "a timestamp" TIMESTAMP, "a date32" DATE, "select" BIGINT);
 INSERT INTO "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06" ("a int64", "a float64", "a string", "a binary", "a timestamp", "a date32", "select") SELECT "a int64", "a float64", "a string", "a binary", "a timestamp", "a date32", "select" FROM read_parquet(['s3://bucket/d1/shop''s/t0/part-00000.parquet', 's3://bucket/d1/shop''s/t0/part-00001.parquet'], hive_partitioning = false, union_by_name = false);
 CREATE TABLE "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1" ("id" BIGINT);
@@ -10,5 +10,5 @@ INSERT INTO "staging"."users" ("a int64", "a float64", "a string", "a binary", "
 INSERT INTO "staging"."orders-2026" ("id") SELECT d1_new."id" FROM "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1" AS d1_new WHERE NOT EXISTS (SELECT 1 FROM "staging"."orders-2026" WHERE "orders-2026"."id" = d1_new."id");
 DROP TABLE IF EXISTS "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06";
 DROP TABLE IF EXISTS "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1";
-INSERT INTO "staging"."_d1_loads" ("loaded_at", "manifest", "database_id", "database_name", "bookmark", "dump_sha256", "table_name", "rows", "mode") VALUES (make_timestamp(epoch_us(now())), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'users', 3, 'merge'), (make_timestamp(epoch_us(now())), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'orders-2026', 3, 'merge');
+INSERT INTO "staging"."_d1_loads" ("loaded_at", "manifest", "database_id", "database_name", "bookmark", "dump_sha256", "table_name", "rows", "mode", "sequence") VALUES (make_timestamp(epoch_us(now())), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'users', 3, 'merge', 1), (make_timestamp(epoch_us(now())), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'orders-2026', 3, 'merge', 1);
 COMMIT;
