@@ -134,7 +134,7 @@ def test_a_long_stream_needs_no_more_memory_than_a_few_parts(storage) -> None:
 
 
 @pytest.mark.parametrize("fail_at", [0, 1 << 20, 25 << 20])
-def test_a_source_that_fails_leaves_no_object_and_no_upload(server, bucket, storage, fail_at) -> None:
+def test_a_failing_source_leaves_no_object_and_no_upload(server, bucket, storage, fail_at) -> None:
     dump = random.Random(7).randbytes(30 << 20)
     with pytest.raises(D1DownloadError, match="cut"):
         stage(Chopped(dump, fail_at=fail_at), storage, StagingOptions(file_format="sql"), SOURCE)
@@ -195,7 +195,7 @@ def test_200_pairs_of_runs_never_mix(server, bucket, check: Callable[..., None])
     check(partial(prefix_of, server, f"pairs/{check.__name__}"), 100)
 
 
-def test_of_many_who_replace_an_object_at_once_one_succeeds(server, bucket, storage) -> None:
+def test_of_many_concurrent_replacements_one_succeeds(server, bucket, storage) -> None:
     assert not storage.replace("k", b"0", expected=b"other")
     assert storage.replace("k", b"0", expected=None)
     assert not storage.replace("k", b"1", expected=None)

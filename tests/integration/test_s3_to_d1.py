@@ -213,7 +213,7 @@ def test_an_append_whose_answer_is_lost_adds_once(emulator: Emulator, s3: S3Serv
 @pytest.mark.parametrize(
     ("data", "key", "words"),
     [
-        (parquet(r=[1.0, math.nan]), "n.parquet", r"n.parquet: table 't', row 1, column 'r': NaN, which is no value"),
+        (parquet(r=[1.0, math.nan]), "n.parquet", r"n.parquet: table 't', row 1, column 'r': NaN is not an SQL value"),
         (parquet(nope=[1]), "c.parquet", "table t has no column named nope"),
         (b"not parquet", "b.parquet", "b.parquet: not a readable parquet file"),
         (b"[1]\n", "l.jsonl", "line 1 is not an object"),

@@ -236,7 +236,7 @@ MUTATIONS = (
         "Download._after_body_end",
         "bool(self._position)",
         "True",
-        ("tests/unit/cloudflare/test_download.py::test_what_is_no_http_is_tried_again",),
+        ("tests/unit/cloudflare/test_download.py::test_a_response_that_is_not_http_is_retried",),
     ),
     Mutation(
         "without an ETag the last bytes prove that it is the same dump",
@@ -373,7 +373,7 @@ MUTATIONS = (
         "S3Storage.replace",
         "self._client.put_object(**target, **condition)",
         "self._client.put_object(**target)",
-        ("tests/integration/test_s3_storage.py::test_of_many_who_replace_an_object_at_once_one_succeeds",),
+        ("tests/integration/test_s3_storage.py::test_of_many_concurrent_replacements_one_succeeds",),
     ),
     Mutation(
         "a newer run stays current",

@@ -73,7 +73,7 @@ def test_connections_are_json(path: Path) -> None:
         assert "conn_type" in json.loads(connection)
 
 
-def test_every_error_has_a_row_that_says_what_to_do() -> None:
+def test_every_error_has_a_row_with_a_remedy() -> None:
     """And whether it is retried, where the class alone decides that."""
     rows = re.findall(r"^\| (`D1\w+`(?:, `D1\w+`)*) \| (.+?) \| (.+?) \|$", OPERATING.read_text(), re.MULTILINE)
     retried = {name: words for names, words, _ in rows for name in re.findall(r"D1\w+", names)}

@@ -148,7 +148,7 @@ def test_a_date_in_the_past_is_now() -> None:
     assert retry_after(Response(429, headers, b"")) == 0.0
 
 
-def test_a_date_without_the_servers_own_counts_from_ours() -> None:
+def test_a_retry_after_date_without_a_date_header_uses_our_clock() -> None:
     wait = retry_after(Response(429, {"retry-after": formatdate(time.time() + 800, usegmt=True)}, b""))
     assert wait is not None
     assert 700 < wait < 801

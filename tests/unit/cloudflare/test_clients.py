@@ -286,7 +286,7 @@ def test_a_retry_after_of_a_503_counts_as_an_attempt(ask: Ask, body: Any) -> Non
     assert ask.clock.slept == [25.0] * (ATTEMPTS - 1)
 
 
-def test_but_not_past_the_deadline(ask: Ask) -> None:
+def test_a_rate_limit_wait_past_the_deadline_fails(ask: Ask) -> None:
     limited = Reply(error(971, "throttled"), 429, headers={"retry-after": "700"})
     with pytest.raises(D1RateLimitError) as caught:
         ask([limited], "list_databases")
@@ -310,7 +310,7 @@ def test_a_write_that_may_have_happened_is_not_sent_twice(ask: Ask, failure: Rep
     ],
     ids=repr,
 )
-def test_a_write_that_surely_has_not_is(ask: Ask, failure: Reply | Exception) -> None:
+def test_a_write_that_was_not_sent_is_retried(ask: Ask, failure: Reply | Exception) -> None:
     ask([failure, rows()], "query", UUID, "INSERT INTO t VALUES (1)")
     assert len(ask.requests) == 2
 
@@ -338,7 +338,7 @@ class _Endless(httpx.SyncByteStream, httpx.AsyncByteStream):
             yield chunk
 
 
-def test_an_endless_answer_is_cut_off(ask: Ask) -> None:
+def test_an_endless_response_is_stopped(ask: Ask) -> None:
     body = _Endless()
     with pytest.raises(D1ApiError, match="exceeds 4 MiB"):
         ask(lambda _: _Streaming(body), "list_databases")

@@ -147,7 +147,7 @@ def test_a_cut_transfer_is_resumed(place: int, reset: bool) -> None:
         assert 0 < start <= place if reset else start == place
 
 
-def test_many_cuts_are_no_failure_as_long_as_bytes_come() -> None:
+def test_many_cuts_are_tolerated_while_bytes_arrive() -> None:
     with Server([whole(cut_at=40_000, etag=TAG, ranges=True)]) as server:
         assert fetch(server) == DUMP
     assert len(server.requests) == len(DUMP) / 40_000
@@ -165,7 +165,7 @@ def test_without_an_etag_the_last_bytes_are_requested_again(place: int, etag: st
 
 
 @pytest.mark.parametrize("change", [b"x", b""], ids=["other bytes", "another length"])
-def test_and_if_they_or_the_length_differ_it_is_another_dump(change: bytes) -> None:
+def test_different_last_bytes_or_length_mean_another_dump(change: bytes) -> None:
     other = DUMP[:499_000] + change + DUMP[499_001:]
     cut = whole(cut_at=500_000, ranges=True, offer=True)
     with (
@@ -231,7 +231,7 @@ def _part(**fields: object) -> Any:
         {"ETag": TAG},
     ],
 )
-def test_a_206_that_proves_nothing_is_not_believed(fields: dict[str, object]) -> None:
+def test_a_206_that_cannot_be_verified_is_rejected(fields: dict[str, object]) -> None:
     with Server([whole(cut_at=500_000, etag=TAG, ranges=True), _part(**fields), whole(etag=TAG)]) as server:
         assert fetch(server) == DUMP
     assert server.ranges() == [None, 500_000, None]
@@ -331,7 +331,7 @@ def test_a_compressed_response_is_refused() -> None:
         b"HTTP/1.1 200 OK\r\nx: y\r\nContent-Len",
     ],
 )
-def test_what_is_no_http_is_tried_again(head: bytes) -> None:
+def test_a_response_that_is_not_http_is_retried(head: bytes) -> None:
     with Server([lambda request: request.send(head), whole()]) as server:
         assert fetch(server) == DUMP
 
@@ -387,7 +387,7 @@ def test_retry_after_is_obeyed() -> None:
     assert clock.slept == [7.0]
 
 
-def test_but_no_worker_waits_for_an_hour() -> None:
+def test_a_retry_after_of_an_hour_fails_the_download() -> None:
     clock = FakeClock()
     with Server([refusal(503, Retry_After=3600)]) as server, pytest.raises(D1DownloadError, match="3600 s") as caught:
         fetch(server, clock=clock)
@@ -463,7 +463,7 @@ def test_redirects_end() -> None:
         "https://a b/",
     ],
 )
-def test_a_redirect_to_where_nothing_may_go(target: str) -> None:
+def test_a_redirect_to_a_refused_address(target: str) -> None:
     with Server([redirect(target)]) as server, pytest.raises(D1DownloadError) as caught:
         Download(server.url, targets=LOOPBACK)
     assert not caught.value.retryable
@@ -528,7 +528,7 @@ def test_a_slow_download_is_stopped() -> None:
     assert caught.value.retryable
 
 
-def test_a_dump_without_a_length_is_no_longer_than_a_database(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dump_without_a_length_is_bounded_by_a_databases_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("airflow_provider_d1.cloudflare.download.MAX_UNANNOUNCED_BYTES", 500_000)
     with Server([whole(length=None)]) as server, pytest.raises(D1DownloadError, match="longer than") as caught:
         fetch(server)

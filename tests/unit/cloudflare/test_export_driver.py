@@ -189,7 +189,7 @@ def test_no_gap_exceeds_ten_seconds_when_polls_fail_in_every_way() -> None:
     assert (fake.cancelled, result.restarts) == (0, 0)
 
 
-def test_an_answer_that_never_comes_is_given_up_before_d1_cancels() -> None:
+def test_a_poll_without_response_times_out_before_d1_cancels() -> None:
     fake = FakeD1([active(), active(after=1000), complete()])
     result = export(fake)
     assert gaps(fake.times("poll")) == [9.5]
@@ -330,7 +330,7 @@ def test_skipping_virtual_tables_exports_and_reports_the_others() -> None:
     assert any("docs_fts" in line for line in progress)
 
 
-def test_an_answer_about_something_else_does_not_pass_for_a_schema() -> None:
+def test_a_response_to_another_query_is_not_a_schema() -> None:
     fake = FakeD1()
     other = ok([{"success": True, "results": {"columns": ["ok"], "rows": [[1]]}}])
     fake.query_script = [Reply(other)]
@@ -364,7 +364,7 @@ def test_a_table_that_vanishes_during_the_export_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("failure", [HTML_502, RESET, QUERY_BUSY, Reply(b"", after=1000)])
-def test_a_second_look_that_fails_costs_neither_the_export_nor_much_time(failure: Reply | Exception) -> None:
+def test_a_failed_verification_does_not_fail_the_export(failure: Reply | Exception) -> None:
     class Silent(FakeD1):
         def answer(self, kind: str, query: Mapping[str, Any], body: dict[str, Any]) -> Reply | Exception:
             return failure if kind == "query" and self.count("start") else super().answer(kind, query, body)

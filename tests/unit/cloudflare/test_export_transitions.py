@@ -76,7 +76,7 @@ def test_an_unanswered_start_is_not_repeated_within_a_second(answer: Unclear) ->
     assert state.restarts == 0
 
 
-def test_further_ones_wait_longer_but_never_very_long() -> None:
+def test_unclear_starts_back_off_up_to_a_limit() -> None:
     state, delays = State(), []
     for _ in range(3000):
         state, send = step(state, NO_ANSWER, AT_ONCE, RULES)

@@ -34,7 +34,7 @@ def test_it_survives_json(export: D1Export) -> None:
     assert D1Export.from_dict(json.loads(json.dumps(export.to_dict()))) == export
 
 
-def test_it_says_how_long_the_database_was_unavailable() -> None:
+def test_unavailable_seconds() -> None:
     assert EXPORT.unavailable_seconds == 12.5
 
 

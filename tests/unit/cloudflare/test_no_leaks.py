@@ -106,7 +106,7 @@ SCHEMA = [{"success": True, "results": {"columns": ["name", "type", "sql"], "row
 LISTED = good([{"uuid": UUID, "name": "shop"}])
 
 
-def test_a_whole_export_and_download_log_nothing_of_it(log: Everything) -> None:
+def test_an_export_and_a_download_log_no_secret(log: Everything) -> None:
     with Server([whole(cut_at=500_000), whole()]) as bucket:
         replies = {
             "database": [LISTED],
@@ -141,7 +141,7 @@ def test_what_httpx_would_have_logged_is_there_for_others(log: Everything) -> No
     assert any(record.name.startswith("httpcore") for record in log.records)
 
 
-def test_logging_that_is_set_up_anew_changes_nothing(log: Everything) -> None:
+def test_a_new_logging_configuration_does_not_reveal_secrets(log: Everything) -> None:
     for name in LOGGERS:
         logging.getLogger(name).filters.clear()
     with Server([LISTED]) as server, D1Client(credentials_for(server), limiter=RateLimiter(1000)) as client:

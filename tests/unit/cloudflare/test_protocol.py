@@ -46,14 +46,14 @@ def test_a_short_page_is_the_last(count: int, info: dict[str, int], last: bool) 
     assert protocol.read_databases(answer(items, result_info=info)).last is last
 
 
-def test_but_not_while_the_total_says_that_more_are_to_come() -> None:
+def test_a_short_page_is_not_the_last_while_the_total_is_larger() -> None:
     # a server that gives fewer than asked for and repeats what was asked for
     info = {"page": 1, "per_page": 1000, "count": 1, "total_count": 3}
     assert not protocol.read_databases(answer([{"uuid": "u", "name": "n"}], result_info=info)).last
 
 
 @pytest.mark.parametrize("result", [{"uuid": "u"}, "x", 3])
-def test_what_is_no_list_of_databases_is_no_empty_one(result: object) -> None:
+def test_a_malformed_list_of_databases_is_an_error(result: object) -> None:
     with pytest.raises(D1ApiError, match="list of databases missing"):
         protocol.read_databases(answer(result))
 

@@ -170,7 +170,7 @@ def test_an_absurd_wait_closes_the_token_for_fifteen_minutes_at_most(response: R
     assert limiter.take() == 0.0
 
 
-def test_a_refusal_without_a_wait_is_no_busy_loop() -> None:
+def test_a_refusal_without_retry_after_waits_a_second() -> None:
     limiter = RateLimiter(1000, FakeClock())
     limiter.observe(answer(429, retry_after="0"))
     assert limiter.take(priority=True) == 1.0
@@ -353,7 +353,7 @@ def test_calls_already_made_reduce_the_capacity() -> None:
     assert waited == 0.0
 
 
-def test_a_limit_too_small_for_one_export_still_lets_one_run_alone() -> None:
+def test_a_limit_too_small_for_one_export_still_admits_one() -> None:
     limiter = settled(20, FakeClock())
     assert exports_until_refused(limiter) == 1
 
@@ -425,7 +425,7 @@ def test_scarce_calls_are_noticed() -> None:
 # --- one limiter for all
 
 
-def test_a_token_has_one_limiter_in_the_process_and_no_copy_of_it_stays() -> None:
+def test_a_token_has_one_limiter_which_does_not_keep_the_token() -> None:
     assert limiter_for(credentials()) is limiter_for(credentials(account_id="f" * 32))
     assert limiter_for(credentials()) is not limiter_for(credentials(token="another"))
 
@@ -538,7 +538,7 @@ def test_200_exports_at_once_meet_no_refusal_and_no_gap_over_ten_seconds(seconds
 
 
 @pytest.mark.parametrize(("gap", "count"), [(0.1, 1), (0.1, 3), (1, 5), (10, 30)])
-def test_nor_with_a_constant_poll_interval(gap: float, count: int) -> None:
+def test_a_constant_poll_interval_counts_its_polls(gap: float, count: int) -> None:
     fake = Counting(400)
     run(export_many(fake, count, gap=gap))
     assert fake.refused == 0

@@ -22,7 +22,7 @@ def test_what_was_sealed_opens_with_the_same_token() -> None:
     assert unseal(seal(SIGNED_URL, f"{TOKEN}\n"), TOKEN) == SIGNED_URL
 
 
-def test_the_sealed_form_shows_nothing_and_never_repeats() -> None:
+def test_the_sealed_form_reveals_nothing_and_is_never_the_same() -> None:
     first, second = seal(SIGNED_URL, TOKEN, expires_at=NOON), seal(SIGNED_URL, TOKEN, expires_at=NOON)
     assert first != second
     raw = first.encode() + base64.urlsafe_b64decode(first.split(".")[-1])

@@ -109,7 +109,7 @@ def test_traps(ddl: str, odd: str) -> None:
         assert_same(table(ddl, rows), block_size=60)
 
 
-def test_one_odd_row_costs_one_row() -> None:
+def test_one_irregular_row_takes_the_exact_path_alone() -> None:
     rows = [f"{i},'text {i}',{i}.5" for i in range(1000)]
     rows[500] = "500,unistr('\\u0041'),5e-1"
     dump = table("a INTEGER, b TEXT, c REAL", rows)

@@ -186,6 +186,6 @@ def test_parse_temporal(texts: list[str], kind: pa.DataType, block_size: int) ->
     assert read_with_ours(dump, block_size=block_size)["t"].columns["a"].type == STR
 
 
-def test_a_number_among_dates_leaves_them_texts() -> None:
+def test_dates_with_a_number_among_them_stay_texts() -> None:
     dump = b"CREATE TABLE t(a DATETIME);\nINSERT INTO t VALUES('2024-01-01');\nINSERT INTO t VALUES(5);\n"
     assert read_with_ours(dump, parse_temporal=True)["t"].columns["a"].to_pylist() == ["2024-01-01", "5"]

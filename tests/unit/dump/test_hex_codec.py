@@ -25,7 +25,7 @@ def test_lower_case_digits_are_read_too() -> None:
 
 
 @pytest.mark.parametrize("values", [["0"], ["000", "0"], ["zz"], ["00", "0g"], [" 00 "], ["é"]])
-def test_what_is_no_hexadecimal_is_refused(values: list[str]) -> None:
+def test_other_characters_are_refused(values: list[str]) -> None:
     with pytest.raises(ValueError, match="hexadecimal"):
         decode_hex(pa.array(values))
 

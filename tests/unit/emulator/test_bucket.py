@@ -67,7 +67,7 @@ def test_a_dump_becomes_an_object(tmp_path: Path, bucket: Bucket) -> None:
     assert (found.size, found.etag) == (len(content), hashlib.md5(content).hexdigest())
 
 
-def test_a_cancelled_dump_leaves_nothing(tmp_path: Path, bucket: Bucket) -> None:
+def test_a_cancelled_dump_is_not_stored(tmp_path: Path, bucket: Bucket) -> None:
     assert written(tmp_path, bucket, "CREATE TABLE t(a)", cancel=True).error is None
     assert bucket.get("key.sql") is None
     assert list((tmp_path / "bucket").iterdir()) == []

@@ -49,7 +49,7 @@ def test_a_bookmark_moves_with_what_is_written(database: LocalDatabase, sql: str
     assert (database.bookmark() != before) is moves
 
 
-def test_a_failed_write_moves_nothing(database: LocalDatabase) -> None:
+def test_a_failed_write_does_not_move_the_bookmark(database: LocalDatabase) -> None:
     before = database.bookmark()
     with pytest.raises(QueryError):
         run(database, "INSERT INTO t VALUES (2); INSERT INTO t VALUES (1)")

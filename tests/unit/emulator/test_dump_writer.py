@@ -67,7 +67,7 @@ def test_an_empty_database_is_one_statement(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["SHOP", "shops", ""])
-def test_a_name_that_matches_nothing_gives_an_empty_dump(tmp_path: Path, name: str) -> None:
+def test_an_unknown_name_gives_an_empty_dump(tmp_path: Path, name: str) -> None:
     assert dump(tmp_path, "CREATE TABLE shop(a)", tables=(name,)) == b"PRAGMA defer_foreign_keys=TRUE;"
 
 

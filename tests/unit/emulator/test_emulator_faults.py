@@ -58,7 +58,7 @@ def test_a_lost_complete_response_is_not_repeated(api) -> None:
     assert api.export("small", bookmark).json()["result"] == {"success": False, "error": LOST}
 
 
-def test_an_error_is_no_answer_to_lose(api) -> None:
+def test_an_error_response_is_not_lost(api) -> None:
     api.emulator.faults.lost_start_answers = 1
     assert api.call("POST", api.path("small", "/export"), json={}).status_code == 400
     assert api.emulator.faults.lost_start_answers == 1

@@ -123,7 +123,7 @@ def test_the_login_holds_the_account_id_which_the_form_shows_first() -> None:
         settings(login="f" * 32, extra={"account_id": ACCOUNT})
 
 
-def test_a_port_that_the_form_asks_for_changes_nothing() -> None:
+def test_the_port_of_the_form_is_ignored() -> None:
     assert settings(port=443).credentials.base_url == API
     assert settings(port=443, host=API).credentials.base_url == API
     assert settings(port=443, host="api.cloudflare.com/client/v4").credentials.base_url == API

@@ -196,7 +196,7 @@ def test_another_connections_token_does_not_open_the_url(emulator: Emulator, mon
         D1Hook("d1_other").download(export)
 
 
-def test_what_is_no_export_is_refused(emulator: Emulator) -> None:
+def test_a_dict_that_is_not_an_export_is_refused(emulator: Emulator) -> None:
     with pytest.raises(D1ConfigurationError, match="'database_id' is missing"):
         D1Hook().download({"bookmark": "x"})
 

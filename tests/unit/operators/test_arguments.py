@@ -101,7 +101,7 @@ def test_dry_run_is_named_as_the_user_wrote_it() -> None:
 LOAD = {"task_id": "load", "manifest": "s3://b/_manifest.json", "conn_id": "c", "schema": "s"}
 
 
-def test_every_argument_of_the_loader_is_templated_and_says_so() -> None:
+def test_every_argument_of_the_loader_is_templated_and_documented_so() -> None:
     parameters = inspect.signature(D1StagingToWarehouseOperator.__init__).parameters.values()
     own = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
     documented = re.findall(r":param (\w+):(.*?)\(templated\)", D1StagingToWarehouseOperator.__doc__ or "", re.DOTALL)

@@ -237,7 +237,7 @@ def test_the_export_is_logged_before_deferring(
     assert f"destination={tmp_path.as_uri()}/ " in other
 
 
-def test_every_argument_is_templated_or_says_that_it_is_not() -> None:
+def test_every_argument_is_documented_as_templated_or_not() -> None:
     documented = re.findall(r":param (\w+):(.*?)\((not )?templated\)", D1ExportOperator.__doc__ or "", re.DOTALL)
     assert [name for name, words, _ in documented if ":param" in words] == []
     assert {name for name, _, _ in documented} == set(own_parameters())

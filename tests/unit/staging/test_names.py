@@ -123,7 +123,7 @@ def test_audit_columns_keep_their_names() -> None:
 
 
 @given(st.lists(st.text(min_size=1), unique_by=lambda name: name.translate(ASCII_LOWER)), st.booleans())
-def test_every_column_has_a_name_of_its_own(columns: list[str], snake: bool) -> None:
+def test_every_column_has_a_unique_name(columns: list[str], snake: bool) -> None:
     names = file_column_names(columns, snake=snake, audit=["_loaded_at"])
     folded = [name.translate(ASCII_LOWER) for name in (*names, "_loaded_at")]
     assert len(set(folded)) == len(columns) + 1

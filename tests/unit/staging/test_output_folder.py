@@ -31,7 +31,7 @@ def test_a_run_replaces_the_one_before(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_until_it_is_complete_the_one_before_stays_whole(tmp_path: Path) -> None:
+def test_an_earlier_staging_is_kept_until_the_new_one_is_complete(tmp_path: Path) -> None:
     before = staged(tmp_path, dump_of("one"))
     with pytest.raises(D1DumpError):
         staged(tmp_path, dump_of("two") + b"DROP TABLE users;")

@@ -48,7 +48,7 @@ def test_files_appear_under_their_keys_and_are_listed(tmp_path: Path) -> None:
     assert storage.uri("users/part-00000.parquet") == (tmp_path / "out/users/part-00000.parquet").as_uri()
 
 
-def test_a_uri_holds_what_a_path_cannot(tmp_path: Path) -> None:
+def test_a_uri_is_percent_encoded(tmp_path: Path) -> None:
     assert FolderStorage(tmp_path / "a b#c%").uri("k").endswith("/a%20b%23c%25/k")
 
 
@@ -72,7 +72,7 @@ def test_another_file_system_is_copied_to(tmp_path: Path, monkeypatch: pytest.Mo
     assert (tmp_path / "out/t/p").read_bytes() == b"abc"
 
 
-def test_a_stream_that_breaks_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failing_stream_leaves_no_file(tmp_path: Path) -> None:
     storage = FolderStorage(tmp_path / "out")
     with pytest.raises(ConnectionError):
         storage.put_stream("t/p", io.BufferedReader(Failing()))
@@ -89,7 +89,7 @@ def test_a_put_that_breaks_keeps_what_stood_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "../x", "a/../../x", "/etc/x", ".."])
-def test_there_is_no_way_out(key: str, tmp_path: Path) -> None:
+def test_keys_cannot_leave_the_folder(key: str, tmp_path: Path) -> None:
     storage = FolderStorage(tmp_path / "out")
     for attempt in (lambda: storage.put_bytes(key, b""), lambda: storage.uri(key), lambda: storage.delete([key])):
         with pytest.raises(D1StagingError, match="inside"):
@@ -147,7 +147,7 @@ def test_a_file_is_replaced_only_if_it_is_what_was_read(tmp_path: Path) -> None:
     assert storage.read_bytes("k") == b"2"
 
 
-def test_of_many_who_replace_a_file_at_once_one_succeeds(tmp_path: Path) -> None:
+def test_of_many_concurrent_replacements_one_succeeds(tmp_path: Path) -> None:
     FolderStorage(tmp_path).put_bytes("k", b"0")
     for number in range(50):
         before = FolderStorage(tmp_path).read_bytes("k")
@@ -172,7 +172,7 @@ def test_unfinished_files_are_those_of_the_runs_that_are_named(tmp_path: Path) -
     assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")} == left
 
 
-def test_a_cancelled_storage_takes_nothing_more(tmp_path: Path) -> None:
+def test_a_cancelled_storage_refuses_writes(tmp_path: Path) -> None:
     storage = FolderStorage(tmp_path / "out")
     storage.cancel()
     with pytest.raises(D1StagingError, match="stopped"):

@@ -91,7 +91,7 @@ def test_only_files_below_the_prefix_have_a_key(path: ObjectStoragePath) -> None
         assert storage.key(uri) is None
 
 
-def test_a_stream_that_breaks_leaves_nothing(path: ObjectStoragePath) -> None:
+def test_a_failing_stream_leaves_no_file(path: ObjectStoragePath) -> None:
     storage = ObjectStorage(path)
     with pytest.raises(OSError, match="the line went dead"):
         storage.put_stream("half", Breaks(DUMP))
@@ -106,9 +106,7 @@ def test_a_stopped_run_uploads_no_more(path: ObjectStoragePath) -> None:
     assert storage.list() == {}
 
 
-def test_fetches_and_deletes_what_is_there_and_minds_nothing_that_is_not(
-    path: ObjectStoragePath, tmp_path: Path
-) -> None:
+def test_files_are_fetched_and_deleted_and_missing_ones_ignored(path: ObjectStoragePath, tmp_path: Path) -> None:
     storage = ObjectStorage(path)
     storage.put_stream("users/part-00000.csv.gz", io.BytesIO(b"abc"))
     storage.fetch("users/part-00000.csv.gz", tmp_path / "part")

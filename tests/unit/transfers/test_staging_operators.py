@@ -250,7 +250,7 @@ def test_the_operators_options_are_those_of_staging() -> None:
 
 
 @pytest.mark.parametrize("operator", [D1ToStagingOperator, D1ToS3Operator, D1ToObjectStorageOperator])
-def test_every_argument_is_templated_and_says_so(operator: type[D1ToStagingOperator]) -> None:
+def test_every_argument_is_templated_and_documented_so(operator: type[D1ToStagingOperator]) -> None:
     documented = re.findall(r":param (\w+):(.*?)\(templated\)", operator.__doc__ or "", re.DOTALL)
     assert [name for name, words in documented if ":param" in words] == []
     assert {name for name, _ in documented} == keywords(operator) <= set(operator.template_fields)
@@ -412,7 +412,7 @@ def test_a_table_that_was_dropped_before_the_export_began_may_be_missing(
 
 
 @pytest.mark.parametrize("export", ["{'bookmark': 'x'}", {"bookmark": "x"}, 7])
-def test_what_is_no_export_fails_without_retry(export: object, tmp_path: Path) -> None:
+def test_a_malformed_export_fails_without_retry(export: object, tmp_path: Path) -> None:
     with pytest.raises(AirflowFailException, match="export"):
         to_folder(tmp_path, export=export).execute(context())
 

@@ -167,7 +167,7 @@ async def test_no_database_anywhere_is_a_permanent_error(connection: None) -> No
 
 
 @pytest.mark.skipif(not hasattr(BaseTrigger, "on_kill"), reason="Airflow 3.3 brings on_kill")
-async def test_being_killed_ends_nothing_elsewhere(connection: None, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_being_killed_does_not_call_d1(connection: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Airflow also calls it when a trigger only moves to another triggerer, so it must not call D1."""
     monkeypatch.setattr("airflow_provider_d1.cloudflare.client.AsyncD1Client.send", None)
     trigger = D1ExportTrigger(**ARGUMENTS)
