@@ -90,7 +90,7 @@ def run(pair: Pair) -> str:
     folder = CACHE / str(pair).replace("/", "-")
     found = interpreter(pair.python)
     if found is None:
-        result = "no interpreter here"
+        result = "no interpreter"
     elif (problem := install(pair, found, folder)) is not None:
         result = f"does not install: {problem}"
     else:

@@ -73,7 +73,7 @@ def test_every_class_exists() -> None:
 
 
 def test_the_registry_file_lists_what_exists() -> None:
-    """``.airflow-registry.yaml`` and the metadata name the same modules, and the classes have what they need."""
+    """Every class of ``.airflow-registry.yaml`` is in a module that the metadata names."""
     registry = yaml.safe_load((REPOSITORY / ".airflow-registry.yaml").read_text())
     info = get_provider_info()
     assert (registry["package-name"], registry["display-name"]) == (info["package-name"], info["name"])
@@ -83,7 +83,7 @@ def test_the_registry_file_lists_what_exists() -> None:
     for path in listed:
         module, _, name = path.rpartition(".")
         assert isinstance(getattr(import_module(module), name), type)
-    assert {path.rpartition(".")[0] for path in listed} == set(modules())
+    assert {path.rpartition(".")[0] for path in listed} <= set(modules())
 
 
 def test_every_transfer_is_listed() -> None:
