@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from airflow_provider_d1.staging.manifest import Manifest
     from airflow_provider_d1.storage.base import Storage
     from airflow_provider_d1.warehouses.base import Warehouse
-    from airflow_provider_d1.warehouses.plan import LoadedTable, LoadPlan
+    from airflow_provider_d1.warehouses.plan import LoadPlan, LoadResult
 
 RULES: Mapping[str, Rule] = {
     "manifest": Rule(
@@ -45,6 +45,7 @@ RULES: Mapping[str, Rule] = {
     "keys": optional(NAME_LISTS),
     "delete_missing": BOOLEAN,
     "replace_strategy": one_of("auto", "rows", "swap"),
+    "on_missing": one_of("keep", "drop"),
     "on_nul": one_of("fail", "replace"),
     "verify_checksums": BOOLEAN,
     "allow_other_database": BOOLEAN,
@@ -95,6 +96,9 @@ class D1StagingToWarehouseOperator(BaseOperator):
         columns, and swaps a new table in for one that has not, where nothing attached is lost by it. ``"rows"``
         never swaps: a table with other columns is refused with the statements to run. ``"swap"`` always swaps, and is
         refused where something attached would be lost. (templated)
+    :param on_missing: what to do with tables that this database was loaded into and that D1 no longer has, when the
+        manifest is of the whole database: ``"keep"`` them, or ``"drop"`` those that have nothing attached and no other
+        database's rows. (templated)
     :param on_nul: for texts with a NUL character where the warehouse can't hold one (Postgres): ``"fail"``, or
         ``"replace"`` it by U+FFFD. (templated)
     :param verify_checksums: compare the SHA-256 of each staged file, besides its size and rows, which always are.
@@ -110,9 +114,12 @@ class D1StagingToWarehouseOperator(BaseOperator):
     Returns::
 
         {"manifest": "s3://…", "database_id": …, "bookmark": …, "mode": "replace", "skipped": False, "rows": 3,
-         "tables": {"users": {"rows": 3, "table": "\"staging\".\"users\"", "statement": "COPY"}}}
+         "tables": {"users": {"rows": 3, "table": "\"staging\".\"users\"", "statement": "COPY"}},
+         "missing_in_source": []}
 
     ``rows`` counts what this run loaded; ``skipped`` is True when an append found everything loaded already.
+    ``missing_in_source`` names the tables of this database in the schema that D1 no longer has, ``dropped`` those of
+    them that were dropped.
     """
 
     template_fields: Sequence[str] = tuple(ATTRIBUTES.get(name, name) for name in RULES)
@@ -132,6 +139,7 @@ class D1StagingToWarehouseOperator(BaseOperator):
         keys: Mapping[str, Sequence[str]] | None = None,
         delete_missing: bool = False,
         replace_strategy: Literal["auto", "rows", "swap"] = "auto",
+        on_missing: Literal["keep", "drop"] = "keep",
         on_nul: Literal["fail", "replace"] = "fail",
         verify_checksums: bool = False,
         allow_other_database: bool = False,
@@ -149,6 +157,7 @@ class D1StagingToWarehouseOperator(BaseOperator):
         self.keys = keys
         self.delete_missing = delete_missing
         self.replace_strategy = replace_strategy
+        self.on_missing = on_missing
         self.on_nul = on_nul
         self.verify_checksums = verify_checksums
         self.allow_other_database = allow_other_database
@@ -172,6 +181,7 @@ class D1StagingToWarehouseOperator(BaseOperator):
 
     def _load(self) -> dict[str, Any]:
         from airflow_provider_d1.warehouses.loader import load, planned_statements
+        from airflow_provider_d1.warehouses.plan import LoadResult
         from airflow_provider_d1.warehouses.registry import warehouse_for
         from airflow_provider_d1.warehouses.session import Connections, abbreviated
         from airflow_provider_d1.warehouses.staged_files import StagedFiles, storage_of
@@ -187,15 +197,15 @@ class D1StagingToWarehouseOperator(BaseOperator):
         if self.only_statements:
             statements = planned_statements(warehouse, plan)
             self.log.info("A dry run; the statements would be:\n%s", ";\n".join(map(abbreviated, statements)))
-            return {**self._result(plan, []), "statements": statements}
+            return {**self._result(plan, LoadResult()), "statements": statements}
         self._lineage = (manifest, uri, {each.name: None for each in plan.tables})
         files = StagedFiles(storage, verify_checksums=self.verify_checksums)
         files.check(*plan.tables)
         loaded = load(warehouse, plan, files, Connections(self.conn_id, self.aws_conn_id))
-        self._lineage = (manifest, uri, {table.name: table.rows for table in loaded})
+        self._lineage = (manifest, uri, {table.name: table.rows for table in loaded.tables})
         result = self._result(plan, loaded)
-        tables = sum(not table.skipped for table in loaded)
-        self.log.info("Loaded: tables=%d skipped=%d rows=%d", tables, len(loaded) - tables, result["rows"])
+        tables = sum(not table.skipped for table in loaded.tables)
+        self.log.info("Loaded: tables=%d skipped=%d rows=%d", tables, len(loaded.tables) - tables, result["rows"])
         return result
 
     def get_openlineage_facets_on_complete(self, task_instance: object) -> Lineage | None:  # noqa: ARG002
@@ -246,19 +256,23 @@ class D1StagingToWarehouseOperator(BaseOperator):
             keys=self.keys or {},
             delete_missing=self.delete_missing,
             replace_strategy=self.replace_strategy,
+            on_missing=self.on_missing,
             engine={name: getattr(self, name) for name in engine_options()},
         )
         return make_plan(manifest, uri, warehouse.dialect, options)
 
-    def _result(self, plan: LoadPlan, loaded: Sequence[LoadedTable]) -> dict[str, Any]:
+    def _result(self, plan: LoadPlan, loaded: LoadResult) -> dict[str, Any]:
+        tables = loaded.tables
         return {
             "manifest": plan.origin.manifest,
             "database_id": plan.origin.database_id,
             "bookmark": plan.origin.bookmark,
             "mode": plan.options.mode,
-            "skipped": bool(loaded) and all(table.skipped for table in loaded),
-            "rows": sum(table.rows for table in loaded),
-            "tables": {table.name: table.to_dict() for table in loaded},
+            "skipped": bool(tables) and all(table.skipped for table in tables),
+            "rows": sum(table.rows for table in tables),
+            "tables": {table.name: table.to_dict() for table in tables},
+            "missing_in_source": list(loaded.missing),
+            **({"dropped": list(loaded.dropped)} if loaded.dropped else {}),
         }
 
 

@@ -101,10 +101,7 @@ class Warehouse(ABC, Generic[S]):
         """
 
     def not_a_table(self, plan: LoadPlan, table: str, what: str) -> D1WarehouseError:
-        """The error for something that has a table's name and can't be loaded.
-
-        :param what: what it is.
-        """
+        """The error for something that has a table's name and can't be loaded; ``what`` it is, as in "is a view"."""
         remedy = "rename it, or leave the table out with tables=[…]"
         return D1WarehouseError(f"table {table!r} is not loaded: {plan.path(table)} {what}; {remedy}")
 
@@ -149,10 +146,7 @@ class Warehouse(ABC, Generic[S]):
         return [self.create_table(plan, work.into, work.columns)]
 
     def create_table(self, plan: LoadPlan, name: str, columns: Sequence[Column], clause: str = "") -> str:
-        """Make a table.
-
-        :param clause: ``IF NOT EXISTS``.
-        """
+        """Make a table; ``clause`` may be ``IF NOT EXISTS``."""
         dialect = plan.dialect
         listed = ", ".join(f"{dialect.identifier(c.name)} {dialect.types[c.type]}" for c in columns)
         return f"CREATE TABLE {clause}{plan.path(name)} ({listed}){self.table_suffix}"
@@ -236,11 +230,17 @@ class Warehouse(ABC, Generic[S]):
         return [f"DROP TABLE {plan.path(work.table.name)}", self.rename_helper(plan, work)]
 
     def attached_query(self, plan: LoadPlan, table: str) -> str | None:
-        """The query for what is attached to a table and would be lost in a swap, in words; None for nothing.
-
-        Policies above all: grants without them would show what they hide.
-        """
+        """The query for what a swap would lose, in words: policies above all, as grants would show what they hide."""
         return None
+
+    def attached(self, run: Run[S], table: str) -> list[str]:
+        """What is attached to a table, in words."""
+        query = self.attached_query(run.plan, table)
+        return [] if query is None else [str(what) for (what,) in run.session.rows(query)]
+
+    def drop_table(self, run: Run[S], table: str) -> None:
+        """Drop a table that D1 no longer has."""
+        run.execute(f"DROP TABLE {run.plan.path(table)}")
 
     def rename_helper(self, plan: LoadPlan, work: TableLoad) -> str:
         """Make the helper table the table, where there is none yet."""
@@ -318,10 +318,10 @@ class Warehouse(ABC, Generic[S]):
             if self.transaction != "load":
                 self.record(run, [work.table])
 
-    def record(self, run: Run[S], tables: Sequence[Table]) -> None:
+    def record(self, run: Run[S], tables: Sequence[Table], mode: str = "") -> None:
         """Record in ``_d1_loads`` that tables were loaded, where the lock or the transaction is that of their rows."""
         ((last,),) = run.session.rows(load_history.last_query(run.plan))
-        run.execute(load_history.insert_statement(run.plan, tables, self.now, int(last or 0) + 1))
+        run.execute(load_history.insert_statement(run.plan, tables, self.now, int(last or 0) + 1, mode))
 
     def check_published(self, run: Run[S], work: TableLoad, before: int) -> None:
         """Count the rows in the table itself. Other loads may append at the same time, where they need not wait.

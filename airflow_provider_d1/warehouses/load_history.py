@@ -45,18 +45,19 @@ def last_query(plan: LoadPlan) -> str:
     return f"SELECT MAX({plan.dialect.identifier('sequence')}) FROM {plan.path(LOADS_TABLE)}"
 
 
-def insert_statement(plan: LoadPlan, tables: Iterable[Table], now: str, sequence: int = 1) -> str:
+def insert_statement(plan: LoadPlan, tables: Iterable[Table], now: str, sequence: int = 1, mode: str = "") -> str:
     """Record that tables were loaded.
 
     :param now: the warehouse's expression for the present time.
     :param sequence: larger than that of every earlier record.
+    :param mode: what was done, where it is not the load's mode.
     """
     dialect, origin = plan.dialect, plan.origin
     names = ", ".join(dialect.identifier(name) for name in ("loaded_at", *(column.name for column in COLUMNS)))
     texts = (origin.manifest, origin.database_id, origin.database_name, origin.bookmark, origin.dump_sha256)
     common = ", ".join(dialect.literal(text) for text in texts)
     rows = [
-        f"({now}, {common}, {dialect.literal(table.name)}, {table.rows}, {dialect.literal(plan.options.mode)}, "
+        f"({now}, {common}, {dialect.literal(table.name)}, {table.rows}, {dialect.literal(mode or plan.options.mode)}, "
         f"{sequence})"
         for table in tables
     ]
@@ -76,13 +77,33 @@ def history_query(plan: LoadPlan) -> str:
     )
 
 
-def owners_query(plan: LoadPlan) -> str:
-    """For each table and database: the database's name, when it was last replaced by it, when it was last loaded."""
+def source_query(plan: LoadPlan) -> str:
+    """For each table that this database was loaded into: when it was last dropped by a load, and when last loaded."""
+    dialect = plan.dialect
+    table, database, mode = (dialect.identifier(column) for column in ("table_name", "database_id", "mode"))
+    return (
+        f"SELECT {table}, {_last(dialect, f'{mode} = ' + dialect.literal('drop'))}, "
+        f"{_last(dialect, f'{mode} <> ' + dialect.literal('drop'))} FROM {plan.path(LOADS_TABLE)} "
+        f"WHERE {database} = {dialect.literal(plan.origin.database_id)} GROUP BY {table}"
+    )
+
+
+def loaded_tables(rows: Iterable[tuple[Any, ...]]) -> list[str]:
+    """From :func:`source_query`'s rows: the tables that this database was loaded into and no load has dropped since."""
+    found = [(str(table), _moment(*last[:2]), _moment(*last[2:])) for table, *last in rows]
+    return sorted(table for table, dropped, at in found if at is not None and (dropped is None or at > dropped))
+
+
+def owners_query(plan: LoadPlan, tables: Iterable[str] | None = None) -> str:
+    """For each table and database: the database's name, when it was last replaced by it, when it was last loaded.
+
+    :param tables: the plan's by default.
+    """
     dialect = plan.dialect
     table, database, name, mode = (
         dialect.identifier(column) for column in ("table_name", "database_id", "database_name", "mode")
     )
-    names = ", ".join(dialect.literal(each.name) for each in plan.tables)
+    names = ", ".join(map(dialect.literal, tables or (each.name for each in plan.tables)))
     return (
         f"SELECT {table}, {database}, MAX({name}), {_last(dialect, f'{mode} = ' + dialect.literal('replace'))}, "
         f"{_last(dialect, f'{database} IS NOT NULL')} FROM {plan.path(LOADS_TABLE)} "

@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1WarehouseError
 from airflow_provider_d1.warehouses import load_history
-from airflow_provider_d1.warehouses.plan import LOADS_TABLE, Column, LoadedTable, LoadPlan, leftover_helpers
+from airflow_provider_d1.warehouses.plan import (
+    LOADS_TABLE,
+    Column,
+    LoadedTable,
+    LoadPlan,
+    LoadResult,
+    Table,
+    leftover_helpers,
+)
 from airflow_provider_d1.warehouses.session import Run
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.base import Warehouse
-    from airflow_provider_d1.warehouses.plan import Table
     from airflow_provider_d1.warehouses.session import Connections
     from airflow_provider_d1.warehouses.staged_files import StagedFiles
     from airflow_provider_d1.warehouses.table_load import TableLoad
@@ -22,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def load(warehouse: Warehouse[Any], plan: LoadPlan, files: StagedFiles, connections: Connections) -> list[LoadedTable]:
+def load(warehouse: Warehouse[Any], plan: LoadPlan, files: StagedFiles, connections: Connections) -> LoadResult:
     """Load the plan's tables.
 
     :raises D1WarehouseError: with the warehouse's own words when it refuses something.
@@ -49,7 +56,8 @@ def load(warehouse: Warehouse[Any], plan: LoadPlan, files: StagedFiles, connecti
         ) from error
     with closing(session):
         try:
-            return Load(warehouse, plan, files, session).run()
+            loading = Load(warehouse, plan, files, session)
+            return LoadResult(tuple(loading.run()), tuple(loading.missing), tuple(loading.dropped))
         except errors as error:
             state = "; no table was changed" if warehouse.transaction == "load" else ""
             text = session.without_secrets(str(error).strip())
@@ -104,6 +112,8 @@ class Load(Run[Any]):
     def __init__(self, warehouse: Warehouse[Any], plan: LoadPlan, files: StagedFiles, session: Any) -> None:
         super().__init__(plan, files, session)
         self.warehouse = warehouse
+        self.missing: list[str] = []
+        self.dropped: list[str] = []
 
     def run(self) -> list[LoadedTable]:
         """Load everything.
@@ -182,10 +192,43 @@ class Load(Run[Any]):
             works.append(work)
             nul_replaced, statement = dict(work.nul_replaced), warehouse.statement_for(work)
             results.append(LoadedTable(table.name, path, statement, table.rows, nul_replaced=nul_replaced))
+        self._find_missing()
         warehouse.publish_all(self, works)
         if works and warehouse.transaction == "load":
             warehouse.record(self, [work.table for work in works])
         return results
+
+    def _find_missing(self) -> None:
+        """The tables that D1 no longer has; drop those that are this database's alone and have nothing attached."""
+        plan, warehouse = self.plan, self.warehouse
+        if plan.in_source is None or not plan.tables:
+            return
+        known = load_history.loaded_tables(self.session.rows(load_history.source_query(plan)))
+        self.missing = [name for name in known if name not in plan.in_source and self._columns(name)]
+        if not self.missing or plan.options.on_missing == "keep":
+            for name in self.missing:
+                log.warning("table=%s missing_in_source=true kept=true", name)
+            return
+        rows = self.session.rows(load_history.owners_query(plan, self.missing))
+        owners = load_history.other_owners(rows, str(plan.origin.database_id))
+        for name in self.missing:
+            owner = owners.get(name)
+            why = [f"rows of {owner}"] if owner else self._attached_or_unknown(name)
+            if why:
+                log.warning("table=%s missing_in_source=true kept=true attached=%s", name, "; ".join(why))
+                continue
+            log.warning("table=%s missing_in_source=true dropped=true", name)
+            warehouse.drop_table(self, name)
+            warehouse.record(self, [Table(name, (), 0, ())], "drop")
+            self.dropped.append(name)
+
+    def _attached_or_unknown(self, name: str) -> list[str]:
+        try:
+            return self.warehouse.attached(self, name)
+        except self.warehouse.driver_errors() as error:
+            if self.warehouse.transaction == "load":
+                raise  # the transaction has failed with it
+            return [f"unknown: {error}"]
 
     def _check_owners(self) -> None:
         """Replace and merge into no other database's rows, unless this is allowed."""
@@ -213,11 +256,8 @@ class Load(Run[Any]):
                 f"Table {name!r} is unchanged: its columns are not the staged ones any more, and "
                 f"replace_strategy='rows' makes no new table in its place. Run {changes}, or allow a swap"
             )
-        query = self.warehouse.attached_query(plan, name)
-        if query is None:
-            return
         try:
-            found = [str(what) for (what,) in self.session.rows(query)]
+            found = self.warehouse.attached(self, name)
         except self.warehouse.driver_errors() as error:
             if self.warehouse.transaction == "load":
                 raise  # the transaction has failed with it

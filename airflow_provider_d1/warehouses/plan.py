@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Mode = Literal["replace", "append", "merge"]
 OnNul = Literal["fail", "replace"]
 ReplaceStrategy = Literal["auto", "rows", "swap"]
+OnMissing = Literal["keep", "drop"]
 
 #: the loader's own table, one in each schema
 LOADS_TABLE = "_d1_loads"
@@ -60,6 +61,7 @@ class LoadOptions:
     keys: Mapping[str, Sequence[str]] = field(default_factory=dict)
     delete_missing: bool = False
     replace_strategy: ReplaceStrategy = "auto"
+    on_missing: OnMissing = "keep"
     engine: Mapping[str, str | None] = field(default_factory=dict)
 
 
@@ -122,7 +124,10 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """A manifest and options that fit together and that the warehouse can hold."""
+    """A manifest and options that fit together and that the warehouse can hold.
+
+    ``in_source`` names every table that D1 has, where the manifest says so: it is of a whole database.
+    """
 
     origin: Origin
     options: LoadOptions
@@ -130,10 +135,24 @@ class LoadPlan:
     file_format: str
     compression: str | None
     tables: tuple[Table, ...]
+    in_source: frozenset[str] | None = None
 
     def path(self, table: str) -> str:
         """The qualified, quoted name of a table in the target schema."""
         return self.dialect.identifier(self.options.schema, table)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    """What became of a load.
+
+    :param missing: tables of this database in the schema that D1 no longer has.
+    :param dropped: those of them that were dropped.
+    """
+
+    tables: tuple[LoadedTable, ...] = ()
+    missing: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +208,16 @@ def make_plan(
         bookmark=manifest.source.bookmark,
         dump_sha256=manifest.dump.sha256,
     )
-    return LoadPlan(origin, options, dialect, manifest.format, manifest.compression, tables)
+    return LoadPlan(
+        origin, options, dialect, manifest.format, manifest.compression, tables, _tables_in_source(manifest)
+    )
+
+
+def _tables_in_source(manifest: Manifest) -> frozenset[str] | None:
+    source = manifest.source
+    if source.database_id is None or source.options.tables is not None:
+        return None
+    return frozenset((*(entry.name for entry in manifest.tables), *(skipped.name for skipped in source.skipped)))
 
 
 def _chosen(entries: Iterable[TableEntry], names: tuple[str, ...] | None) -> list[TableEntry]:

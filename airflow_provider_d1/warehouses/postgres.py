@@ -19,8 +19,9 @@ from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.batches import staged_batches
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.fitting import fitted, nul_free
+from airflow_provider_d1.warehouses.plan import Table
 from airflow_provider_d1.warehouses.postgres_copy import HEADER, TRAILER, encoded, send
-from airflow_provider_d1.warehouses.postgres_publish import Finish, PostgresSession, publish
+from airflow_provider_d1.warehouses.postgres_publish import Finish, PostgresSession, drop, publish
 from airflow_provider_d1.warehouses.postgres_statements import (
     copy,
     merge_rows,
@@ -32,7 +33,7 @@ from airflow_provider_d1.warehouses.session import Connections, Run, limit_conne
 from airflow_provider_d1.warehouses.table_load import Publication, TableLoad
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.warehouses.plan import LoadPlan, Table
+    from airflow_provider_d1.warehouses.plan import LoadPlan
     from airflow_provider_d1.warehouses.postgres_catalog import Relation
     from airflow_provider_d1.warehouses.staged_files import StagedFiles
 
@@ -160,6 +161,18 @@ class Postgres(Warehouse[PostgresSession]):
         drop = [] if work.action == "create" else [f"DROP TABLE IF EXISTS {plan.path(work.table.name)}"]
         return Publication(ddl=[*drop, self.rename_helper(plan, work)], renames=True)
 
+    def attached(self, run: Run[PostgresSession], table: str) -> list[str]:
+        existing, helper = run.session.relation(table), Table(table, (), 0, (), run.plan.tables[0].token).helper
+        if existing is None or existing.other_than_table:
+            return ["a relation that is no table"]
+        run.execute(self.create_table(run.plan, helper, ()))
+        found = run.session.attached(helper, existing)
+        run.execute(self.drop_helper(run.plan, helper))
+        return found
+
+    def drop_table(self, run: Run[PostgresSession], table: str) -> None:
+        drop(run.session, table)
+
     def merge(self, plan: LoadPlan, work: TableLoad, *, partitioned: bool = False) -> list[str]:
         values = self.staged_values(plan, work, "new.")
         deletes = work.delete_missing
@@ -179,7 +192,7 @@ class Postgres(Warehouse[PostgresSession]):
             return
         run.execute(self.create_table(run.plan, work.into, work.columns))
         if work.action in ("overwrite", "swap") and existing is not None:
-            attached, strategy = session.attached(table, existing), run.plan.options.replace_strategy
+            attached, strategy = session.attached(table.helper, existing), run.plan.options.replace_strategy
             if attached and strategy == "swap":
                 raise D1WarehouseError(
                     f"Table {table.name!r} is unchanged: a new table in its place would not have "

@@ -41,9 +41,12 @@ class PostgresSession(CursorSession):
         """The relation of that name in the target schema."""
         return postgres_catalog.relation(self.rows, self.plan.dialect.literal(self.plan.path(table)))
 
-    def attached(self, table: Table, existing: Relation) -> list[str]:
-        """What a swap would lose; the helper table is what a new table is like."""
-        helper = f"to_regclass({self.plan.dialect.literal(self.plan.path(table.helper))})"
+    def attached(self, helper: str, existing: Relation) -> list[str]:
+        """What a swap would lose.
+
+        :param helper: a table that this role has just created: what a new table is like.
+        """
+        helper = f"to_regclass({self.plan.dialect.literal(self.plan.path(helper))})"
         return postgres_catalog.attached(self.rows, existing, helper, self.plan.dialect.known_types)
 
 
@@ -97,7 +100,7 @@ def _finish(session: PostgresSession, step: Finish) -> None:
 
 def _check_still_bare(session: PostgresSession, step: Finish, existing: Relation) -> None:
     """Something may have been attached while the rows were loaded; from now on nobody else can reach the table."""
-    attached = session.attached(step.table, existing)
+    attached = session.attached(step.table.helper, existing)
     if attached or session.relation(step.table.name) != existing:
         raise D1WarehouseError(
             f"Table {step.table.name!r} was changed while its rows were loaded "
@@ -136,6 +139,16 @@ def _lock_out_readers(session: PostgresSession, steps: Sequence[Finish]) -> None
                 raise
 
     _attempt_lock(session, attempt, ", ".join(step.table.name for step in order))
+
+
+def drop(session: PostgresSession, table: str) -> None:
+    """Drop a table without holding up those who read it."""
+
+    def attempt() -> None:
+        session.run(f"SET LOCAL lock_timeout = '{_READERS_TIMEOUT}'")
+        session.run(f"DROP TABLE {session.plan.path(table)}")
+
+    _attempt_lock(session, attempt, table)
 
 
 def _attempt_lock(session: PostgresSession, attempt: Callable[[], None], what: str) -> None:

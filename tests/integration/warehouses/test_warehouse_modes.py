@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from tests.integration.warehouses.staged import write_staged
+from tests.integration.warehouses.staged import edit_manifest, write_staged
 from tests.unit.warehouses.warehouse_plans import ENGINES
 
 
@@ -65,6 +65,7 @@ def test_what_a_load_returns(engine, schema, load_staged, stage) -> None:
             "users": {"rows": 2, "table": engine.quoted(schema, "users"), "statement": kind},
             "nobody": {"rows": 0, "table": engine.quoted(schema, "nobody"), "statement": kind},
         },
+        "missing_in_source": [],
     }
     assert engine.rows(schema, "nobody") == []
     assert engine.loads(schema) == [
@@ -157,6 +158,45 @@ def test_a_clock_that_is_put_back_appends_nothing_twice(engine, schema, load_sta
     load_staged(first)
     assert load_staged(second, mode="append")["skipped"] is False
     assert len(held(engine, schema)) == 4
+
+
+def test_tables_that_the_database_no_longer_has_are_named(engine, schema, load_staged, stage, tmp_path) -> None:
+    load_staged(stage({"users": USERS, "old": MORE, "shared": MORE}))
+    load_staged(stage({"shared": MORE}, database_id="another"), mode="append")
+    suffix = "ENGINE = MergeTree ORDER BY tuple() " if engine.name == "clickhouse" else ""
+    copy = f"{suffix}AS SELECT * FROM {engine.quoted(schema, 'users')}"
+    engine.execute(f"CREATE TABLE {engine.quoted(schema, 'mine')} {copy}")
+    for mode in ("replace", "append"):
+        result = load_staged(stage({"users": USERS}), mode=mode)
+        assert result["missing_in_source"] == ["old", "shared"]
+    # an export of some tables does not say what else there is, and a table that was left out is still there
+    some, left_out = stage({"users": USERS}), stage({"users": USERS})
+    edit_manifest(tmp_path / "export 5", lambda manifest: manifest["source"]["options"].update(tables=["users"]))
+    skipped = [{"name": name, "reason": "excluded"} for name in ("old", "shared")]
+    edit_manifest(tmp_path / "export 6", lambda manifest: manifest["source"].update(skipped=skipped))
+    for uri in (some, left_out):
+        result = load_staged(uri, on_missing="drop")
+        assert result["missing_in_source"] == []
+    assert engine.tables(schema) == {"users", "old", "shared", "mine", "_d1_loads"}
+
+    result = load_staged(stage({"users": USERS}), on_missing="drop")
+    assert (result["missing_in_source"], result["dropped"]) == (["old", "shared"], ["old"])
+    assert engine.tables(schema) == {"users", "shared", "mine", "_d1_loads"}
+    # somebody's table with the name of one that was dropped is not the loader's
+    engine.execute(f"CREATE TABLE {engine.quoted(schema, 'old')} {copy}")
+    assert load_staged(stage({"users": USERS}), on_missing="drop")["missing_in_source"] == ["shared"]
+    assert "old" in engine.tables(schema)
+
+
+def test_a_table_with_something_attached_is_not_dropped(engine, schema, load_staged, stage) -> None:
+    load_staged(stage({"users": USERS, "old": MORE}))
+    path = engine.quoted(schema, "old")
+    comment = {"clickhouse": f"ALTER TABLE {path} MODIFY COMMENT 'x'", "mysql": f"ALTER TABLE {path} COMMENT 'x'"}
+    engine.execute(comment.get(engine.name, f"COMMENT ON TABLE {path} IS 'x'"))
+    result = load_staged(stage({"users": USERS}), on_missing="drop")
+    assert result["missing_in_source"] == ["old"]
+    assert "dropped" not in result
+    assert "old" in engine.tables(schema)
 
 
 def test_an_append_loads_the_tables_that_are_new_to_it(engine, schema, load_staged, stage) -> None:

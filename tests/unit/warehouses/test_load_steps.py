@@ -11,6 +11,7 @@ import pytest
 
 from airflow_provider_d1.cloudflare.models import ExportOptions
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1WarehouseError
+from airflow_provider_d1.warehouses import load_history
 from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.loader import Load, planned_statements
 from airflow_provider_d1.warehouses.plan import LOADS_TABLE, Column, LoadOptions, LoadPlan, make_plan
@@ -40,12 +41,18 @@ class Recorder(Session):
         self.arrives = self.matched = 3
         self.unfit, self.unfit_by = 0, ""
         self.last: int | None = None
+        self.loaded: list[tuple[Any, ...]] = []
+        self.owners: list[tuple[Any, ...]] = []
         self.ran: list[str] = []
         self.known: dict[str, list[tuple[Any, ...]]] = {}
 
     def know(self, warehouse: Warehouse[Any], made: LoadPlan) -> None:
         self.known = {
             warehouse.schema_query(made): [(1,)],
+            load_history.source_query(made): self.loaded,
+            load_history.owners_query(made, [name for name, *_ in self.loaded]): self.owners,
+            **{warehouse.columns_query(made, name): [("id", "x")] for name, *_ in self.loaded},
+            **{warehouse.attached_query(made, name) or "": self.policies for name, *_ in self.loaded},
             warehouse.columns_query(made, LOADS_TABLE): [("table_name", "text"), ("sequence", "bigint")],
             warehouse.helpers_query(made): [(name,) for name in self.helpers],
             **{warehouse.attached_query(made, table.name) or "": self.policies for table in made.tables},
@@ -413,6 +420,30 @@ def test_the_order_of_loads_is_not_that_of_a_clock(name, clock) -> None:
         recorder = Recorder(columns, history=[("users", 3, replaced, CLOCK, loaded, other)])
         (result,) = load(name, recorder, "append")
         assert result.skipped == skipped
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+def test_a_table_that_vanished_is_dropped_when_that_is_asked_for(name) -> None:
+    gone = ENGINES[name].dialect.identifier("staging", "gone")
+    drop = f"DROP TABLE {gone}"
+    ours, theirs = ("gone", "uuid", "it's", 3, CLOCK, 3, CLOCK), ("gone", "other", "crm", None, None, 4, CLOCK)
+    for owners, policies, on_missing, dropped in (
+        ([ours], [], "keep", False),
+        ([ours], [], "drop", True),
+        ([ours, theirs], [], "drop", False),
+        ([ours], [("policy own_rows",)], "drop", False),
+    ):
+        if policies and ENGINES[name].attached_query(plan(ENGINES[name], manifest(TABLES)), "gone") is None:
+            continue
+        recorder = Recorder(existing(name, id="int64", name="string"))
+        recorder.loaded, recorder.owners, recorder.policies = [("gone", None, None, 3, CLOCK)], owners, policies
+        load(name, recorder, on_missing=on_missing)
+        assert (drop in recorder.ran) == dropped, (owners, policies, on_missing)
+        assert any("'gone', 0, 'drop'" in statement for statement in recorder.ran) == dropped
+    recorder = Recorder(existing(name, id="int64", name="string"))
+    recorder.loaded = [("gone", 4, CLOCK, 3, CLOCK), ("users", None, None, 3, CLOCK)]  # it was dropped by a load before
+    load(name, recorder, on_missing="drop")
+    assert drop not in recorder.ran
 
 
 @pytest.mark.parametrize("name", DEFAULT)
