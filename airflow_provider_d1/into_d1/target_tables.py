@@ -1,31 +1,42 @@
-"""Check whether replacing a table's rows would change other tables of the database."""
+"""What replacing a table's rows would do to other tables of the database."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from airflow_provider_d1.cloudflare import sql_calls
+from airflow_provider_d1.cloudflare.insert_rows import quoted
+from airflow_provider_d1.cloudflare.sql_parameters import Statement
 from airflow_provider_d1.exceptions import D1ConfigurationError
 
 if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.client import D1Client
 
-_ACTIONS = (
-    'SELECT m.name AS child, f."table" AS parent, f.on_delete AS action FROM sqlite_schema AS m,'
-    " pragma_foreign_key_list(m.name) AS f WHERE m.type = 'table'"
-    " AND f.on_delete IN ('CASCADE', 'SET NULL', 'SET DEFAULT') ORDER BY 1, 2"
+#: tables with foreign keys; D1's own tables refuse to be described
+_CHILDREN = (
+    "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql LIKE '%REFERENCES%'"
+    " AND name NOT LIKE '\\_cf\\_%' ESCAPE '\\' ORDER BY name"
 )
+#: actions that change the referencing rows when those that they reference are deleted
+_ACTIONS = ("CASCADE", "SET NULL", "SET DEFAULT")
 
 
 def check_replaceable(client: D1Client, database_id: str, tables: Sequence[str]) -> None:
-    """Refuse to delete the rows of a table when that changes a table whose rows are not replaced.
+    """Refuse to delete a table's rows if that changes a table whose rows are not replaced.
 
     :raises D1ConfigurationError: names both tables.
     """
     replaced = {name.lower() for name in tables}
-    for row in client.query(database_id, _ACTIONS):
-        if row["parent"].lower() in replaced and row["child"].lower() not in replaced:
-            raise D1ConfigurationError(
-                f"table {row['child']!r} references {row['parent']!r} with ON DELETE {row['action']}, so replacing the"
-                f" rows of {row['parent']!r} would change it. Load both, or use mode='append'."
-            )
+    children = [str(row["name"]) for row in client.query(database_id, _CHILDREN)]
+    others = [name for name in children if name.lower() not in replaced]
+    found = iter(others)
+    for batch in sql_calls.batches([Statement(f"PRAGMA foreign_key_list({quoted(name)})") for name in others]):
+        for result in client.execute(database_id, batch):
+            child = next(found)
+            for row in result.as_dicts():
+                if row["table"].lower() in replaced and row["on_delete"].upper() in _ACTIONS:
+                    raise D1ConfigurationError(
+                        f"table {child!r} references {row['table']!r} with ON DELETE {row['on_delete']}, so replacing"
+                        f" the rows of {row['table']!r} would change it. Load both, or use mode='append'."
+                    )

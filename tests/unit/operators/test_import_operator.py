@@ -8,6 +8,7 @@ import hashlib
 import inspect
 import json
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,15 +42,19 @@ TASK = {"task_id": "task"}
 def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     databases = {"shop": SHOP, "other": "CREATE TABLE kept (id);", "fresh": ""}
     with Emulator(f"tok-{secrets.token_hex(16)}", databases=databases) as emulator:
-        definition = {
-            "conn_type": "d1",
-            "host": emulator.url,
-            "password": emulator.token,
-            "schema": "fresh",
-            "extra": {"account_id": emulator.account_id},
-        }
-        monkeypatch.setenv("AIRFLOW_CONN_D1_DEFAULT", json.dumps(definition))
+        connect(emulator, monkeypatch)
         yield emulator
+
+
+def connect(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    definition = {
+        "conn_type": "d1",
+        "host": emulator.url,
+        "password": emulator.token,
+        "schema": "fresh",
+        "extra": {"account_id": emulator.account_id},
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_D1_DEFAULT", json.dumps(definition))
 
 
 def context(run_id: str = "run", max_tries: int = 2) -> dict[str, Any]:
@@ -196,6 +201,39 @@ def test_without_a_record_the_database_has_only_the_file(emulator: Emulator, tmp
     completed(D1ImportOperator(**TASK, source=str(tmp_path / "script.sql"), record_table=None))
     names = D1Hook().get_records("SELECT name FROM sqlite_schema WHERE name NOT LIKE '\\_cf%' ESCAPE '\\'")
     assert names == [("notes",)]
+
+
+def test_a_trigger_that_runs_again_applies_the_file_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The first triggerer stops while D1 imports; the second waits for the end of that import, or for its timeout."""
+    (tmp_path / "script.sql").write_text("CREATE TABLE IF NOT EXISTS n (a);\nINSERT INTO n VALUES (1);")
+    with Emulator(f"tok-{secrets.token_hex(16)}", databases={"fresh": ""}, cancel_after=2.0) as emulator:
+        connect(emulator, monkeypatch)
+        with pytest.raises(TaskDeferred) as deferred:
+            D1ImportOperator(**TASK, source=str(tmp_path / "script.sql")).execute(context())
+        emulator.faults.import_seconds = 1.0
+        _, kwargs = deferred.value.trigger.serialize()
+
+        async def main() -> Any:
+            first = asyncio.create_task(first_event(D1ImportTrigger(**kwargs)))
+            await asyncio.to_thread(wait_for_ingest, emulator)
+            first.cancel()
+            return await first_event(D1ImportTrigger(**kwargs))
+
+        event = asyncio.run(main())
+        emulator.faults.import_seconds = 0.0
+        assert event["status"] == "success"
+        assert D1Hook().get_records("SELECT count(*) FROM n") == [(1,)]
+
+
+async def first_event(trigger: D1ImportTrigger) -> Any:
+    (event,) = [event.payload async for event in trigger.run()]
+    return event
+
+
+def wait_for_ingest(emulator: Emulator) -> None:
+    deadline = time.monotonic() + 30
+    while not [call for call in emulator.calls if call.kind == "import_ingest"] and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 # --- backups
