@@ -1,7 +1,7 @@
 """Neither the API token nor the signature of a signed URL is in anything that a run leaves behind.
 
 The DAGs run in a process of their own: with everything logged that Airflow and its libraries have to say, and with less
-logged but Airflow's masker off.
+logged but Airflow's masker off. An error reporter writes down the local variables of every frame of each failure.
 """
 
 from __future__ import annotations
@@ -36,8 +36,23 @@ SCENARIOS = [
     ("d1_to_s3", "shop", {"revoked_after": 3}, "failed"),
 ]
 CODE = """
-import json, os, sys, urllib.request
+import json, os, sys, traceback, urllib.request
+from pathlib import Path
+from airflow.listeners import hookimpl
+from airflow.sdk.listener import get_listener_manager
 from tests.integration.dag_runs import run_dag
+
+class ErrorReporter:
+    # as Sentry and others do: the local variables of every frame
+    @hookimpl
+    def on_task_instance_failed(self, error):
+        with Path(os.environ["AIRFLOW_HOME"], "reported").open("a") as file:
+            while error is not None:
+                report = traceback.TracebackException.from_exception(error, capture_locals=True)
+                file.write("".join(report.format(chain=False)))
+                error = error.__cause__ or error.__context__
+
+get_listener_manager().add_listener(ErrorReporter())
 if os.environ.get("D1_TEST_UNMASKED"):
     from airflow.sdk._shared.secrets_masker import SecretsMasker
     SecretsMasker.add_mask = lambda *_: None
@@ -120,6 +135,11 @@ def test_nothing_that_a_run_leaves_behind_holds_a_secret(
         for name, content in things.items():
             lines = [line[:2000] for line in content.splitlines() if secret.encode() in line]
             assert not [line for line in lines if not AIRFLOWS_OWN.search(line)], name
+
+    reported = things.get("reported", b"").decode()
+    failed = [name for name, *_, state in scenarios if state == "failed"]
+    assert reported.count("airflow_provider_d1/operators/d1.py") >= len(failed)
+    assert ("self = " in reported) is bool(failed), "the report has local variables"
 
     # the search has looked where secrets would be
     assert {"what it printed", "airflow.db", "s3://d1/tables/shop/_manifest.json"} <= set(things)
