@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from airflow_provider_d1 import __version__
 from airflow_provider_d1.cloudflare.models import EXCLUDED, SkippedObject
 from airflow_provider_d1.staging.dump_file import KEPT_CODEC, store_dump
+from airflow_provider_d1.staging.dump_tables import TableNameReader
 from airflow_provider_d1.staging.manifest import DumpEntry, Manifest
 from airflow_provider_d1.staging.output_folder import OutputFolder
 from airflow_provider_d1.staging.prefix import Prefix
@@ -63,7 +64,6 @@ def stage(
     :param owner: identifies the task over its attempts; see
         :func:`~airflow_provider_d1.staging.staging_run.new_run_id`.
     :param check_tables: called with the names of all staged tables before anything is published; raises to refuse them.
-        Not called for ``file_format="sql"``, whose tables are not read.
     :param temp_dir: for a few unfinished parts; by default the system's temporary folder.
     :param parse_threads: more than two do not help; one needs less memory; with 0 everything runs in this thread.
     :param on_progress: called in this thread after every piece of the dump; must be fast.
@@ -118,9 +118,12 @@ def _stage(
     destination.check()
     meter = ProgressMeter(on_progress)
     try:
-        metered = MeteredReader(dump, on_bytes=meter.add_bytes)
-        if options.file_format == "sql":
+        names = TableNameReader(dump) if options.file_format == "sql" else None
+        metered = MeteredReader(names or dump, on_bytes=meter.add_bytes)
+        if names is not None:
             stored = store_dump(metered, run, source, options.codec)
+            if check_tables is not None:
+                check_tables(names.names)
             entry = DumpEntry(metered.length, metered.sha256)
             manifest = _manifest(run, options, source, entry, files=(stored,))
         else:

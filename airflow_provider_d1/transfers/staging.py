@@ -213,7 +213,7 @@ class D1ToStagingOperator(D1ExportOperator):
                 self._options(),
                 source,
                 owner=_owner(context),
-                check_tables=lambda staged: self._check_tables(export, staged),
+                check_tables=None if export.options.no_schema else lambda staged: self._check_tables(export, staged),
                 temp_dir=temp_dir,
             )
         result = summary(manifest, storage)

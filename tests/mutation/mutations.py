@@ -504,6 +504,14 @@ MUTATIONS = (
         ("tests/unit/transfers/test_staging_operators.py",),
     ),
     Mutation(
+        "a dump that lacks a table is not stored as SQL either",
+        "staging",
+        "_stage",
+        "check_tables(names.names)",
+        "pass",
+        ("tests/unit/transfers/test_staging_operators.py",),
+    ),
+    Mutation(
         "the temporary folder of a killed run is removed",
         "staging",
         "work_folder",

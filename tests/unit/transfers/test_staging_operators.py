@@ -391,16 +391,17 @@ def test_an_export_knows_the_tables_that_its_dump_should_have(export: D1Export) 
 
 
 @pytest.mark.usefixtures("orders")
-def test_a_dump_that_lacks_a_table_is_refused_and_exported_again(export: D1Export, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["parquet", "sql"])
+def test_a_dump_that_lacks_a_table_is_refused_and_exported_again(export: D1Export, tmp_path: Path, form: str) -> None:
     cut = dataclasses.replace(export, tables=(*(export.tables or ()), "orders"))
     store = Store()
     with pytest.raises(D1DumpError, match=r"the dump lacks 'orders'.*Export again") as refused:
-        to_folder(tmp_path, database="shop").execute_complete(context(store), events.success(cut))
+        to_folder(tmp_path, database="shop", file_format=form).execute_complete(context(store), events.success(cut))
     assert refused.value.retryable
     assert not store, "the retry exports again"
     assert not list(tmp_path.iterdir())
     with pytest.raises(AirflowFailException, match="the dump lacks 'orders'"):
-        to_folder(tmp_path, export=cut).execute(context())
+        to_folder(tmp_path, export=cut, file_format=form).execute(context())
 
 
 def test_a_table_that_was_dropped_before_the_export_began_may_be_missing(
