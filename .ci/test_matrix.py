@@ -34,8 +34,6 @@ CONSTRAINTS = {
     "lowest": ("universal-pathlib<0.3",),
     # newer ones of fastapi reject the answers of Airflow 3.0's execution API
     "3.0": ("fastapi<0.117", "universal-pathlib<0.3"),
-    # 2.14 refuses a model of Airflow 3.2's execution API
-    "3.2": ("pydantic<2.14",),
 }
 #: in which every pair must pass
 EVERYWHERE = ("tests/versions",)
