@@ -300,10 +300,7 @@ def test_a_backup_that_is_not_whole_is_refused(
     [file] = path.glob("*.zst")
     content = file.read_bytes()
     if harm == "changed":
-        plain = zstandard.ZstdDecompressor().decompressobj().decompress(content).replace(b"Ada", b"Eve")
-        packed = zstandard.ZstdCompressor(level=1).compress(plain)
-        file.write_bytes(packed + content[len(packed) :])  # of the same length, if the compressor is kind
-        file.write_bytes((content[:-1] + bytes([content[-1] ^ 1]))[: len(content)])
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     elif harm == "cut":
         file.write_bytes(content[:-1])
     elif harm == "missing":
