@@ -91,7 +91,7 @@ def test_both_clients_offer_the_same() -> None:
         return {name: list(inspect.signature(f).parameters) for name, f in found if not name.startswith("_")}
 
     sync, asynchronous = public(D1Client), public(AsyncD1Client)
-    shared = {"list_databases", "query", "execute", "get_bookmark", "restore", "verify_access"}
+    shared = {"list_databases", "query", "execute", "get_bookmark", "restore", "verify_access", "detect_change"}
     assert {name: sync[name] for name in shared} == {name: asynchronous[name] for name in shared}
     assert {"close", "get_database", "call"} | shared == set(sync)
     assert {"aclose", "get_database", "call", "send"} | shared == set(asynchronous)
