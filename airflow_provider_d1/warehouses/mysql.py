@@ -80,7 +80,7 @@ class MySQLSession(CursorSession):
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
         """Run a statement and return its rows; one that changes a table gives way to the table's readers."""
-        if not statement.startswith(("RENAME TABLE", "ALTER TABLE")):
+        if not statement.startswith(("RENAME TABLE", "ALTER TABLE", "DROP TABLE `")):
             return super().rows(statement)
         super().rows(f"SET SESSION lock_wait_timeout = {self._shortest_wait}")
         try:

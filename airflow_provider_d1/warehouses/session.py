@@ -25,9 +25,9 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.1, 5.0
 _ATTEMPTS = 100
 #: a statement longer than this is shown without its middle
 _SHOWN = 240
-#: classes of SQLSTATE that stay until somebody changes something: unsupported features, cardinality, data, constraints,
-#: credentials, dependent objects, missing databases and schemas, syntax and permissions, check options, limits
-_PERMANENT_SQLSTATES = frozenset(("0A", "21", "22", "23", "28", "2B", "3D", "3F", "42", "44", "54", "56"))
+#: classes of SQLSTATE that stay until somebody changes something: unsupported features, grants, cardinality, data,
+#: constraints, credentials, dependent objects, missing databases and schemas, syntax, permissions, limits
+_PERMANENT_SQLSTATES = frozenset(("0A", "0L", "0P", "21", "22", "23", "28", "2B", "3D", "3F", "42", "44", "54", "56"))
 #: another session made the same schema or table at the same moment
 _ALREADY_EXISTS = frozenset(("42P06", "42P07", "42710"))
 

@@ -1047,7 +1047,7 @@ MUTATIONS = (
         "Postgres: an error that is not known to come again is retried",
         "warehouses/postgres_errors",
         "is_permanent",
-        "state in _PERMANENT or state[:2] in _PERMANENT",
+        "is_permanent_sqlstate(state)",
         "True",
         ("tests/integration/warehouses/test_postgres_errors.py::test_an_error_is_retried_unless_it_would_come_again",),
     ),
