@@ -34,6 +34,8 @@ CONSTRAINTS = {
     "lowest": ("universal-pathlib<0.3",),
     # newer ones of fastapi reject the answers of Airflow 3.0's execution API
     "3.0": ("fastapi<0.117", "universal-pathlib<0.3"),
+    # with newer ones its in-process execution API does not start
+    "3.2": ("cadwyn<7", "fastapi<0.137", "pydantic<2.13", "starlette<1", "svcs<26"),
 }
 #: in which every pair must pass
 EVERYWHERE = ("tests/versions",)

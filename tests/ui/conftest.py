@@ -47,7 +47,7 @@ def airflow_in_a_browser(folder: Path) -> Iterator[Ui]:
         airflow.set_connection("aws_default", json.loads(s3.airflow_connection()))
         airflow.set_connection("warehouse", {"conn_type": "duckdb", "host": str(folder / "warehouse.duckdb")})
         for name in ("d1_to_warehouse", "d1_asset", "d1_asset_load"):
-            airflow.wait_for_dag(name)
+            airflow.wait_for_dag(name, timeout=300)
         yield Ui(stack.enter_context(open_page()), airflow, emulator, token)
 
 
