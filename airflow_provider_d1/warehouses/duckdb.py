@@ -16,6 +16,7 @@ from airflow_provider_d1.warehouses.batches import schema_of, staged_batches
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.duckdb_session import DuckDBSession
 from airflow_provider_d1.warehouses.fitting import fitted
+from airflow_provider_d1.warehouses.plan import LOADS_TABLE
 from airflow_provider_d1.warehouses.s3_access import s3_access
 from airflow_provider_d1.warehouses.staged_files import split_s3
 from airflow_provider_d1.warehouses.table_load import Publication, TableLoad
@@ -23,7 +24,7 @@ from airflow_provider_d1.warehouses.table_load import Publication, TableLoad
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from airflow_provider_d1.warehouses.plan import Column, LoadPlan
+    from airflow_provider_d1.warehouses.plan import Column, LoadPlan, Table
     from airflow_provider_d1.warehouses.session import Connections, Run
     from airflow_provider_d1.warehouses.staged_files import StagedFiles
 
@@ -174,6 +175,13 @@ class DuckDB(Warehouse[DuckDBSession]):
     def merge(self, plan: LoadPlan, work: TableLoad) -> list[str]:
         # it has MERGE since version 1.4 only
         return merge.update_and_insert(self.match(plan, work))
+
+    def record(self, run: Run[DuckDBSession], tables: Sequence[Table], mode: str = "") -> None:
+        # two loads in one process do not see each other's rows. A row that both change makes the second one fail, and
+        # the next attempt sees what the first one did
+        loads, number = run.plan.path(LOADS_TABLE), run.plan.dialect.identifier("sequence")
+        run.execute(f"UPDATE {loads} SET {number} = {number} WHERE {number} = (SELECT MIN({number}) FROM {loads})")
+        super().record(run, tables, mode)
 
     def statement_for(self, work: TableLoad) -> str:
         return "CREATE TABLE AS" if work.action in ("create", "swap") else self.statement
