@@ -24,7 +24,7 @@ def test_each_staged_run_is_loaded_by_the_asset_that_it_updates(environment: Env
 
         for number in (1, 2):
             run = scenario.run()
-            scenario.ended(run)
+            scenario.succeeds(run)
             staged = airflow.xcom("asset", run, "stage")
             wait_until(lambda number=number: len(loads()) >= number, "the scheduled DAG has run", TIMEOUT)
             load = loads()[-1]

@@ -123,7 +123,7 @@ temp_full = stage("temp_full", retries=1, operator=StageWithoutRoom)
 temp_read_only = stage("temp_read_only", retries=1, temp_dir="/sys")  # not even root can create a folder there
 
 shop = Asset("d1://system-tests/shop")
-asset = stage("asset", outlets=[shop])
+asset = stage("asset", retries=2, outlets=[shop])  # a busy machine may fail to start a worker in time
 with DAG("asset_load", schedule=[shop], catchup=False) as asset_load:
     D1StagingToWarehouseOperator(
         task_id="load",
@@ -131,6 +131,8 @@ with DAG("asset_load", schedule=[shop], catchup=False) as asset_load:
         conn_id="asset_warehouse",
         schema="d1",
         aws_conn_id="asset_s3",
+        retries=2,
+        retry_delay=timedelta(seconds=1),
     )
 
 with DAG("two_at_once", schedule=None, catchup=False) as two_at_once:
