@@ -114,7 +114,7 @@ def warehouse_namespace(connection: Connection) -> tuple[str, str | None]:
     except Exception:  # noqa: BLE001 - another provider's code, and any name is better than no lineage
         info = None
     if info is not None:
-        # Databricks' hook knows the catalog only as an argument of its own
+        # Databricks' hook takes the catalog only as an argument of its own
         return SQLParser.create_namespace(info), info.database or connection.extra_dejson.get("catalog")
     authority = f"{connection.host or ''}:{connection.port}" if connection.port else connection.host or ""
     database = connection.schema if connection.conn_type not in ("duckdb", "mysql", "clickhouse") else None

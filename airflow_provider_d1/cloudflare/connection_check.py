@@ -72,7 +72,7 @@ def verify(account_id: str, database: str | None, *, global_key: bool) -> Plan[A
 
 def _refusal(account_id: str, code: int | None, *, global_key: bool) -> Plan[str]:
     account = quote(account_id, safe="")
-    # Cloudflare knows tokens of users and of accounts; each kind has its own verify route, and neither route covers D1.
+    # There are tokens of users and of accounts; each kind has its own verify route, and neither route covers D1.
     places = ["/user"] if global_key else ["/user/tokens/verify", f"/accounts/{account}/tokens/verify"]
     for place in places:
         identity = yield from _ask(place)
@@ -98,7 +98,7 @@ def _refusal(account_id: str, code: int | None, *, global_key: bool) -> Plan[str
 
 
 def _is_cloudflare(*, global_key: bool) -> Plan[bool]:
-    """Whether the server answers a call that Cloudflare knows for sure as Cloudflare does."""
+    """Whether the server answers a call of a documented route as Cloudflare does."""
     try:
         yield Call(Request("GET", "/user" if global_key else "/user/tokens/verify"), protocol.read_result)
     except D1ApiError as error:

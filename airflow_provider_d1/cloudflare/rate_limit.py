@@ -108,7 +108,7 @@ class RateLimiter:
         self._swept_at = -math.inf
 
     def use_limit(self, limit: int) -> None:
-        """Note that a connection wants this limit: the lowest one that was wanted within the last hour counts."""
+        """Register a connection's limit: the lowest one registered within the last hour applies."""
         with self._lock:
             now = self._clock.monotonic()
             self._wanted[limit] = now
@@ -342,7 +342,7 @@ class RateLimiter:
         least = min(EXPORT_CALLS + self._kept(_EXPORT_RESERVE), (self._server or limits[0]).calls - 1)
         if self._left is not None and self._left.calls < least:
             return False
-        # The own limit was checked at the admission; meanwhile the look-ups have used some of it.
+        # The own limit was checked at the admission; the look-ups since then have used some of it.
         return confirmed or all(
             (used := self._used(now, limit)) == 0 or used + EXPORT_CALLS <= limit.without(_EXPORT_RESERVE)
             for limit in limits

@@ -184,7 +184,7 @@ def _unwrapped(array: pa.Array, wrappers: Bytes) -> tuple[pa.Array, int]:
         dropped += [marks + place for place in range(1, len(placeholder))]
         if len(row) and len(placeholder) == _PLAIN_LENGTH:
             ambiguous |= np.bincount(row, minlength=len(array)) > 1
-    # What remains lies between the removed bytes: from behind each of them (or the beginning) to the next (or the end).
+    # What remains is between the removed bytes: from behind each of them (or the beginning) to the next (or the end).
     gone = np.sort(np.concatenate(dropped))
     starts = np.zeros(len(gone) + 1, np.int64)
     starts[1:] = gone + 1

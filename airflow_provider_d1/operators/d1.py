@@ -59,7 +59,7 @@ def _is_retried(error: D1Error, policy: RetryPolicy | None) -> bool:
 
 
 class D1ExportOperator(BaseOperator):
-    """Export a D1 database and return where its dump can be downloaded, without occupying a worker slot meanwhile.
+    """Export a D1 database and return where its dump can be downloaded, without occupying a worker slot while it runs.
 
     The database answers no queries while it is exported. The signed URL of the result is *sealed*: only a task with the
     same connection can open it (:class:`~airflow_provider_d1.transfers.d1_to_s3.D1ToS3Operator` does), for an hour.

@@ -61,7 +61,7 @@ class Prefix:
         """Write the run's manifest, then its copy at the prefix unless that is of a newer run; remove older runs.
 
         :raises D1StagingError: when a stored file is missing or has another size.
-        :raises D1ConfigurationError: when a run of another database was published here meanwhile.
+        :raises D1ConfigurationError: when a run of another database was published here since the start.
         """
         content = dumps(manifest)
         self._put(run.manifest_key, content)

@@ -165,7 +165,7 @@ class FolderStorage:
         self._stop_if_cancelled()
         target = self._target(key)
         for _ in range(_ATTEMPTS):
-            # meanwhile another run may remove an empty parent
+            # another run may remove an empty parent at the same time
             with contextlib.suppress(FileNotFoundError):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 break

@@ -80,7 +80,7 @@ class Warehouse(ABC, Generic[S]):
 
     @abstractmethod
     def is_permanent(self, error: Exception) -> bool:
-        """Whether a driver's error comes again until somebody changes something; other errors may be retried."""
+        """Whether a driver's error is permanent; the task's ``retries`` apply to all others."""
 
     # defaults
 
@@ -211,7 +211,7 @@ class Warehouse(ABC, Generic[S]):
         return Match(table.name, *paths, table.rows, tuple(key), values, deletes, identifier)
 
     def exactly(self, value: str, type_name: str) -> str:
-        """A value of a staged type in a form in which ``=`` and GROUP BY tell all values apart."""
+        """A value of a staged type in a form in which ``=`` and GROUP BY distinguish all values."""
         return value
 
     #: True where MERGE deletes too, so that it is one statement
@@ -267,7 +267,7 @@ class Warehouse(ABC, Generic[S]):
             return Publication(self.alterations(plan, work), self.merge(plan, work))
         if plan.options.mode == "replace":
             return Publication(ddl=[self.rename_helper(plan, work)], renames=self.renames)
-        # another load may have made the table meanwhile
+        # another load may have made the table since the plan
         create = self.create_table(plan, work.table.name, work.columns, "IF NOT EXISTS ")
         return Publication([create], self.merge(plan, work) if work.key else [self.insert_from_helper(plan, work)])
 

@@ -85,11 +85,11 @@ class BigQuery(Warehouse[BigQuerySession]):
         length_in="characters",
         fold=str.lower,  # columns always, tables as a dataset may ask for
         quote="`",
-        doubled_quote=False,
+        quote_escape="backslash",
         backslash=True,
-        doubled_apostrophe=False,
-        impossible_table=re.compile(r"[^\w\- ]"),
-        impossible_column=re.compile(
+        apostrophe_escape="backslash",
+        forbidden_table=re.compile(r"[^\w\- ]"),
+        forbidden_column=re.compile(
             r"[!\"$()*,./;?@\[\\\]^`{}~]|^(?i:_TABLE_|_FILE_|_PARTITION|_ROW_TIMESTAMP|__ROOT__|_COLIDENTIFIER)"
         ),
     )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.plan import Column, LoadPlan
     from airflow_provider_d1.warehouses.staged_files import StagedFiles
 
-#: String holds text and bytes alike; a comment says which, so that a later append knows
+#: String holds text and bytes alike; a comment records which, for a later append
 _COMMENT = " COMMENT 'binary'"
 #: placeholders for the staging bucket's address and keys in the statement; the values are sent as parameters
 _S3_PARAMETERS = ("d1_url", "d1_access_key", "d1_secret_key", "d1_session_token")
@@ -88,9 +88,9 @@ class ClickHouse(Warehouse[ClickHouseSession]):
         },
         max_length=206,  # a table's name becomes a file's
         quote="`",
-        doubled_quote=False,
+        quote_escape="backslash",
         backslash=True,
-        doubled_apostrophe=False,
+        apostrophe_escape="backslash",
     )
     extra = "clickhouse"
     modules = ("airflow.providers.clickhousedb.hooks.clickhouse", "clickhouse_connect.driver.exceptions")

@@ -50,10 +50,10 @@ class Databricks(Warehouse[CursorSession]):
         fold=str.lower,
         quote="`",
         backslash=True,
-        doubled_apostrophe=False,
+        apostrophe_escape="backslash",
         # Unity Catalog's rule for schemas and tables; columns may have them, by column mapping
-        impossible=re.compile(r"[\x00-\x1f\x7f]"),
-        impossible_table=re.compile(r"[./ ]"),
+        forbidden=re.compile(r"[\x00-\x1f\x7f]"),
+        forbidden_table=re.compile(r"[./ ]"),
     )
     extra = "databricks"
     modules = ("airflow.providers.databricks.hooks.databricks_sql", "databricks.sql.exc")

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+Escape = Literal["double", "backslash"]
+
 
 def exact(name: str) -> str:
-    """For warehouses in which quoted names that differ at all are different names."""
+    """For warehouses whose quoted names are case-sensitive."""
     return name
 
 
@@ -17,22 +19,21 @@ def exact(name: str) -> str:
 class Dialect:
     """The rules of one warehouse.
 
-    :param name: as a person calls it.
+    :param name: its name in messages.
     :param types: staged type → the warehouse's type, never a narrower one.
     :param known_types: the warehouse's own type names (lower case, as its catalogue gives them) → the staged type
         that holds the same values; narrower ones are absent on purpose.
     :param max_length: longest identifier.
     :param length_in: whether that counts bytes of UTF-8 or characters.
-    :param fold: two names with the same image are one name to the warehouse.
+    :param fold: two names with the same image are one name in the warehouse.
     :param quote: the character around identifiers.
-    :param doubled_quote: True where a quote inside an identifier is doubled, False where a backslash stands before it.
+    :param quote_escape: how a quote inside an identifier is escaped: it is doubled, or a backslash precedes it.
     :param backslash: True where a backslash escapes in string literals.
-    :param doubled_apostrophe: True where an apostrophe in a string literal is doubled, False where a backslash stands
-        before it.
-    :param impossible: what no name may contain.
-    :param impossible_column: what no column's name may contain, besides.
-    :param impossible_table: what no schema's or table's name may contain, besides.
-    :param reserved_columns: folded column names that the warehouse keeps for itself.
+    :param apostrophe_escape: the same for an apostrophe in a string literal.
+    :param forbidden: what no name may contain.
+    :param forbidden_column: what no column's name may contain, besides.
+    :param forbidden_table: what no schema's or table's name may contain, besides.
+    :param reserved_columns: folded column names that the warehouse reserves.
     """
 
     name: str
@@ -42,12 +43,12 @@ class Dialect:
     length_in: Literal["bytes", "characters"] = "bytes"
     fold: Callable[[str], str] = exact
     quote: str = '"'
-    doubled_quote: bool = True
+    quote_escape: Escape = "double"
     backslash: bool = False
-    doubled_apostrophe: bool = True
-    impossible: re.Pattern[str] = field(default_factory=lambda: re.compile("\x00"))
-    impossible_column: re.Pattern[str] | None = None
-    impossible_table: re.Pattern[str] | None = None
+    apostrophe_escape: Escape = "double"
+    forbidden: re.Pattern[str] = field(default_factory=lambda: re.compile("\x00"))
+    forbidden_column: re.Pattern[str] | None = None
+    forbidden_table: re.Pattern[str] | None = None
     reserved_columns: frozenset[str] = frozenset()
 
     def identifier(self, *parts: str) -> str:
@@ -55,7 +56,7 @@ class Dialect:
         return ".".join(f"{self.quote}{self._escaped(part)}{self.quote}" for part in parts)
 
     def _escaped(self, name: str) -> str:
-        if self.doubled_quote:
+        if self.quote_escape == "double":
             return name.replace(self.quote, self.quote * 2)
         return name.replace("\\", "\\\\").replace(self.quote, f"\\{self.quote}")
 
@@ -65,7 +66,7 @@ class Dialect:
             return "NULL"
         if self.backslash:
             text = text.replace("\\", "\\\\")
-        if self.doubled_apostrophe:
+        if self.apostrophe_escape == "double":
             text = text.replace("'", "''")
         else:
             text = text.replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")
@@ -78,9 +79,9 @@ class Dialect:
         length = len(name.encode()) if self.length_in == "bytes" else len(name)
         if length > self.max_length:
             return f"has {length} {self.length_in}, at most {self.max_length} are possible"
-        for pattern in (self.impossible, self.impossible_column if column else self.impossible_table):
+        for pattern in (self.forbidden, self.forbidden_column if column else self.forbidden_table):
             if pattern is not None and (found := pattern.search(name)):
                 return f"contains {found.group()!r}" if found.group() else "has a form that is not possible"
         if column and self.fold(name) in self.reserved_columns:
-            return "is a name that the warehouse keeps for itself"
+            return "is a name that the warehouse reserves"
         return None

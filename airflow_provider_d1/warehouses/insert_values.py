@@ -82,7 +82,7 @@ def _literals(column: pa.Array, dialect: Dialect) -> pa.Array:
         if dialect.backslash:
             for character, escaped in (("\\", "\\\\"), ("\0", "\\0")):
                 text = pc.replace_substring(text, character, escaped)
-        text = pc.replace_substring(text, "'", "''" if dialect.doubled_apostrophe else "\\'")
+        text = pc.replace_substring(text, "'", "''" if dialect.apostrophe_escape == "double" else "\\'")
         return _between(b"'", text.cast(pa.binary()), b"'")
     if pa.types.is_binary(kind):
         from airflow_provider_d1.dump.hex_codec import encode_hex

@@ -32,7 +32,7 @@ def create_statement(plan: LoadPlan, timestamp_type: str, suffix: str = "") -> s
     """``CREATE TABLE IF NOT EXISTS`` for the loader's own table.
 
     :param timestamp_type: type of ``loaded_at``.
-    :param suffix: what the warehouse wants after the columns.
+    :param suffix: what follows the columns in this warehouse's dialect.
     """
     dialect = plan.dialect
     columns = [f"{dialect.identifier('loaded_at')} {timestamp_type}"]

@@ -24,7 +24,7 @@ class KeyColumn:
 
     :param old: its value in a row of the table.
     :param new: its value in a row ``d1_new`` of the helper table, in the same type.
-    :param exact_old: ``old`` in a form in which ``=`` and GROUP BY tell all values apart, and so ``exact_new``.
+    :param exact_old: ``old`` in a form in which ``=`` and GROUP BY distinguish all values, and so ``exact_new``.
     """
 
     name: str
@@ -138,7 +138,7 @@ def update_and_insert(match: Match) -> list[str]:
 
 
 def check_keys(match: Match, rows: Rows, *, in_table: bool) -> None:
-    """Refuse keys that do not tell the rows apart.
+    """Refuse keys that do not identify the rows.
 
     :param in_table: look for the staged keys in the table too.
     :raises D1WarehouseError: naming the table and its key.

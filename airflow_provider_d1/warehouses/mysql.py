@@ -32,7 +32,7 @@ _LARGEST_INSERT = 4 << 20
 _CONNECT_TIMEOUT = 20
 #: how long a load waits for another one into the same schema, in seconds
 _OTHER_LOAD = 6 * 3600
-#: errors that come again until somebody changes something; everything else may pass: a deadlock (1213), a lock (1205),
+#: permanent errors; all others are taken as transient: a deadlock (1213), a lock (1205),
 #: a full disk (1021, 1114), a server that shuts down, is read-only (1290, 1836) or has gone (2006, 2013)
 _PERMANENT = frozenset(
     (
@@ -117,7 +117,7 @@ class MySQL(Warehouse[MySQLSession]):
         quote="`",
         backslash=True,
         # names are stored in three bytes of UTF-8 at most, and lose a space at the end
-        impossible=re.compile("[\0\U00010000-\U0010ffff]|(?<= )$"),
+        forbidden=re.compile("[\0\U00010000-\U0010ffff]|(?<= )$"),
         reserved_columns=frozenset({"db_row_id", "db_trx_id", "db_roll_ptr", "fts_doc_id"}),
     )
     extra = "mysql"
@@ -137,7 +137,7 @@ class MySQL(Warehouse[MySQLSession]):
 
     def is_permanent(self, error: Exception) -> bool:
         number = _number(error)
-        # a helper table that has gone was dropped by somebody else: the next load makes another one
+        # a missing helper table was dropped by another session: the next load makes a new one
         return number in _PERMANENT and not (number == 1146 and "_d1_new_" in str(error))
 
     def connect(self, plan: LoadPlan, files: StagedFiles, connections: Connections) -> MySQLSession:

@@ -227,7 +227,7 @@ class Postgres(Warehouse[PostgresSession]):
 
     def _load_for_rows(self, run: Run[PostgresSession], work: TableLoad, existing: Relation) -> None:
         plan, session, table = run.plan, run.session, work.table
-        # a type that somebody chose may stay as long as every value fits: for drift it is what is staged
+        # a type that a user chose stays while every value fits: drift takes it for the staged type
         staged = {column.name for column in table.columns}
         chosen = {
             name: kind
@@ -294,7 +294,7 @@ class Postgres(Warehouse[PostgresSession]):
         self._finish_with(run, work.table, existing, finish, check=check, cleanup=cleanup, waits_for_readers=waits)
 
     def _checked_cast(self, run: Run[PostgresSession], table: Table, column: str, kind: str) -> str:
-        """The expression that turns a staged column into the type that somebody gave the target's column."""
+        """The expression that turns a staged column into the type that a user gave the target's column."""
         plan = run.plan
         name, staged = f"new.{plan.dialect.identifier(column)}", self._catalog_type(table, column)
         cast = f"CAST({name} AS {kind})"

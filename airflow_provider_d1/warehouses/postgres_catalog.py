@@ -114,7 +114,7 @@ def attached(rows: Rows, kept: Relation, fresh: str, known_types: Mapping[str, s
     """What would be lost if the table were dropped and another one took its name, in words; empty for nothing.
 
     :param fresh: SQL for the oid of a table that this role has just created in the same schema: what it has is no loss.
-    :param known_types: the types that a load gives to columns; a column of another type was changed by somebody.
+    :param known_types: the types that a load gives to columns; a column of another type was changed by a user.
     """
     found = [str(what) for (what,) in rows(_ATTACHED.format(kept=kept.oid, fresh=fresh))]
     return found + [f"column {name} {kind}" for name, kind in kept.columns.items() if kind not in known_types]
@@ -150,7 +150,7 @@ def key_with_actions(rows: Rows, table: Relation) -> Sequence[str]:
 
 
 def refuses_deletes(rows: Rows, table: Relation) -> bool:
-    """Whether the table is in a publication that sends deletes and has nothing to tell its rows apart by.
+    """Whether the table is in a publication that sends deletes and has no replica identity.
 
     Postgres then refuses every DELETE, but not TRUNCATE.
     """

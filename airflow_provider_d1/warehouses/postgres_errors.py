@@ -1,4 +1,4 @@
-"""Postgres's errors: which of them another attempt may mend, by SQLSTATE."""
+"""Postgres's errors: which of them a retry may resolve, by SQLSTATE."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 #: a lock that readers do not notice; it waits for longer than deadlock_timeout (1 s), after which autovacuum gives way
 _WRITERS_TIMEOUT = "2s"
-#: a lock that readers wait behind, so it gives up soon and lets them pass
+#: readers wait behind this lock, so the attempt is short
 _READERS_TIMEOUT = "100ms"
 
 
@@ -99,7 +99,7 @@ def _finish(session: PostgresSession, step: Finish) -> None:
 
 
 def _check_still_bare(session: PostgresSession, step: Finish, existing: Relation) -> None:
-    """Something may have been attached while the rows were loaded; from now on nobody else can reach the table."""
+    """Check again what is attached: it may have changed while the rows were loaded. The lock now excludes others."""
     attached = session.attached(step.table.helper, existing)
     if attached or session.relation(step.table.name) != existing:
         raise D1WarehouseError(
@@ -110,7 +110,7 @@ def _check_still_bare(session: PostgresSession, step: Finish, existing: Relation
 
 
 def _lock_out_writers(session: PostgresSession, step: Finish) -> None:
-    """Readers go on; a row that somebody else adds meanwhile would stay beside the staged ones."""
+    """Lock out writers, not readers: a row added by another session would stay beside the staged ones."""
 
     def attempt() -> None:
         session.run(f"SET LOCAL lock_timeout = '{_WRITERS_TIMEOUT}'")
@@ -120,7 +120,7 @@ def _lock_out_writers(session: PostgresSession, step: Finish) -> None:
 
 
 def _lock_out_readers(session: PostgresSession, steps: Sequence[Finish]) -> None:
-    """Take all tables for this transaction, but hold up nobody while waiting for one that is being read.
+    """Lock all tables for this transaction without blocking readers while one of the tables is in use.
 
     The table that was being read in the last attempt comes first, at a moment when no other is held.
     """

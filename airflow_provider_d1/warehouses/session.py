@@ -25,7 +25,7 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.1, 5.0
 _ATTEMPTS = 100
 #: a statement longer than this is shown without its middle
 _SHOWN = 240
-#: classes of SQLSTATE that stay until somebody changes something: unsupported features, grants, cardinality, data,
+#: classes of SQLSTATE whose errors are permanent: unsupported features, grants, cardinality, data,
 #: constraints, credentials, dependent objects, missing databases and schemas, syntax, permissions, limits
 _PERMANENT_SQLSTATES = frozenset(("0A", "0L", "0P", "21", "22", "23", "28", "2B", "3D", "3F", "42", "44", "54", "56"))
 #: another session made the same schema or table at the same moment
@@ -142,7 +142,7 @@ def abbreviated(statement: str) -> str:
 
 
 def is_permanent_sqlstate(state: str | None) -> bool:
-    """Whether an error of this SQLSTATE comes again until somebody changes something; unknown ones may pass."""
+    """Whether an error of this SQLSTATE is permanent; unknown ones are taken as transient."""
     return state is not None and state not in _ALREADY_EXISTS and state[:2] in _PERMANENT_SQLSTATES
 
 

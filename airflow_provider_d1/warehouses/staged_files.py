@@ -1,4 +1,4 @@
-"""The files of a manifest, checked against it and handed to a warehouse."""
+"""The files of a manifest, checked against it, as a warehouse reads them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ _LISTED_FROM = 20
 
 
 class StagedFiles:
-    """The files of a manifest: checked against it, and handed out as local files one after the other.
+    """The files of a manifest: checked against it, and available as local files one after the other.
 
     :param storage: the folder that the manifest is in. Files elsewhere are refused, so that whoever can write one
         prefix cannot make a worker read anything else.
@@ -108,7 +108,7 @@ class StagedFiles:
                 pass
 
     def opened(self, table: Table) -> Iterator[tuple[Part, Path]]:
-        """Each part as a file on this machine, while the loop body runs; the next one is fetched meanwhile.
+        """Each part as a file on this machine, while the loop body runs; the next one is fetched in the background.
 
         :raises D1ManifestError: for a part whose SHA-256 is not the manifest's.
         """

@@ -61,7 +61,7 @@ class TableLoad:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """The statements that make a table's rows visible: DDL, which mostly commits by itself, then those on rows.
+    """The statements that make a table's rows visible: DDL, which mostly commits implicitly, then those on rows.
 
     :param renames: the helper table becomes the table, so that it need not be dropped.
     :param makes: other helper tables, which are dropped at the end.

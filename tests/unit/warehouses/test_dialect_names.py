@@ -43,7 +43,7 @@ def test_null_is_no_text() -> None:
     [
         ("postgres", {"t" * 64: {"a": "int64"}}, r"'t{64}' has 64 bytes, at most 63"),
         ("postgres", {"t": {"ü" * 32: "int64"}}, r"'ü{32}' of table 't' has 64 bytes"),
-        ("postgres", {"t": {"xmin": "int64"}}, "'xmin' of table 't' is a name that the warehouse keeps"),
+        ("postgres", {"t": {"xmin": "int64"}}, "'xmin' of table 't' is a name that the warehouse reserves"),
         ("redshift", {"Users": {"a": "int64"}, "users": {"a": "int64"}}, "tables 'Users' and 'users' collide"),
         ("redshift", {"t": {"É": "int64", "é": "int64"}}, "columns of table 't' 'É' and 'é' collide"),
         ("duckdb", {"Users": {"a": "int64"}, "users": {"a": "int64"}}, "'Users' and 'users'"),
