@@ -377,7 +377,7 @@ class Warehouse(ABC, Generic[S]):
             action = "swap" if strategy == "swap" else "overwrite"
         elif existing:
             same = columns_as_staged(plan.dialect, table, existing)
-            alters = strategy == "rows" and self.alters_to_replace
+            alters = strategy != "swap" and self.alters_to_replace
             action = "swap" if strategy == "swap" or (same is None and not alters) else "overwrite"
             drift = no_drift(same or table.columns)
         columns = drift.targets if self.fits_values_here else table.columns
