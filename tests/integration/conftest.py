@@ -95,6 +95,15 @@ def emulator(running_emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Ite
     running_emulator.faults.reset()
 
 
+@pytest.fixture
+def restored_is_empty(emulator: Emulator) -> None:
+    """Drop what an earlier test restored into the database ``shop-restored``."""
+    from airflow_provider_d1.hooks.d1 import D1Hook
+
+    tables = ("orders", "users", "_d1_imports")
+    D1Hook(database="shop-restored").run([f"DROP TABLE IF EXISTS {name}" for name in tables])
+
+
 def d1_connection(emulator: Emulator, **fields: object) -> str:
     definition = {
         "conn_type": "d1",

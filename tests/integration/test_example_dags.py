@@ -110,6 +110,7 @@ def test_an_asset_event_names_the_run_that_its_consumer_loads(emulator: Emulator
     assert load.manifest == staged[-1]["manifest"]
 
 
+@pytest.mark.usefixtures("restored_is_empty")
 def test_a_backup_is_restored_and_compared(emulator: Emulator, s3: S3Server) -> None:
     backup = run_dag("d1_backup")
     assert backup.state == "success"

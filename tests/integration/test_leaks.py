@@ -98,6 +98,7 @@ def left_behind(home: Path, s3: S3Server) -> dict[str, bytes]:
     [({"AIRFLOW__LOGGING__LOGGING_LEVEL": "DEBUG"}, SCENARIOS[:1]), ({"D1_TEST_UNMASKED": "1"}, SCENARIOS)],
     ids=["everything-logged", "masker-off"],
 )
+@pytest.mark.usefixtures("restored_is_empty")
 def test_nothing_that_a_run_leaves_behind_holds_a_secret(
     settings: dict[str, str],
     scenarios: list[tuple[str, str, dict[str, int], str]],

@@ -41,12 +41,7 @@ def fakesnow_without_gaps() -> Iterator[None]:
 
     def overwrites(cursor: Any, command: str, *arguments: Any, **options: Any) -> Any:
         held: dict[str, threading.Lock] = vars(_held).setdefault("locks", {})
-        if command in ("COMMIT", "ROLLBACK"):
-            try:
-                return execute(cursor, command, *arguments, **options)
-            finally:
-                while held:
-                    held.popitem()[1].release()
+        ends = command in ("COMMIT", "ROLLBACK")
         if (locking := _LOCKING.match(command)) is not None and locking[1] not in held:
             _LOCKS[locking[1]].acquire()
             held[locking[1]] = _LOCKS[locking[1]]
@@ -57,6 +52,9 @@ def fakesnow_without_gaps() -> Iterator[None]:
             return execute(cursor, command, *arguments, **options)
         except duckdb.TransactionException as error:  # where Snowflake waits for a lock, and gives up in the end
             raise ProgrammingError(msg=str(error), errno=625, sqlstate="40001") from error
+        finally:
+            while ends and held:
+                held.popitem()[1].release()
 
     with pytest.MonkeyPatch.context() as patch, fakesnow.patch():
         patch.setattr(fakesnow.copy_into, "_source_urls", urls)

@@ -12,7 +12,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_d1.exceptions import D1ManifestError
-from airflow_provider_d1.warehouses import duckdb_session
+from airflow_provider_d1.warehouses import duckdb_session, session
 from tests.integration.dag_runs import BUCKET
 from tests.integration.warehouses.staged import write_staged
 
@@ -44,8 +44,9 @@ def rows_of(table: pa.Table) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("file_format", ["parquet", "csv"])
-def test_from_s3(engine, schema, load_staged, staged_in_s3, s3, file_format, caplog) -> None:
+def test_from_s3(engine, schema, load_staged, staged_in_s3, s3, file_format, caplog, monkeypatch) -> None:
     caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr(session, "abbreviated", str)
     uri = staged_in_s3(file_format)
     load_staged(uri, verify_checksums=True)
     assert sorted(engine.rows(schema, "users"), key=repr) == sorted(rows_of(USERS), key=repr)
