@@ -19,11 +19,13 @@ class Rule:
     :param words: what the value must be.
     :param read: how a rendered template, which is a string, becomes a value. It raises ValueError for a
         string that is not a value. None for an argument that is a string.
+    :param shows_value: False keeps an invalid value out of the message, where it may be a secret.
     """
 
     holds: Callable[[Any], bool]
     words: str
     read: Callable[[str], Any] | None = None
+    shows_value: bool = True
 
     def check(self, name: str, value: object) -> None:
         """Refuse an invalid value.
@@ -32,7 +34,8 @@ class Rule:
         :raises D1ConfigurationError: names the argument, what it must be and what it is.
         """
         if not self.holds(value):
-            shown = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
+            plain = self.shows_value and isinstance(value, str | int | float | None)
+            shown = repr(value) if plain else type(value).__name__
             raise D1ConfigurationError(f"{name} must be {self.words}, not {shown}.")
 
     def from_rendered(self, value: object) -> object:
@@ -116,6 +119,12 @@ def _read_literal(rendered: str) -> object:
 
 
 STRING = string("a string that is not empty")
+#: of a connection that may be left out; a template that renders to an empty string leaves it out
+OPTIONAL_CONNECTION = Rule(
+    lambda value: value is None or is_string(value),
+    "a connection's id, or None",
+    lambda rendered: None if rendered in ("", "None") else rendered,
+)
 BOOLEAN = Rule(lambda value: isinstance(value, bool), "True or False", _read_boolean)
 TABLES = names("a list with at least one table name")
 NAME_LISTS = Rule(

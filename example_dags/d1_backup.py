@@ -5,6 +5,9 @@ D1 wrote it, compressed with zstd, with a manifest that has its size and SHA-256
 
 Connections are those of the example ``d1_to_s3``. To encrypt the backups with your own KMS key, add
 ``extra_args={"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "<key>"}``. R2 encrypts all objects at rest.
+
+To encrypt them before they leave the worker, create a key pair with ``age-keygen``, set the param ``age_recipient`` to
+the public key, and install the extra ``[age]``. Without the secret key such a backup cannot be restored.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ with DAG(
         "database": Param("shop", type="string", description="Name or UUID of the D1 database"),
         "bucket": Param("my-staging-bucket", type="string", description="S3 bucket for the backups"),
         "prefix": Param("backups", type="string", description="Folder in the bucket; each database gets one below it"),
+        "age_recipient": Param("", type="string", description="Public key of age (age1…); empty: not encrypted"),
     },
     tags=["d1"],
 ) as dag:
@@ -38,4 +42,5 @@ with DAG(
         file_format="sql",
         compression="zstd",
         keep_runs=30,
+        age_recipients="{{ [params.age_recipient] if params.age_recipient }}",
     )

@@ -3,6 +3,9 @@
 Create the database first (``npx wrangler d1 create shop-restored``) and trigger the DAG; nothing has to be edited. Run
 it regularly, to verify that the backups can be restored. Connections are those of the example ``d1_to_s3``.
 
+For encrypted backups, ``age_conn_id`` names a connection whose password is the secret key of age, and ``age_recipient``
+is the public key for the backup of the restored database. Both need the extra ``[age]``.
+
 * ``restore`` refuses a changed or truncated backup, a backup of another database, and a target that has tables.
 * ``dump`` backs up the restored database.
 * ``compare`` fails unless both dumps have the same tables, rows and values.
@@ -32,6 +35,8 @@ with DAG(
         "bucket": Param("my-staging-bucket", type="string", description="S3 bucket of the backups"),
         "prefix": Param("backups", type="string", description="Folder of the backups in the bucket"),
         "run": Param("", type="string", description="Which backup, such as 20261127T030000Z-3f9c1a; empty: the newest"),
+        "age_conn_id": Param("", type="string", description="Connection with the secret key; empty: not encrypted"),
+        "age_recipient": Param("", type="string", description="Public key of age (age1…); empty: not encrypted"),
     },
     tags=["d1"],
 ) as dag:
@@ -41,6 +46,7 @@ with DAG(
         source="s3://{{ params.bucket }}/{{ params.prefix }}/{{ params.database }}/"
         "{{ params.run ~ '/' if params.run }}_manifest.json",
         source_database="{{ params.database }}",
+        age_conn_id="{{ params.age_conn_id }}",
     )
     dump = D1ToS3Operator(
         task_id="dump",
@@ -50,6 +56,9 @@ with DAG(
         file_format="sql",
         compression="zstd",
         keep_runs=1,
+        age_recipients="{{ [params.age_recipient] if params.age_recipient }}",
     )
-    compare = D1CompareBackupsOperator(task_id="compare", first=restore.output, second=dump.output)
+    compare = D1CompareBackupsOperator(
+        task_id="compare", first=restore.output, second=dump.output, age_conn_id="{{ params.age_conn_id }}"
+    )
     restore >> dump >> compare

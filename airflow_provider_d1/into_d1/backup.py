@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ImportFileError, D1ManifestError
+from airflow_provider_d1.staging.encryption import decrypt_file, missing_key
 from airflow_provider_d1.staging.manifest import parse_manifest
 from airflow_provider_d1.staging.streams import file_sha256
 
 if TYPE_CHECKING:
+    from airflow_provider_d1.cloudflare.credentials import Secret
     from airflow_provider_d1.cloudflare.models import Database
     from airflow_provider_d1.into_d1.sql_script import ScriptSummary
     from airflow_provider_d1.staging.manifest import Manifest
@@ -24,7 +26,7 @@ class Backup:
 
     :param uri: URI of the run's own manifest, which does not change.
     :param key: the dump's key in the folder of the manifest that was read.
-    :param file: size and SHA-256 of the stored file, compressed or not.
+    :param file: size and SHA-256 of the stored file, as it is: compressed or not, encrypted or not.
     """
 
     manifest: Manifest
@@ -74,11 +76,17 @@ class Backup:
             )
 
 
-def fetch_stored(storage: Storage, key: str, folder: Path) -> Path:
-    """A stored file on this machine: where it is, or fetched into a temporary folder.
+def fetch_stored(storage: Storage, key: str, folder: Path, age_key: Secret | None = None) -> Path:
+    """A stored file on this machine, decrypted: where it is, or in a temporary folder.
 
-    :raises D1ImportFileError: when there is none.
+    :param age_key: for a file that is encrypted with age.
+    :raises D1ImportFileError: when there is none, or it is damaged.
+    :raises D1ConfigurationError: when it is encrypted, and the key is missing or another one.
     """
+    return decrypt_file(_fetch(storage, key, folder), folder, age_key, storage.uri(key))
+
+
+def _fetch(storage: Storage, key: str, folder: Path) -> Path:
     path = storage.local_path(key)
     if path is None:
         path = folder / "stored"
@@ -89,14 +97,18 @@ def fetch_stored(storage: Storage, key: str, folder: Path) -> Path:
     return path
 
 
-def fetch_backup(storage: Storage, backup: Backup, folder: Path) -> Path:
-    """The stored dump of a backup on this machine, compared with the manifest.
+def fetch_backup(storage: Storage, backup: Backup, folder: Path, age_key: Secret | None = None) -> Path:
+    """The dump of a backup on this machine, decrypted, after the stored file was compared with the manifest.
 
+    :param age_key: for a backup that is encrypted with age.
     :raises D1ImportFileError: when it is missing, or has other bytes.
+    :raises D1ConfigurationError: when it is encrypted, and the key is missing or another one.
     """
-    path = fetch_stored(storage, backup.key, folder)
+    if backup.manifest.encryption is not None and age_key is None:  # before a large file is fetched
+        raise missing_key(backup.file.uri)
+    path = _fetch(storage, backup.key, folder)
     backup.check_stored(path)
-    return path
+    return decrypt_file(path, folder, age_key, backup.file.uri)
 
 
 def read_backup(storage: Storage, key: str) -> Backup:

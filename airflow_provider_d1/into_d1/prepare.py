@@ -1,4 +1,4 @@
-"""Create the file of an import from a stored SQL file: fetch, verify, decompress, check, hash."""
+"""Create the file of an import from a stored SQL file: fetch, verify, decrypt, decompress, check, hash."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from airflow_provider_d1.into_d1.sql_script import copy_script
 from airflow_provider_d1.staging.streams import UnpackingReader
 
 if TYPE_CHECKING:
+    from airflow_provider_d1.cloudflare.credentials import Secret
     from airflow_provider_d1.into_d1.backup import Backup
     from airflow_provider_d1.into_d1.import_record import ImportRecord
     from airflow_provider_d1.storage.base import Storage
@@ -39,21 +40,33 @@ class PreparedImport:
 
 
 def prepare_sql_file(
-    storage: Storage, key: str, folder: Path, *, backup: Backup | None = None, record: ImportRecord | None = None
+    storage: Storage,
+    key: str,
+    folder: Path,
+    *,
+    backup: Backup | None = None,
+    record: ImportRecord | None = None,
+    age_key: Secret | None = None,
 ) -> PreparedImport:
-    """Convert a stored SQL file, plain or compressed with gzip or zstd, to the form that D1 imports.
+    """Convert a stored SQL file to the form that D1 imports. It may be compressed (gzip, zstd) and encrypted (age).
 
-    Memory is bounded; the disk needs space for the stored file, unless it is local, and the uncompressed one.
+    Memory is bounded; the disk needs space for the stored file, unless it is local, and the uncompressed
+    one; for an encrypted one also for the decrypted one.
 
     :param storage: the file's storage.
     :param key: its key.
     :param folder: a temporary folder.
     :param backup: the expected backup.
     :param record: written at the end of the file.
+    :param age_key: for an encrypted file.
     :raises D1ImportFileError: for a file that D1 would not import, or that is not the backup; names the file.
+    :raises D1ConfigurationError: when the file is encrypted, and the key is missing or another one.
     """
     uri = storage.uri(key)
-    stored = fetch_stored(storage, key, folder) if backup is None else fetch_backup(storage, backup, folder)
+    if backup is None:
+        stored = fetch_stored(storage, key, folder, age_key)
+    else:
+        stored = fetch_backup(storage, backup, folder, age_key)
     try:
         with (
             UnpackingReader(stored.open("rb")) as script,

@@ -13,7 +13,7 @@ from airflow_provider_d1.exceptions import D1ImportFileError
 from airflow_provider_d1.operators.arguments import check_arguments, check_rendered_arguments
 from airflow_provider_d1.operators.d1 import permanent_errors_fail_task
 from airflow_provider_d1.operators.d1_import import SOURCE, open_source, uri_of
-from airflow_provider_d1.validation import STRING, Rule, names, optional, string
+from airflow_provider_d1.validation import OPTIONAL_CONNECTION, STRING, Rule, names, optional, string
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -26,6 +26,7 @@ RULES: Mapping[str, Rule] = {
     "ignore_tables": names("a list of table names", empty=True),
     "aws_conn_id": optional(STRING),
     "temp_dir": optional(string("a folder")),
+    "age_conn_id": OPTIONAL_CONNECTION,
 }
 
 
@@ -42,6 +43,8 @@ class D1CompareBackupsOperator(BaseOperator):
     :param ignore_tables: tables to ignore in both; by default the record of imports. (templated)
     :param aws_conn_id: connection for ``s3://``. (templated)
     :param temp_dir: None for the worker's temporary folder. (templated)
+    :param age_conn_id: for encrypted backups: a connection whose password is the age secret key, as of
+        :class:`~airflow_provider_d1.operators.d1_import.D1ImportOperator`. (templated)
 
     Returns ``{"tables": {"users": {"rows": 3, "sha256": …}}, "rows": 3}``; fails with a list of the tables that differ.
     """
@@ -58,6 +61,7 @@ class D1CompareBackupsOperator(BaseOperator):
         ignore_tables: Sequence[str] = ("_d1_imports",),
         aws_conn_id: str | None = "aws_default",
         temp_dir: str | None = None,
+        age_conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -66,6 +70,7 @@ class D1CompareBackupsOperator(BaseOperator):
         self.ignore_tables = ignore_tables
         self.aws_conn_id = aws_conn_id
         self.temp_dir = temp_dir
+        self.age_conn_id = age_conn_id
         check_arguments(self, RULES)
 
     def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
@@ -83,6 +88,7 @@ class D1CompareBackupsOperator(BaseOperator):
         return {"tables": tables, "rows": rows}
 
     def _digests(self, uri: str) -> dict[str, TableDigest]:
+        from airflow_provider_d1.hooks.age_key import read_age_key
         from airflow_provider_d1.into_d1.backup import fetch_backup, read_backup
         from airflow_provider_d1.into_d1.table_digests import table_digests
         from airflow_provider_d1.staging.streams import UnpackingReader
@@ -90,7 +96,7 @@ class D1CompareBackupsOperator(BaseOperator):
         storage, key = open_source(uri, self.aws_conn_id)
         backup = read_backup(storage, key)
         with tempfile.TemporaryDirectory(prefix="d1-compare-", dir=self.temp_dir) as folder:
-            path = fetch_backup(storage, backup, Path(folder))
+            path = fetch_backup(storage, backup, Path(folder), read_age_key(self.age_conn_id))
             with UnpackingReader(path.open("rb")) as dump:
                 return table_digests(dump, Path(folder), ignore=self.ignore_tables)
 

@@ -17,7 +17,7 @@ from airflow_provider_d1.exceptions import D1ConfigurationError, D1ImportError
 from airflow_provider_d1.links.d1 import D1DatabaseLink, database_page
 from airflow_provider_d1.operators.arguments import check_arguments, check_rendered_arguments
 from airflow_provider_d1.operators.d1 import permanent_errors_fail_task
-from airflow_provider_d1.validation import BOOLEAN, STRING, Rule, integer, number, optional, string
+from airflow_provider_d1.validation import BOOLEAN, OPTIONAL_CONNECTION, STRING, Rule, integer, number, optional, string
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -241,7 +241,8 @@ class D1ImportBase(BaseOperator):
 class D1ImportOperator(D1ImportBase):
     """Import an SQL file into a D1 database, or restore a backup.
 
-    The file may be compressed with gzip or zstd; it is decompressed while it is read. Before anything is sent it is
+    The file may be compressed with gzip or zstd; it is decompressed while it is read. It may be encrypted with age; its
+    decrypted copy is in a temporary folder of the worker until the import is uploaded. Before anything is sent it is
     checked for what D1 refuses: more than 5 GB, ``BEGIN``/``COMMIT``, statements over 100 KB. A longer INSERT,
     as dumps have them, is split into statements that insert the same rows.
 
@@ -255,6 +256,9 @@ class D1ImportOperator(D1ImportBase):
         (templated)
     :param require_empty: refuse a database that has tables. None means True for a backup and False for an SQL file.
         (templated)
+    :param age_conn_id: for an encrypted file: a connection of any type, whose password is the age secret key
+        (``AGE-SECRET-KEY-1…``), or several in lines of their own. None, or a template that renders to an empty string,
+        for none. Needs the extra ``[age]``. (templated)
 
     All parameters of :class:`~airflow_provider_d1.operators.d1_import.D1ImportBase` apply too. Returns::
 
@@ -266,12 +270,19 @@ class D1ImportOperator(D1ImportBase):
     had applied it.
     """
 
-    template_fields: Sequence[str] = (*D1ImportBase.template_fields, "source", "source_database", "require_empty")
+    template_fields: Sequence[str] = (
+        *D1ImportBase.template_fields,
+        "source",
+        "source_database",
+        "require_empty",
+        "age_conn_id",
+    )
     rules: ClassVar[Mapping[str, Rule]] = {
         **IMPORT_RULES,
         "source": SOURCE,
         "source_database": optional(string("a database's name or UUID")),
         "require_empty": optional(BOOLEAN),
+        "age_conn_id": OPTIONAL_CONNECTION,
     }
 
     def __init__(
@@ -280,12 +291,14 @@ class D1ImportOperator(D1ImportBase):
         source: str | Mapping[str, Any],
         source_database: str | None = None,
         require_empty: bool | None = None,
+        age_conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.source = source
         self.source_database = source_database
         self.require_empty = require_empty
+        self.age_conn_id = age_conn_id
         check_arguments(self, self.rules)
 
     def _prepare(
@@ -296,6 +309,7 @@ class D1ImportOperator(D1ImportBase):
         folder: Path,
         record: ImportRecord | None,
     ) -> tuple[PreparedImport, dict[str, Any]]:
+        from airflow_provider_d1.hooks.age_key import read_age_key
         from airflow_provider_d1.into_d1.backup import read_backup
         from airflow_provider_d1.into_d1.prepare import prepare_sql_file
 
@@ -313,7 +327,9 @@ class D1ImportOperator(D1ImportBase):
                 f"database {target.name!r} is not empty, it has {len(tables)} tables and views ({', '.join(tables[:3])}"
                 f"{' …' if len(tables) > 3 else ''}). Restore into a new database, or pass require_empty=False."
             )
-        prepared = prepare_sql_file(storage, key, folder, backup=backup, record=record)
+        prepared = prepare_sql_file(
+            storage, key, folder, backup=backup, record=record, age_key=read_age_key(self.age_conn_id)
+        )
         return prepared, {
             "manifest": None if backup is None else backup.uri,
             "source": storage.uri(key),

@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 #: option → its default; an output folder has one run, so there is no keep_runs
 _DEFAULTS = {option.name: option.default for option in fields(StagingOptions) if option.name != "keep_runs"}
 #: flags that differ from the option's name
-_FLAGS = {"file_format": "format", "exclude_tables": "exclude_table"}
+_FLAGS = {"file_format": "format", "exclude_tables": "exclude_table", "age_recipients": "age_recipient"}
+#: options that are given once for each value: the value's name and the help
+_REPEATED = {
+    "exclude_tables": ("NAME", "table to leave out"),
+    "age_recipients": ("KEY", "public key (age1…) for which a dump of the format sql is encrypted with age"),
+}
 _BAR_WIDTH = 30
 _BAR_EVERY_SECONDS = 0.2
 
@@ -196,8 +201,9 @@ def argument_parser() -> argparse.ArgumentParser:
 def _argument(name: str, default: object) -> dict[str, Any]:
     """The arguments of ``add_argument`` for a staging option."""
     text = STAGING_HELP[name].replace("``", "").replace('"', "")
-    if name == "exclude_tables":
-        return {"action": "append", "metavar": "NAME", "help": "table to leave out; can be given more than once"}
+    if name in _REPEATED:
+        metavar, text = _REPEATED[name]
+        return {"action": "append", "metavar": metavar, "help": f"{text}; can be given more than once"}
     if isinstance(default, bool):
         return {"action": "store_true", "help": text}
     if default is not None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from airflow_provider_d1.exceptions import D1StagingError
+from airflow_provider_d1.staging.encryption import AGE_SUFFIX, EncryptingReader
 from airflow_provider_d1.staging.names import safe_name
 from airflow_provider_d1.staging.streams import CHUNK, SUFFIXES, CompressingReader, MeteredReader, Readable
 from airflow_provider_d1.validation import counted
@@ -28,25 +31,30 @@ def _dump_name(source: Source) -> str:
     return safe_name(source.database_name or stem or "dump")
 
 
-def _suffix(codec: str | None) -> str:
-    return f".sql{SUFFIXES[codec]}"
+def _suffix(codec: str | None, *, encrypted: bool) -> str:
+    return f".sql{SUFFIXES[codec]}{AGE_SUFFIX if encrypted else ''}"
 
 
-def store_dump(dump: Readable, run: StagingRun, source: Source, codec: str | None) -> FileEntry:
+def store_dump(
+    dump: Readable, run: StagingRun, source: Source, codec: str | None, age_recipients: Sequence[str] | None = None
+) -> FileEntry:
     """Stream a dump into the run's storage.
 
     :param dump: the uncompressed dump.
     :param codec: ``"gzip"``, ``"zstd"``, or None to store it as it is.
+    :param age_recipients: public keys for which it is encrypted, after the compression; None does not encrypt it.
+    :raises D1ConfigurationError: when the recipients cannot be used.
     :raises D1StagingError: when the stored length differs from the sent one.
     """
-    key = run.dump_key(_dump_name(source), _suffix(codec))
-    if codec is None:
-        outgoing = dump if isinstance(dump, MeteredReader) else MeteredReader(dump)
-    else:
-        outgoing = MeteredReader(CompressingReader(dump, codec))
-    # the storage must not get a short read: boto3 takes it for the end of the stream and reports success
-    with io.BufferedReader(outgoing, CHUNK) as stream:
-        length = run.storage.put_stream(key, stream)
+    key = run.dump_key(_dump_name(source), _suffix(codec, encrypted=bool(age_recipients)))
+    with ExitStack() as stack:
+        packed = dump if codec is None else CompressingReader(dump, codec)
+        if age_recipients:
+            packed = stack.enter_context(EncryptingReader(packed, age_recipients))
+        outgoing = packed if isinstance(packed, MeteredReader) else MeteredReader(packed)
+        # the storage must not get a short read: boto3 takes it for the end of the stream and reports success
+        with io.BufferedReader(outgoing, CHUNK) as stream:
+            length = run.storage.put_stream(key, stream)
     if length != outgoing.length:
         raise D1StagingError(f"{run.storage.uri(key)}: expected {counted(outgoing.length, 'byte')}, stored {length}")
     return run.stored(key, length=length, sha256=outgoing.sha256)

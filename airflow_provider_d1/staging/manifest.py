@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1ManifestError
 from airflow_provider_d1.staging import manifest_fields as read
+from airflow_provider_d1.staging.encryption import AGE
 from airflow_provider_d1.staging.manifest_source import Source
 from airflow_provider_d1.staging.manifest_tables import FileEntry, TableEntry
 from airflow_provider_d1.staging.options import FILE_FORMATS, FileFormat
@@ -69,7 +70,8 @@ class Manifest:
 
     ``run`` names the run and its folder; None in a manifest of version 1. ``extract`` is the method by which the rows
     were read from D1. ``binary_encoding`` is ``"hex"`` (upper-case) for the text formats, None where binary values are
-    stored as they are.
+    stored as they are. ``encryption`` is ``"age"`` for an encrypted dump; size and SHA-256 in ``files`` are then those
+    of the encrypted file.
     """
 
     created_at: str
@@ -83,12 +85,20 @@ class Manifest:
     binary_encoding: str | None = None
     run: str | None = None
     extract: str = "export"
+    encryption: str | None = None
 
     @property
     def all_files(self) -> tuple[FileEntry, ...]:
         """Every file that this manifest lists, with a kept dump."""
         kept = () if self.dump.kept is None else (self.dump.kept,)
         return (*self.files, *(file for table in self.tables for file in table.files), *kept)
+
+    @property
+    def content(self) -> str:
+        """What the manifest lists, for messages."""
+        if self.format != "sql":
+            return "tables"
+        return "an SQL dump" if self.encryption is None else f"an SQL dump that is encrypted with {self.encryption}"
 
     @property
     def rows(self) -> int:
@@ -113,6 +123,8 @@ class Manifest:
             "format": self.format,
             "compression": self.compression,
         }
+        if self.encryption is not None:
+            data["encryption"] = self.encryption
         if self.binary_encoding is not None:
             data["binary_encoding"] = self.binary_encoding
         if self.format == "sql":
@@ -149,10 +161,18 @@ class Manifest:
             compression=read.optional(data, "compression", "", read.text),
             tables=() if sql else read.each(data, "tables", "", TableEntry.from_dict),
             files=read.each(data, "files", "", FileEntry.from_dict) if sql else (),
+            encryption=_encryption(data),
             binary_encoding=read.optional(data, "binary_encoding", "", read.text),
             run=read.optional(data, "run", "", read.text),
             extract="export" if version == 1 else read.text(read.mapping(data, "extract", ""), "method", "extract"),
         )
+
+
+def _encryption(data: Json) -> str | None:
+    encryption = read.optional(data, "encryption", "", read.text)
+    if encryption not in (None, AGE):
+        raise D1ManifestError(f"Manifest: unknown encryption {encryption!r}; expected {AGE}")
+    return encryption
 
 
 def dumps(manifest: Manifest) -> bytes:

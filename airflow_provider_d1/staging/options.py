@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from airflow_provider_d1.cloudflare.messages import MIB
 from airflow_provider_d1.exceptions import D1ConfigurationError
+from airflow_provider_d1.staging.encryption import check_recipients
 from airflow_provider_d1.validation import BOOLEAN, Rule, integer, names, one_of, optional
 
 FileFormat = Literal["parquet", "csv", "jsonl", "sql"]
@@ -40,6 +41,10 @@ STAGING_RULES: Mapping[str, Rule] = {
     ),
     "keep_runs": optional(integer(1)),
     "exclude_tables": optional(names("a list of table names", empty=True)),
+    "age_recipients": replace(
+        optional(names("a list of age public keys (age1…)")),
+        shows_value=False,  # it may be a secret key by mistake
+    ),
 }
 
 
@@ -58,6 +63,8 @@ STAGING_HELP: Mapping[str, str] = {
     'unless ``"any"`` is given',
     "keep_runs": "how many complete runs to keep in the prefix, including the new one; None keeps all",
     "exclude_tables": "tables to leave out, by their exact names",
+    "age_recipients": "public keys (``age1…``) for which the dump is encrypted with age; needs the extra ``[age]`` and "
+    '``"sql"`` as format',
 }
 
 
@@ -80,6 +87,7 @@ class StagingOptions:
     replace: bool | Literal["any"] = True
     keep_runs: int | None = 2
     exclude_tables: Sequence[str] | None = None
+    age_recipients: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         for name, rule in STAGING_RULES.items():
@@ -95,6 +103,12 @@ class StagingOptions:
                 "exclude_tables cannot leave tables out of a dump that is stored as it is: pass it to the export, or"
                 " choose another file_format than 'sql'."
             )
+
+        if self.age_recipients and self.file_format != "sql":
+            raise D1ConfigurationError(
+                f"age_recipients encrypts dumps only: expected file_format='sql', not {self.file_format!r}."
+            )
+        check_recipients(self.age_recipients)
 
     @property
     def codec(self) -> str | None:

@@ -12,6 +12,7 @@ from airflow_provider_d1 import __version__
 from airflow_provider_d1.cloudflare.models import EXCLUDED, SkippedObject
 from airflow_provider_d1.staging.dump_file import KEPT_CODEC, store_dump
 from airflow_provider_d1.staging.dump_tables import TableNameReader
+from airflow_provider_d1.staging.encryption import AGE
 from airflow_provider_d1.staging.manifest import DumpEntry, Manifest
 from airflow_provider_d1.staging.output_folder import OutputFolder
 from airflow_provider_d1.staging.prefix import Prefix
@@ -66,7 +67,7 @@ def stage(
     :param check_tables: called with the names of all staged tables before anything is published; raises to refuse them.
     :param temp_dir: for a few unfinished parts; by default the system's temporary folder.
     :param parse_threads: more than two do not help; one needs less memory; with 0 everything runs in this thread.
-    :param on_progress: called in this thread after every piece of the dump; must be fast.
+    :param on_progress: called after every piece of the dump, in the thread that reads it; must be fast.
     :raises D1DumpError: when the dump is malformed, with its byte offset.
     :raises D1LossyExportError: with ``on_lossy="fail"``, naming the columns.
     :raises D1TypeConflictError: with ``on_type_conflict="fail"``, naming the columns.
@@ -121,7 +122,7 @@ def _stage(
         names = TableNameReader(dump) if options.file_format == "sql" else None
         metered = MeteredReader(names or dump, on_bytes=meter.add_bytes)
         if names is not None:
-            stored = store_dump(metered, run, source, options.codec)
+            stored = store_dump(metered, run, source, options.codec, options.age_recipients)
             if check_tables is not None:
                 check_tables(names.names)
             entry = DumpEntry(metered.length, metered.sha256)
@@ -165,6 +166,7 @@ def _manifest(
         dump=dump,
         format=options.file_format,
         compression=options.codec,
+        encryption=AGE if options.age_recipients else None,
         tables=tables,
         files=files,
         binary_encoding="hex" if options.file_format in ("csv", "jsonl") else None,

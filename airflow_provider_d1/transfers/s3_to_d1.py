@@ -175,7 +175,7 @@ class S3ToD1Operator(D1ImportBase):
 
     def _chosen(self, manifest: Manifest, uri: str) -> list[Any]:
         if manifest.format == "sql":
-            raise D1ManifestError(f"{uri} lists an SQL dump, not tables: restore it with D1ImportOperator")
+            raise D1ManifestError(f"{uri} lists {manifest.content}, not tables: restore it with D1ImportOperator")
         by_name = {entry.name: entry for entry in manifest.tables}
         for name in self.tables or ():
             if name not in by_name:

@@ -24,6 +24,7 @@ from airflow_provider_d1.operators.arguments import (
     has_no_value_yet,
 )
 from airflow_provider_d1.operators.d1 import D1ExportOperator
+from airflow_provider_d1.staging.encryption import parse_recipients
 from airflow_provider_d1.staging.options import STAGING_RULES, StagingOptions
 from airflow_provider_d1.transfers.resume import FinishedExport
 from airflow_provider_d1.validation import abridged, optional, string
@@ -61,6 +62,8 @@ class D1ToStagingOperator(D1ExportOperator):
     :param replace: False refuses a destination that already has a manifest; one with runs of another database is
         refused unless ``"any"`` is given. (templated)
     :param keep_runs: how many complete runs to keep in the prefix, including the new one; None keeps all. (templated)
+    :param age_recipients: public keys (``age1…``) for which the dump is encrypted with age; needs the extra ``[age]``
+        and ``"sql"`` as format. (templated)
     :param temp_dir: for a few unfinished files; None for the worker's temporary folder. (templated)
 
     All parameters of :class:`~airflow_provider_d1.operators.d1.D1ExportOperator` apply too. Returns::
@@ -104,6 +107,7 @@ class D1ToStagingOperator(D1ExportOperator):
         column_names: Literal["preserve", "snake_case"] = "preserve",
         replace: bool | Literal["any"] = True,
         keep_runs: int | None = 2,
+        age_recipients: Sequence[str] | None = None,
         temp_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -120,6 +124,7 @@ class D1ToStagingOperator(D1ExportOperator):
         self.column_names = column_names
         self.replace = replace
         self.keep_runs = keep_runs
+        self.age_recipients = age_recipients
         self.temp_dir = temp_dir
         #: the staged files in the store's console, for :class:`D1StagedRunLink`; known when the task ends
         self.staged_page = ""
@@ -140,7 +145,7 @@ class D1ToStagingOperator(D1ExportOperator):
         """Stage what is exported already, or export first."""
         with self._errors_reported():
             check_rendered_arguments(self, self.rules)
-            self._options()
+            parse_recipients(self._options().age_recipients)  # with pyrage, before an export
             self._refuse_without_schema(self.no_schema)
             self._storage().check_writable()
             if self.export is not None:

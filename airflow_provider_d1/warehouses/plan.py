@@ -190,7 +190,9 @@ def make_plan(
     :raises D1WarehouseError: for names that this warehouse can't hold or would make one of.
     """
     if manifest.format == "sql":
-        raise D1ManifestError(f"{uri} lists an SQL dump, not tables: stage with file_format='parquet' to load it")
+        raise D1ManifestError(
+            f"{uri} lists {manifest.content}, not tables: stage with file_format='parquet' to load it"
+        )
     token = token or new_token()
     chosen = _chosen(manifest.tables, options.tables)
     keys: Mapping[str, tuple[str, ...]] = {}

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pyrage import x25519
 
 from airflow_provider_d1.cloudflare.insert_rows import quoted
 from airflow_provider_d1.emulator.server import Emulator
@@ -49,6 +50,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
     flights = tmp_path_factory.mktemp("seed") / "flights.sqlite"
     nycflights(flights)
     databases: dict[str, Any] = {"nasty": CORPUS, "flights": flights, "nasty-restored": "", "flights-restored": ""}
+    databases |= {"small": "CREATE TABLE t (v); INSERT INTO t VALUES ('plain text'), (x'00ff');", "small-restored": ""}
     with Emulator(f"tok-{secrets.token_hex(16)}", databases=databases) as emulator:
         yield emulator
 
@@ -65,10 +67,10 @@ def emulator(running: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     return running
 
 
-def back_up(database: str, prefix: str) -> dict[str, Any]:
+def back_up(database: str, prefix: str, **encryption: Any) -> dict[str, Any]:
     arguments = {"file_format": "sql", "compression": "zstd", "keep_runs": 30, "deferrable": False}
     return D1ToS3Operator(
-        task_id="back_up", database=database, s3_bucket=BUCKET, s3_prefix=prefix, **arguments
+        task_id="back_up", database=database, s3_bucket=BUCKET, s3_prefix=prefix, **arguments, **encryption
     ).execute({"ti": SimpleNamespace()})
 
 
@@ -104,6 +106,26 @@ def test_the_restored_database_dumps_to_the_same_bytes(emulator: Emulator, s3: S
     assert {table: found["rows"] for table, found in compared["tables"].items()} == counts
     if name == "flights":
         assert compared["rows"] == 367_687
+
+
+def test_an_encrypted_backup_is_restored(emulator: Emulator, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the store has cannot be read without the key; the restored database dumps to the same bytes."""
+    identity = x25519.Identity.generate()
+    monkeypatch.setenv("AIRFLOW_CONN_AGE", json.dumps({"conn_type": "generic", "password": str(identity)}))
+    recipients = {"age_recipients": [str(identity.to_public())]}
+    backup = back_up("small", "encrypted/small", **recipients)
+    client = s3.client()
+    keys = [found["Key"] for found in client.list_objects_v2(Bucket=BUCKET, Prefix="encrypted/small/")["Contents"]]
+    assert [key for key in keys if key.endswith("/small.sql.zst.age")]
+    for key in keys:
+        content = client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+        assert content.startswith(b"age-encryption.org/v1\n" if key.endswith(".age") else b"{")
+        assert b"plain text" not in content
+    restore(backup, "small-restored", "small", record_table=None, age_conn_id="age")
+    assert dump("small-restored") == dump("small")
+    again = back_up("small-restored", "encrypted/small-restored", **recipients)
+    compare = D1CompareBackupsOperator(task_id="compare", first=backup, second=again, age_conn_id="age")
+    assert compare.execute({})["rows"] == 2
 
 
 def values(database: str, table: str) -> dict[str, list[tuple[Any, ...]]]:

@@ -1,4 +1,4 @@
-"""Neither the API token nor the signature of a signed URL is in anything that a run leaves behind.
+"""Neither the API token, the secret key of age nor the signature of a signed URL is in anything that a run leaves behind.
 
 The DAGs run in a process of their own: with everything logged that Airflow and its libraries have to say, and with less
 logged but Airflow's masker off. An error reporter writes down the local variables of every frame of each failure.
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
+from pyrage import x25519
 
 from airflow_provider_d1.emulator.signing import Signer
 from tests.integration.dag_runs import BUCKET, REPOSITORY
@@ -37,6 +38,8 @@ SCENARIOS = [
     ("d1_backup", "shop", {}, "success"),
     ("d1_restore", "shop", {"upload_errors": 1}, "success"),
 ]
+#: whose runs are encrypted
+BACKUPS = ("d1_backup", "d1_restore")
 CODE = """
 import json, os, sys, traceback, urllib.request
 from pathlib import Path
@@ -59,10 +62,11 @@ if os.environ.get("D1_TEST_UNMASKED"):
     from airflow.sdk._shared.secrets_masker import SecretsMasker
     SecretsMasker.add_mask = lambda *_: None
 faults_url = sys.argv[1]
+backups, encryption = json.loads(sys.argv[3])
 for dag, database, faults, _ in json.loads(sys.argv[2]):
     for method, body in (("DELETE", None), ("PATCH", json.dumps(faults).encode())):
         urllib.request.urlopen(urllib.request.Request(faults_url, data=body, method=method)).close()
-    print("state:", run_dag(dag, database=database).state)
+    print("state:", run_dag(dag, database=database, **(encryption if dag in backups else {})).state)
 """
 #: at DEBUG dag.test() prints each password that Airflow reads from a connection, when it has it masked
 AIRFLOWS_OWN = re.compile(
@@ -122,7 +126,10 @@ def test_nothing_that_a_run_leaves_behind_holds_a_secret(
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(HERE)]),
         "TMPDIR": str(home),
     }
-    command = [sys.executable, "-c", CODE, f"{emulator.origin}/_emulator/faults", json.dumps(scenarios)]
+    identity = x25519.Identity.generate()
+    env["AIRFLOW_CONN_AGE"] = json.dumps({"conn_type": "generic", "password": str(identity)})
+    encryption = json.dumps([BACKUPS, {"age_recipient": str(identity.to_public()), "age_conn_id": "age"}])
+    command = [sys.executable, "-c", CODE, f"{emulator.origin}/_emulator/faults", json.dumps(scenarios), encryption]
     run = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=400, check=False)
     assert re.findall(rb"^state: (\w+)", run.stdout, re.MULTILINE) == [state.encode() for *_, state in scenarios], (
         run.stdout[-3000:].decode()
@@ -135,7 +142,7 @@ def test_nothing_that_a_run_leaves_behind_holds_a_secret(
     # one for each export that came to its end, and one for the upload of the import
     assert len(signatures) == (1 if len(scenarios) == 1 else 6)
     things = {"what it printed": run.stdout, **left_behind(home, s3)}
-    for secret in (emulator.token, quote(emulator.token, safe=""), *signatures):
+    for secret in (emulator.token, quote(emulator.token, safe=""), str(identity), *signatures):
         for name, content in things.items():
             lines = [line[:2000] for line in content.splitlines() if secret.encode() in line]
             assert not [line for line in lines if not AIRFLOWS_OWN.search(line)], name
@@ -144,6 +151,8 @@ def test_nothing_that_a_run_leaves_behind_holds_a_secret(
     failed = [name for name, *_, state in scenarios if state == "failed"]
     assert reported.count("airflow_provider_d1/operators/d1.py") >= len(failed)
     assert ("self = " in reported) is bool(failed), "the report has local variables"
+
+    assert any(name.endswith(".sql.zst.age") for name in things) is (len(scenarios) > 1)
 
     # the search has looked where secrets would be
     assert {"what it printed", "airflow.db", "s3://d1/tables/shop/_manifest.json"} <= set(things)

@@ -56,6 +56,7 @@ def kept() -> DumpEntry:
         example(dump=kept()),
         example(format="csv", compression="gzip", binary_encoding="hex"),
         example(format="sql", compression=None, tables=(), files=(FileEntry("file:///x/shop.sql", 100, SHA),)),
+        example(format="sql", tables=(), files=(FileEntry("file:///x/a.sql.zst.age", 9, SHA),), encryption="age"),
         example(source=Source()),
     ],
 )
@@ -103,6 +104,14 @@ def test_a_dump_has_files_at_the_top() -> None:
     data = example(format="sql", tables=(), files=(FileEntry("file:///x/shop.sql", 100, SHA),)).to_dict()
     assert data["files"] == [{"uri": "file:///x/shop.sql", "bytes": 100, "sha256": SHA}]
     assert "tables" not in data
+
+
+def test_encryption_is_beside_the_compression_and_only_where_there_is_one() -> None:
+    encrypted = example(format="sql", compression="zstd", tables=(), encryption="age").to_dict()
+    assert list(encrypted)[-3:] == ["compression", "encryption", "files"]
+    assert "encryption" not in example().to_dict()
+    with pytest.raises(D1ManifestError, match="unknown encryption 'gpg'; expected age"):
+        Manifest.from_dict(encrypted | {"encryption": "gpg"})
 
 
 def test_the_sums_count_every_file() -> None:

@@ -228,7 +228,7 @@ def test_every_export_and_staging_parameter_is_taken(operator: type[D1ToStagingO
     assert set(export_only) == keywords(D1ExportOperator)
     staging = {"file_format": "sql", "compression": "gzip", "keep_dump": True, "on_lossy": "fail", "replace": False}
     staging |= {"on_type_conflict": "fail", "max_part_bytes": 1000, "parse_temporal": True, "audit_columns": True}
-    staging |= {"column_names": "snake_case", "keep_runs": 5}
+    staging |= {"column_names": "snake_case", "keep_runs": 5, "age_recipients": [f"age1{'q' * 58}"]}
     assert set(staging) | {"exclude_tables"} == set(StagingOptions.__dataclass_fields__)
     place = {"path": "file:///x"} if operator is D1ToObjectStorageOperator else {"s3_bucket": "b", "s3_prefix": "p"}
     made = operator(task_id="stage", temp_dir="/x", **place, **export_only, **staging)
