@@ -1,4 +1,4 @@
-"""Neither the API token, the secret key of age nor the signature of a signed URL is in anything that a run leaves behind.
+"""Neither the API token, the secret key of age nor a signed URL's signature is in anything that a run leaves behind.
 
 The DAGs run in a process of their own: with everything logged that Airflow and its libraries have to say, and with less
 logged but Airflow's masker off. An error reporter writes down the local variables of every frame of each failure.
