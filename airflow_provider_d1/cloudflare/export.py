@@ -14,21 +14,10 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_d1.cloudflare import api_errors, export_protocol, preflight, sql_calls
 from airflow_provider_d1.cloudflare.export_progress import ProgressReporter
-from airflow_provider_d1.cloudflare.export_protocol import (
-    BUSY_GAP,
-    Complete,
-    ExportAnswer,
-    Failed,
-    Running,
-    Send,
-    Sent,
-    State,
-    Unclear,
-    first_step,
-    step,
-)
+from airflow_provider_d1.cloudflare.export_protocol import Complete, ExportAnswer, first_step, step
 from airflow_provider_d1.cloudflare.messages import MAX_ANSWER_BYTES
 from airflow_provider_d1.cloudflare.models import D1Export, Database, ExportOptions, ExportRequest
+from airflow_provider_d1.cloudflare.polled_job import BUSY_GAP, Running, Send, Sent, State, from_error
 from airflow_provider_d1.cloudflare.rate_limit import POLL_GAP
 from airflow_provider_d1.cloudflare.seal import URL_LIFETIME, seal, url_expiry
 from airflow_provider_d1.cloudflare.sql_parameters import Statement
@@ -265,7 +254,7 @@ class _ExportRun:
         try:
             answer = await client.send(message, deadline=self._end, priority=True, total=total)
         except D1ApiError as error:
-            return Unclear(error) if error.retryable else Failed(error), timedelta(0)
+            return from_error(error), timedelta(0)
         date = api_errors.http_date(answer.headers.get("date", ""))
         ahead = 0.0 if date is None else date - self._clock.time()
         return export_protocol.read_export(answer), timedelta(seconds=ahead if abs(ahead) > _CLOCK_TOLERANCE else 0.0)

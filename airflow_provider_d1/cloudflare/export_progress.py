@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from airflow_provider_d1.cloudflare.export_protocol import BUSY_GAP, ExportAnswer, Unclear
+from airflow_provider_d1.cloudflare.polled_job import BUSY_GAP, Unclear
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.cloudflare.export_protocol import Sent, State
+    from airflow_provider_d1.cloudflare.export_protocol import ExportAnswer
     from airflow_provider_d1.cloudflare.models import SkippedObject
+    from airflow_provider_d1.cloudflare.polled_job import Sent, State
 
 #: seconds between two lines about parts
 PARTS_GAP = 15.0

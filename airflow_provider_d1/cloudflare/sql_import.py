@@ -13,18 +13,17 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_d1.cloudflare import import_protocol
 from airflow_provider_d1.cloudflare.export import POLL_TIMEOUT
-from airflow_provider_d1.cloudflare.export_protocol import BUSY_GAP, Sent
-from airflow_provider_d1.cloudflare.import_protocol import (
-    ImportAnswer,
-    ImportBusy,
-    ImportFinished,
-    ImportRefused,
-    ImportRunning,
-    ImportState,
-    ImportStep,
-    ImportUnclear,
-    UploadRequired,
-    next_step,
+from airflow_provider_d1.cloudflare.import_protocol import ImportAnswer, ImportFinished, UploadRequired, next_step
+from airflow_provider_d1.cloudflare.polled_job import (
+    BUSY_GAP,
+    Busy,
+    Failed,
+    Running,
+    Send,
+    Sent,
+    State,
+    Unclear,
+    from_error,
 )
 from airflow_provider_d1.cloudflare.rate_limit import POLL_GAP
 from airflow_provider_d1.exceptions import D1ApiError, D1ImportTimeoutError
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 def announce(
     client: D1Client, database_id: str, etag: str, *, deadline: float
-) -> UploadRequired | ImportRunning | ImportFinished:
+) -> UploadRequired | Running | ImportFinished:
     """Announce a file by its MD5. If D1 already has it from an earlier attempt, the import begins.
 
     :param deadline: the latest end of the wait for a busy database, in epoch seconds.
@@ -49,11 +48,11 @@ def announce(
         try:
             answer: ImportAnswer = client.call(request, import_protocol.read_import, deadline=deadline)
         except D1ApiError as error:
-            answer = ImportUnclear(error) if error.retryable else ImportRefused(error)
+            answer = from_error(error)
         match answer:
-            case UploadRequired() | ImportRunning() | ImportFinished():
+            case UploadRequired() | Running() | ImportFinished():
                 return answer
-            case ImportRefused():
+            case Failed():
                 raise answer.error
             case _:
                 if client.clock.time() + BUSY_GAP > deadline:
@@ -107,10 +106,10 @@ class _ImportRun:
         clock, limiter = self._clock, self._limiter
         await self._wait_for_admission()
         running_since = answered_at = clock.monotonic()
-        state, send = ImportState(bookmark=self._request.bookmark), ImportStep(self._request.bookmark, 0.0)
+        state, send = State(bookmark=self._request.bookmark), Send(self._request.bookmark, 0.0)
         while True:
             await self._pause(send, state)
-            if send.bookmark is None and limiter.blocked_until > clock.monotonic():
+            if send.bookmark is None and (send.readmit or limiter.blocked_until > clock.monotonic()):
                 limiter.requeue(self._slot)
                 await self._wait_for_admission()
             sent_at = clock.monotonic()
@@ -126,10 +125,10 @@ class _ImportRun:
                 nearly_exhausted=limiter.nearly_exhausted,
                 blocked=limiter.blocked_until > answered_at,
             )
-            if isinstance(answer, ImportRunning):
+            if isinstance(answer, Running):
                 answered_at = clock.monotonic()
             after, outcome = next_step(state, answer, sent, self._request)
-            if not isinstance(outcome, ImportStep):
+            if not isinstance(outcome, Send):
                 return outcome
             self._report(state, after, answer)
             state, send = after, outcome
@@ -141,17 +140,17 @@ class _ImportRun:
     async def _wait_for_admission(self) -> None:
         """Wait as an export does: an import is polled, and lost when the rate limit blocks the token."""
         while (wait := self._limiter.admit(self._slot)) > 0:
-            await self._pause(ImportStep(None, wait), ImportState())
+            await self._pause(Send(None, wait), State())
         while (wait := self._limiter.confirm(self._slot)) > 0:
-            await self._pause(ImportStep(None, wait), ImportState())
+            await self._pause(Send(None, wait), State())
             # the response shows the rate limiter how many calls other processes make
             await self._client.get_database(self._request.database_id, deadline=self._end, priority=True)
 
-    async def _pause(self, send: ImportStep, state: ImportState) -> None:
+    async def _pause(self, send: Send, state: State) -> None:
         """Sleep until the next request is due; raise an error when the deadline is earlier."""
         left = self._end - self._clock.time()
         if send.bookmark is None and send.delay >= left:
-            raise _late(ImportBusy() if state.busy else None, self._request.database_name)
+            raise _late(Busy() if state.busy else None, self._request.database_name)
         if left <= 0 or (send.refused and send.delay >= left):
             raise _late(None, self._request.database_name)
         self._limiter.renew(self._slot, send.delay)
@@ -170,15 +169,15 @@ class _ImportRun:
         try:
             answer = await client.send(message, deadline=self._end, priority=True, total=total)
         except D1ApiError as error:
-            return ImportUnclear(error) if error.retryable else ImportRefused(error)
+            return from_error(error)
         return import_protocol.read_import(answer)
 
-    def _report(self, before: ImportState, after: ImportState, answer: ImportAnswer) -> None:
+    def _report(self, before: State, after: State, answer: ImportAnswer) -> None:
         if after.busy and not before.busy:
             self._say("the database is busy with another import or export; waiting for it to end")
         elif after.restarts > before.restarts:
             self._say(f"D1 lost the import, starting again (restart {after.restarts})")
-        elif isinstance(answer, ImportUnclear) and not before.unclear:
+        elif isinstance(answer, Unclear) and not before.unclear:
             self._say(f"{answer.error}; retrying")
         elif before.bookmark is None and after.bookmark is not None:
             self._say("import started")
@@ -190,8 +189,8 @@ class _ImportRun:
 
 def _late(answer: ImportAnswer | None, database: str | None = None) -> D1ImportTimeoutError:
     place = "the import" if database is None else f"the import into {database!r}"
-    if isinstance(answer, ImportBusy):
+    if isinstance(answer, Busy):
         return D1ImportTimeoutError(f"{place} did not begin: another import or export was running until the deadline")
-    if isinstance(answer, ImportUnclear):
+    if isinstance(answer, Unclear):
         return D1ImportTimeoutError(f"{place} did not finish in time: {answer.error}")
     return D1ImportTimeoutError(f"{place} did not finish in time")

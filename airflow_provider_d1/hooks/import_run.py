@@ -29,7 +29,8 @@ def upload_import(
     """
     from airflow_provider_d1.cloudflare.download_targets import AllowedTargets
     from airflow_provider_d1.cloudflare.import_models import ImportRequest
-    from airflow_provider_d1.cloudflare.import_protocol import ImportRunning, UploadRequired
+    from airflow_provider_d1.cloudflare.import_protocol import UploadRequired
+    from airflow_provider_d1.cloudflare.polled_job import Running
     from airflow_provider_d1.cloudflare.sql_import import announce
     from airflow_provider_d1.cloudflare.upload import upload
 
@@ -39,7 +40,7 @@ def upload_import(
         mask_signed_url(answer.url)
         upload(answer.url, prepared.path, prepared.md5, targets=AllowedTargets.of(client.credentials))
         return replace(request, filename=answer.filename)
-    return replace(request, bookmark=answer.bookmark) if isinstance(answer, ImportRunning) else request
+    return replace(request, bookmark=answer.bookmark) if isinstance(answer, Running) else request
 
 
 async def import_uploaded(

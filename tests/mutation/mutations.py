@@ -166,7 +166,7 @@ MUTATIONS = (
     Mutation(
         "a lost export is started again",
         "cloudflare",
-        "_after_poll",
+        "after_poll",
         "state.restarts - state.excused >= request.max_restarts",
         "state.restarts >= 0",
         ("tests/unit/cloudflare/test_export_transitions.py",),
@@ -174,7 +174,7 @@ MUTATIONS = (
     Mutation(
         "restarts are limited",
         "cloudflare",
-        "_after_poll",
+        "after_poll",
         "state.restarts - state.excused >= request.max_restarts",
         "state.restarts >= 10**9",
         ("tests/unit/cloudflare/test_export_transitions.py",),
@@ -182,7 +182,7 @@ MUTATIONS = (
     Mutation(
         "an unanswered start is not repeated within a second",
         "cloudflare",
-        "_after_start",
+        "after_start",
         "gap = min(2.0 * RESTART_GAP * 2 ** min(state.unclear, 10), MAX_RESTART_GAP)",
         "gap = 0.1",
         ("tests/unit/cloudflare/test_export_transitions.py",),
@@ -198,8 +198,8 @@ MUTATIONS = (
     Mutation(
         "the failure inside an answer that says success",
         "cloudflare",
-        "read_export",
-        'result.get("success") is False or inner or status == "error"',
+        "read_result",
+        'result.get("success") is False or inner or result.get("status") == "error"',
         "False",
         ("tests/unit/cloudflare/test_export_protocol.py",),
     ),
@@ -538,7 +538,7 @@ MUTATIONS = (
     Mutation(
         "exports lost to a block do not count against max_restarts",
         "cloudflare",
-        "_after_poll",
+        "after_poll",
         "sent.blocked or state.refused",
         "False",
         ("tests/unit/cloudflare/test_export_transitions.py",),
@@ -1170,7 +1170,7 @@ MUTATIONS = (
     Mutation(
         "a lost import is begun again only so often",
         "cloudflare",
-        "_after_import_poll",
+        "after_poll",
         "state.restarts - state.excused >= request.max_restarts",
         "False",
         ("tests/unit/cloudflare/test_import_protocol.py",),

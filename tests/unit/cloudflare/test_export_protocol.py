@@ -7,9 +7,10 @@ import json
 import pytest
 
 from airflow_provider_d1.cloudflare import export_protocol
-from airflow_provider_d1.cloudflare.export_protocol import Busy, Complete, Failed, Lost, Running, Unclear, read_export
+from airflow_provider_d1.cloudflare.export_protocol import Complete, read_export
 from airflow_provider_d1.cloudflare.messages import Response
 from airflow_provider_d1.cloudflare.models import ExportOptions
+from airflow_provider_d1.cloudflare.polled_job import Busy, Failed, Lost, Running, Unclear
 from airflow_provider_d1.exceptions import (
     D1ApiError,
     D1AuthenticationError,

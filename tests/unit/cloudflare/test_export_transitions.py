@@ -6,21 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_provider_d1.cloudflare.export_protocol import (
-    Busy,
-    Complete,
-    Failed,
-    Lost,
-    Running,
-    Send,
-    Sent,
-    State,
-    Unclear,
-    first_step,
-    gap_after,
-    step,
-)
+from airflow_provider_d1.cloudflare.export_protocol import Complete, first_step, step
 from airflow_provider_d1.cloudflare.models import ExportRequest
+from airflow_provider_d1.cloudflare.polled_job import Busy, Failed, Lost, Running, Send, Sent, State, Unclear, gap_after
 from airflow_provider_d1.exceptions import (
     D1ApiError,
     D1ConnectionError,

@@ -10,22 +10,16 @@ from typing import Any
 import pytest
 
 from airflow_provider_d1.cloudflare import import_protocol as protocol
-from airflow_provider_d1.cloudflare.export_protocol import Sent
 from airflow_provider_d1.cloudflare.import_models import ImportRequest, ImportResult
 from airflow_provider_d1.cloudflare.import_protocol import (
     ImportAnswer,
-    ImportBusy,
     ImportFinished,
-    ImportLost,
-    ImportRefused,
-    ImportRunning,
-    ImportState,
-    ImportUnclear,
     UploadRequired,
     next_step,
     read_import,
 )
 from airflow_provider_d1.cloudflare.messages import Response
+from airflow_provider_d1.cloudflare.polled_job import Busy, Failed, Lost, Running, Send, Sent, State, Unclear
 from airflow_provider_d1.cloudflare.sql_import import run_import
 from airflow_provider_d1.exceptions import (
     D1AuthenticationError,
@@ -71,18 +65,18 @@ def read(answer: Reply) -> ImportAnswer:
     [
         (reply(filename="x.sql", upload_url=URL), UploadRequired("x.sql", URL)),
         (reply(filename="x.sql", uploadUrl=URL), UploadRequired("x.sql", URL)),
-        (ACTIVE, ImportRunning("bm-1")),
-        (reply(bookmark=None), ImportRunning(None)),
+        (ACTIVE, Running("bm-1")),
+        (reply(bookmark=None), Running(None)),
         (COMPLETE, ImportFinished(RESULT)),
         (reply("complete", result={"finalBookmark": "bm-2", "numQueries": 3}), ImportFinished(
             ImportResult("bm-2", "bm-1", 3)
         )),
         (AGAIN, ImportFinished(ImportResult(repeated=True))),
-        (LOST, ImportLost()),
-        (reply("error", success=False, error="Cancelled due to no poll() received in 15000ms."), ImportLost()),
-        (BUSY, ImportBusy()),
-        (inner("Currently processing a long-running export."), ImportBusy()),
-        (Reply(error(7500, "Currently processing a long-running export."), status=400), ImportBusy()),
+        (LOST, Lost()),
+        (reply("error", success=False, error="Cancelled due to no poll() received in 15000ms."), Lost()),
+        (BUSY, Busy()),
+        (inner("Currently processing a long-running export."), Busy()),
+        (Reply(error(7500, "Currently processing a long-running export."), status=400), Busy()),
     ],
 )  # fmt: skip
 def test_answers(answer: Reply, meaning: ImportAnswer) -> None:
@@ -105,7 +99,7 @@ def test_answers(answer: Reply, meaning: ImportAnswer) -> None:
 )
 def test_permanent_failures(answer: Reply) -> None:
     found = read(answer)
-    assert isinstance(found, ImportRefused)
+    assert isinstance(found, Failed)
     assert not found.error.retryable
     assert ("00:00 UTC" in str(found.error)) == ("free tier" in json.dumps(answer.body))
 
@@ -115,7 +109,7 @@ def test_permanent_failures(answer: Reply) -> None:
 )
 def test_unclear_answers(answer: Reply) -> None:
     found = read(answer)
-    assert isinstance(found, ImportUnclear)
+    assert isinstance(found, Unclear)
     assert found.error.retryable
 
 
@@ -141,7 +135,7 @@ def test_requests() -> None:
 
 def test_a_file_that_is_gone_is_uploaded_by_a_retry() -> None:
     with pytest.raises(D1UploadError, match="a retry uploads it again") as raised:
-        next_step(ImportState(), UploadRequired("x.sql", URL), Sent(0, 0), REQUEST)
+        next_step(State(), UploadRequired("x.sql", URL), Sent(0, 0), REQUEST)
     assert raised.value.retryable
 
 
@@ -236,6 +230,14 @@ def test_a_refusal_ends_it_at_once(answer: Reply, kind: type[Exception]) -> None
 def test_the_deadline(script: list[Reply], words: str) -> None:
     with pytest.raises(D1ImportTimeoutError, match=words):
         importing(script, timeout=60)
+
+
+def test_an_import_that_the_rate_limit_lost_is_admitted_again() -> None:
+    sent = Sent(took=0.1, age=10.0, blocked=True)
+    after, send = next_step(State(bookmark="bm-1"), Lost(), sent, REQUEST)
+    assert (after.restarts, after.excused) == (1, 1)
+    assert isinstance(send, Send)
+    assert (send.bookmark, send.readmit) == (None, True)
 
 
 def test_a_rate_limit_block_is_waited_out_and_costs_no_restart() -> None:
