@@ -155,3 +155,14 @@ def suggest(name: str, candidates: Iterable[str]) -> str:
     by_folded = {candidate.casefold(): candidate for candidate in candidates}
     near = [by_folded[folded] for folded in difflib.get_close_matches(name.casefold(), list(by_folded), n=3)]
     return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+
+
+_ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
+
+
+def fold_case(name: str) -> str:
+    """A name as SQLite compares names: ASCII letters in lower case, all others as they are.
+
+    So ``Users`` and ``users`` are one name, ``É`` and ``é`` are two.
+    """
+    return name.translate(_ASCII_LOWER)

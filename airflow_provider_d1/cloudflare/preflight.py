@@ -14,7 +14,7 @@ from typing import Any
 
 from airflow_provider_d1.cloudflare.models import EXCLUDED, ExportOptions, ExportRequest, SkippedObject
 from airflow_provider_d1.exceptions import D1TableNotFoundError, D1VirtualTableError
-from airflow_provider_d1.validation import suggest
+from airflow_provider_d1.validation import fold_case, suggest
 
 SCHEMA_QUERY = (
     "SELECT name, type, CASE WHEN sql LIKE 'CREATE VIRTUAL TABLE%' THEN sql END AS sql"
@@ -47,13 +47,13 @@ def read_schema(rows: Iterable[Mapping[str, Any]]) -> Schema:
     objects = [(str(row["name"]), str(row["type"]), row.get("sql")) for row in rows]
     virtual = {name: _module(str(sql)) for name, _, sql in objects if sql and _is_virtual(str(sql))}
     owner = {
-        f"{name}_{suffix}".lower(): name for name, module in virtual.items() for suffix in _SHADOWS.get(module, ())
+        fold_case(f"{name}_{suffix}"): name for name, module in virtual.items() for suffix in _SHADOWS.get(module, ())
     }
     plain = [name for name, kind, _ in objects if kind == "table" and name not in virtual and not _internal(name)]
     return Schema(
-        tables=tuple(name for name in plain if name.lower() not in owner),
+        tables=tuple(name for name in plain if fold_case(name) not in owner),
         virtual=virtual,
-        shadows={name: owner[name.lower()] for name in plain if name.lower() in owner},
+        shadows={name: owner[fold_case(name)] for name in plain if fold_case(name) in owner},
         views=frozenset(name for name, kind, _ in objects if kind == "view"),
     )
 
@@ -131,4 +131,4 @@ def _module(sql: str) -> str:
 
 
 def _internal(name: str) -> bool:
-    return name.lower().startswith(("sqlite_", "_cf_"))
+    return fold_case(name).startswith(("sqlite_", "_cf_"))

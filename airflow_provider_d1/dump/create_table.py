@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from airflow_provider_d1.dump.affinity import affinity_of
-from airflow_provider_d1.dump.schema import DeclaredColumn, TableSchema, fold_case, unquote
+from airflow_provider_d1.dump.schema import DeclaredColumn, TableSchema, unquote
 from airflow_provider_d1.dump.statements import SqlToken, tokens
 from airflow_provider_d1.exceptions import D1DumpError
+from airflow_provider_d1.validation import fold_case
 
 _RESERVED = """
     ADD ALL ALTER AND AS AUTOINCREMENT BETWEEN CASE CHECK COLLATE COMMIT CONSTRAINT CREATE CROSS DEFAULT

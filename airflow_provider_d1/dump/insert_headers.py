@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airflow_provider_d1.dump.literals import Literal, LiteralReader
-from airflow_provider_d1.dump.schema import fold_case, is_internal, unquote
+from airflow_provider_d1.dump.schema import is_internal, unquote
 from airflow_provider_d1.dump.statements import NAME, SPACE, check_statement_text
 from airflow_provider_d1.exceptions import D1DumpError
+from airflow_provider_d1.validation import fold_case
 
 if TYPE_CHECKING:
     from airflow_provider_d1.dump.schema import DeclaredColumn, TableSchema

@@ -34,7 +34,7 @@ from airflow_provider_d1.dump.encodings import LONGEST_START, check_encoding
 from airflow_provider_d1.dump.exact_path import check_rows
 from airflow_provider_d1.dump.insert_headers import INSERT_HEADER, InsertHeader, decode_name, read_header
 from airflow_provider_d1.dump.insert_runs import run_end
-from airflow_provider_d1.dump.schema import fold_case, is_internal, unquote
+from airflow_provider_d1.dump.schema import is_internal, unquote
 from airflow_provider_d1.dump.statements import (
     NAME,
     SPACE,
@@ -44,6 +44,7 @@ from airflow_provider_d1.dump.statements import (
     insert_trigger_tables,
 )
 from airflow_provider_d1.exceptions import D1DumpError
+from airflow_provider_d1.validation import fold_case
 
 if TYPE_CHECKING:
     from airflow_provider_d1.dump.schema import TableSchema

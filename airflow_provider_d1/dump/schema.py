@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from airflow_provider_d1.validation import fold_case
+
 if TYPE_CHECKING:
     from airflow_provider_d1.dump.affinity import Affinity
-
-_ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +51,6 @@ class TableSchema:
     generated: tuple[str, ...] = ()
     strict: bool = False
     without_rowid: bool = False
-
-
-def fold_case(name: str) -> str:
-    """Return a name as SQLite compares names: ASCII letters in lower case, all others as they are.
-
-    So ``Users`` and ``users`` are one name, ``É`` and ``é`` are two.
-    """
-    return name.translate(_ASCII_LOWER)
 
 
 def unquote(name: bytes) -> bytes:

@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from airflow_provider_d1.dump.schema import fold_case, unquote
+from airflow_provider_d1.dump.schema import unquote
 from airflow_provider_d1.exceptions import D1DumpError
+from airflow_provider_d1.validation import fold_case
 
 #: white space of SQLite's tokenizer (no VT), line and block comments; a block comment may run to the end
 SPACE = rb"(?:[ \t\n\f\r]|--[^\n]*+|/\*(?s:.*?)(?:\*/|\Z))*+"

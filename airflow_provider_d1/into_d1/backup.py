@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ImportFileError, D1ManifestError
 from airflow_provider_d1.staging.encryption import decrypt_file, missing_key
-from airflow_provider_d1.staging.manifest import parse_manifest
+from airflow_provider_d1.staging.manifest import read_manifest
 from airflow_provider_d1.staging.streams import file_sha256
 
 if TYPE_CHECKING:
@@ -118,10 +118,7 @@ def read_backup(storage: Storage, key: str) -> Backup:
     :param key: the manifest's.
     :raises D1ManifestError: for a missing manifest, and for one without a dump or with a dump outside of its folder.
     """
-    content = storage.read_bytes(key)
-    if content is None:
-        raise D1ManifestError(f"{storage.uri(key)}: manifest not found. Its run may have been removed (keep_runs).")
-    manifest = parse_manifest(content)
+    manifest = read_manifest(storage, key)
     file = manifest.files[0] if manifest.format == "sql" and manifest.files else manifest.dump.kept
     if file is None:
         raise D1ManifestError(

@@ -9,6 +9,7 @@ from airflow_provider_d1.cloudflare import sql_calls
 from airflow_provider_d1.cloudflare.insert_rows import quoted
 from airflow_provider_d1.cloudflare.sql_parameters import Statement
 from airflow_provider_d1.exceptions import D1ConfigurationError
+from airflow_provider_d1.validation import fold_case
 
 if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.client import D1Client
@@ -27,15 +28,15 @@ def check_replaceable(client: D1Client, database_id: str, tables: Sequence[str])
 
     :raises D1ConfigurationError: names both tables.
     """
-    replaced = {name.lower() for name in tables}
+    replaced = {fold_case(name) for name in tables}
     children = [str(row["name"]) for row in client.query(database_id, _CHILDREN)]
-    others = [name for name in children if name.lower() not in replaced]
+    others = [name for name in children if fold_case(name) not in replaced]
     found = iter(others)
     for batch in sql_calls.batches([Statement(f"PRAGMA foreign_key_list({quoted(name)})") for name in others]):
         for result in client.execute(database_id, batch):
             child = next(found)
             for row in result.as_dicts():
-                if row["table"].lower() in replaced and row["on_delete"].upper() in _ACTIONS:
+                if fold_case(row["table"]) in replaced and row["on_delete"].upper() in _ACTIONS:
                     raise D1ConfigurationError(
                         f"table {child!r} references {row['table']!r} with ON DELETE {row['on_delete']}, so replacing"
                         f" the rows of {row['table']!r} would change it. Load both, or use mode='append'."

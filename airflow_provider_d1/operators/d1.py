@@ -18,6 +18,8 @@ from airflow_provider_d1.operators.arguments import OPERATOR_RULES, check_argume
 from airflow_provider_d1.validation import abridged
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from airflow.providers.common.compat.sdk import Context
     from airflow.sdk.definitions.retry_policy import RetryPolicy
 
@@ -29,12 +31,12 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def permanent_errors_fail_task(where: str | None = None, retry_policy: RetryPolicy | None = None) -> Iterator[None]:
+def permanent_errors_fail_task(task: BaseOperator, where: str | None = None) -> Iterator[None]:
     """Fail the task without retries for a permanent error; other errors are not changed.
 
+    :param task: Airflow applies no ``retry_policy`` to an ``AirflowFailException``, so it is applied here: an error
+        for which the policy asks for a retry is not changed either.
     :param where: the task's database and connection, for the error's message.
-    :param retry_policy: the task's. Airflow applies no policy to an ``AirflowFailException``, so it is applied here: an
-        error for which it asks for a retry is not changed either.
     :raises AirflowFailException: for a :class:`D1Error` that is not ``retryable``, which becomes its cause.
     """
     try:
@@ -42,7 +44,7 @@ def permanent_errors_fail_task(where: str | None = None, retry_policy: RetryPoli
     except D1Error as error:
         # a wrong argument or connection is named by its own message
         place = "" if where is None or isinstance(error, D1ConfigurationError) else f"{where}: "
-        if not error.retryable and not _is_retried(error, retry_policy):
+        if not error.retryable and not _is_retried(error, getattr(task, "retry_policy", None)):
             raise AirflowFailException(f"{type(error).__name__}: {place}{error}") from error
         if place:
             error.add_note(where or "")
@@ -56,6 +58,17 @@ def _is_retried(error: D1Error, policy: RetryPolicy | None) -> bool:
     from airflow.sdk.definitions.retry_policy import RetryAction
 
     return policy.evaluate(exception=error, try_number=1, max_tries=1).action is RetryAction.RETRY
+
+
+def place_of(database: str | None, conn_id: str) -> str:
+    """The database and connection, for error messages."""
+    named = "the connection's default database" if database is None else f"database {database!r}"
+    return f"{named}, connection {conn_id!r}"
+
+
+def until_execution_timeout(deadline: float, now: float, execution_timeout: timedelta | None) -> float:
+    """The deadline, or an earlier end of ``execution_timeout``, which Airflow does not enforce on deferred tasks."""
+    return deadline if execution_timeout is None else min(deadline, now + execution_timeout.total_seconds())
 
 
 class D1ExportOperator(BaseOperator):
@@ -183,7 +196,7 @@ class D1ExportOperator(BaseOperator):
     @contextmanager
     def _errors_reported(self) -> Iterator[None]:
         """Fail the task at once for a permanent error, and keep the addresses of its links before any failure."""
-        with permanent_errors_fail_task(self._where(), getattr(self, "retry_policy", None)):
+        with permanent_errors_fail_task(self, place_of(self.database, self.d1_conn_id)):
             try:
                 yield
             except Exception:
@@ -205,11 +218,6 @@ class D1ExportOperator(BaseOperator):
         if self.database is not None and context.get("map_index_template") is None:
             context["map_index_template"] = "{{ task.database }}"
 
-    def _where(self) -> str:
-        """The database and connection, for error messages."""
-        database = "the connection's default database" if self.database is None else f"database {self.database!r}"
-        return f"{database}, connection {self.d1_conn_id!r}"
-
     def _request(self) -> ExportRequest:
         return ExportRequest(**{name: getattr(self, name) for name in EXPORT_RULES})
 
@@ -218,9 +226,7 @@ class D1ExportOperator(BaseOperator):
 
         # absolute, as the trigger's run() begins again whenever a triggerer is restarted
         now = time.time()
-        deadline = request.deadline(now)
-        if self.execution_timeout is not None:  # which Airflow does not enforce while a task is deferred
-            deadline = min(deadline, now + self.execution_timeout.total_seconds())
+        deadline = until_execution_timeout(request.deadline(now), now, self.execution_timeout)
         self.log.info(
             "Exporting in the triggerer: database=%s tables=%s connection=%s%s deadline=%s",
             self.database or "(the connection's default)",

@@ -75,7 +75,7 @@ class D1CompareBackupsOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
         """Compare the backups, and return their common tables."""
-        with permanent_errors_fail_task():
+        with permanent_errors_fail_task(self):
             check_rendered_arguments(self, self.rules)
             first = self._digests(uri_of(self.first, "first"))
             second = self._digests(uri_of(self.second, "second"))

@@ -16,7 +16,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ImportError
 from airflow_provider_d1.links.d1 import D1DatabaseLink, database_page
 from airflow_provider_d1.operators.arguments import check_arguments, check_rendered_arguments
-from airflow_provider_d1.operators.d1 import permanent_errors_fail_task
+from airflow_provider_d1.operators.d1 import permanent_errors_fail_task, place_of, until_execution_timeout
 from airflow_provider_d1.validation import BOOLEAN, OPTIONAL_CONNECTION, STRING, Rule, integer, number, optional, string
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class D1ImportBase(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Upload the file and start the import."""
-        with permanent_errors_fail_task(self._where()):
+        with permanent_errors_fail_task(self, place_of(self.database, self.d1_conn_id)):
             check_rendered_arguments(self, self.rules)
             hook = self._hook()
             with hook.get_client() as client:
@@ -139,7 +139,7 @@ class D1ImportBase(BaseOperator):
         """Continue after the trigger's event."""
         from airflow_provider_d1.triggers.events import imported
 
-        with permanent_errors_fail_task(self._where()):
+        with permanent_errors_fail_task(self, place_of(self.database, self.d1_conn_id)):
             check_rendered_arguments(self, self.rules)  # Airflow has rendered them again
             return self._finish(*imported(event))
 
@@ -177,7 +177,9 @@ class D1ImportBase(BaseOperator):
                 max_restarts=self.max_restarts,
             )
         report |= details
-        deadline = self._deadline()
+        # absolute, as the trigger's run() begins again whenever a triggerer is restarted
+        now = time.time()
+        deadline = until_execution_timeout(now + self.timeout, now, self.execution_timeout)
         if self.deferrable:
             from airflow_provider_d1.triggers.import_trigger import D1ImportTrigger
 
@@ -219,23 +221,10 @@ class D1ImportBase(BaseOperator):
         digest = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
         return ImportRecord(self.record_table, f"{parts[0]}/{parts[1]}/{digest}")
 
-    def _deadline(self) -> float:
-        # absolute, as the trigger's run() begins again whenever a triggerer is restarted
-        now = time.time()
-        seconds = self.timeout
-        if self.execution_timeout is not None:  # which Airflow does not enforce while a task is deferred
-            seconds = min(seconds, self.execution_timeout.total_seconds())
-        return now + seconds
-
     def _hook(self) -> D1Hook:
         from airflow_provider_d1.hooks.d1 import D1Hook
 
         return D1Hook(self.d1_conn_id, database=self.database)
-
-    def _where(self) -> str:
-        """The database and connection, for error messages."""
-        database = "the connection's default database" if self.database is None else f"database {self.database!r}"
-        return f"{database}, connection {self.d1_conn_id!r}"
 
 
 class D1ImportOperator(D1ImportBase):

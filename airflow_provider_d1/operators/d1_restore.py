@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from airflow_provider_d1.exceptions import D1ApiError, D1ConfigurationError, D1ConnectionError, D1RateLimitError
 from airflow_provider_d1.links.d1 import D1DatabaseLink, database_page
 from airflow_provider_d1.operators.arguments import check_arguments, check_rendered_arguments, has_no_value_yet
-from airflow_provider_d1.operators.d1 import permanent_errors_fail_task
+from airflow_provider_d1.operators.d1 import permanent_errors_fail_task, place_of
 from airflow_provider_d1.validation import Rule, optional, string
 
 if TYPE_CHECKING:
@@ -81,8 +81,7 @@ class D1RestoreOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
         """Restore, and return both bookmarks."""
-        place = "the connection's default database" if self.database is None else f"database {self.database!r}"
-        with permanent_errors_fail_task(f"{place}, connection {self.d1_conn_id!r}"):
+        with permanent_errors_fail_task(self, place_of(self.database, self.d1_conn_id)):
             check_rendered_arguments(self, self.rules)
             self._check_target()
             return self._restore()

@@ -15,6 +15,7 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_d1.exceptions import D1ApiError, D1ConfigurationError, D1Error
 from airflow_provider_d1.operators.arguments import check_arguments, check_rendered_arguments
+from airflow_provider_d1.operators.d1 import permanent_errors_fail_task, place_of
 from airflow_provider_d1.operators.d1_import import open_source
 from airflow_provider_d1.validation import BOOLEAN, STRING, Rule, one_of, optional, string
 
@@ -95,10 +96,12 @@ class D1ChangeSensor(BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:  # noqa: ANN401, RET503 - Airflow's signature; defer() raises
         """Compare, and wait in the triggerer while nothing has changed."""
-        if not self.deferrable:
-            return super().execute(context)
-        deadline = time.time() + self.timeout
-        target, staged, found = self._compare()
+        # around Airflow's own loop too, which would skip the task for an AirflowFailException with soft_fail
+        with permanent_errors_fail_task(self, place_of(self.database, self.d1_conn_id)):
+            if not self.deferrable:
+                return super().execute(context)
+            deadline = time.time() + self.timeout
+            target, staged, found = self._compare()
         if found is not None:
             return found
         if time.time() >= deadline or staged is None:
@@ -125,7 +128,8 @@ class D1ChangeSensor(BaseSensorOperator):
         message = str(event.get("message") or "the trigger reported no reason")
         if status == "timeout":
             raise self._late(message)
-        raise D1Error.from_name(str(event.get("error")), message, retryable=event.get("retryable") is not False)
+        with permanent_errors_fail_task(self, place_of(self.database, self.d1_conn_id)):
+            raise D1Error.from_name(str(event.get("error")), message, retryable=event.get("retryable") is not False)
 
     def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002 - Airflow's signature
         """Compare once."""

@@ -8,19 +8,21 @@ names it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_d1.exceptions import D1ManifestError
+from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError
 from airflow_provider_d1.staging import manifest_fields as read
 from airflow_provider_d1.staging.encryption import AGE
 from airflow_provider_d1.staging.manifest_source import Source
 from airflow_provider_d1.staging.manifest_tables import FileEntry, TableEntry
 from airflow_provider_d1.staging.options import FILE_FORMATS, FileFormat
+from airflow_provider_d1.validation import suggest
 
 if TYPE_CHECKING:
     from airflow_provider_d1.staging.manifest_fields import Json
+    from airflow_provider_d1.storage.base import Storage
 
 VERSION = 2
 _READABLE_VERSIONS = (1, 2)
@@ -133,6 +135,21 @@ class Manifest:
             data["tables"] = [table.to_dict() for table in self.tables]
         return data
 
+    def chosen(self, names: Iterable[str] | None) -> list[TableEntry]:
+        """The tables of these exact names, all with None.
+
+        :raises D1ConfigurationError: for a name that the manifest does not have.
+        """
+        by_name = {entry.name: entry for entry in self.tables}
+        if names is None:
+            return list(by_name.values())
+        names = list(dict.fromkeys(names))
+        for name in names:
+            if name not in by_name:
+                hint = suggest(name, by_name) or f"; it has {', '.join(map(repr, by_name)) or 'none'}"
+                raise D1ConfigurationError(f"the manifest has no table {name!r}{hint}")
+        return [by_name[name] for name in names]
+
     @classmethod
     def from_dict(cls, data: Json) -> Manifest:
         """Read what :meth:`to_dict` wrote.
@@ -173,6 +190,19 @@ def _encryption(data: Json) -> str | None:
     if encryption not in (None, AGE):
         raise D1ManifestError(f"Manifest: unknown encryption {encryption!r}; expected {AGE}")
     return encryption
+
+
+def read_manifest(storage: Storage, key: str) -> Manifest:
+    """Read the manifest of a folder.
+
+    :raises D1ManifestError: when there is none, or :func:`parse_manifest` refuses it.
+    """
+    content = storage.read_bytes(key)
+    if content is None:
+        raise D1ManifestError(
+            f"{storage.uri(key)}: manifest not found. Its run may have been removed (keep_runs); stage again."
+        )
+    return parse_manifest(content)
 
 
 def dumps(manifest: Manifest) -> bytes:

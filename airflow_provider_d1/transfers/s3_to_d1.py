@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ImportFileError, D1ManifestError
 from airflow_provider_d1.operators.arguments import check_arguments
 from airflow_provider_d1.operators.d1_import import IMPORT_RULES, D1ImportBase, open_source, uri_of
-from airflow_provider_d1.validation import STRING, TABLES, Rule, one_of, optional, string, suggest
+from airflow_provider_d1.validation import STRING, TABLES, Rule, fold_case, one_of, optional, string, suggest
 
 if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.client import D1Client
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from airflow_provider_d1.into_d1.import_file import ImportFile
     from airflow_provider_d1.into_d1.import_record import ImportRecord
     from airflow_provider_d1.into_d1.prepare import PreparedImport
-    from airflow_provider_d1.staging.manifest import Manifest
 
 RULES: Mapping[str, Rule] = {
     **IMPORT_RULES,
@@ -140,23 +139,24 @@ class S3ToD1Operator(D1ImportBase):
         """Add the rows of a manifest's tables; its URI, rows by table, stored bytes and a hash of them all."""
         from airflow_provider_d1.into_d1.row_inserts import add_rows
         from airflow_provider_d1.into_d1.staged_rows import source_columns, source_rows
-        from airflow_provider_d1.staging.manifest import parse_manifest
+        from airflow_provider_d1.staging.manifest import read_manifest
         from airflow_provider_d1.warehouses.batches import staged_batches
         from airflow_provider_d1.warehouses.plan import Column, Part, Table
         from airflow_provider_d1.warehouses.staged_files import StagedFiles
 
         storage, key = open_source(uri_of(self.manifest, "manifest"), self.aws_conn_id)
-        content = storage.read_bytes(key)
-        if content is None:
-            raise D1ManifestError(f"{storage.uri(key)}: manifest not found. Its run may have been removed (keep_runs).")
-        manifest = parse_manifest(content)
-        entries = self._chosen(manifest, storage.uri(key))
+        manifest = read_manifest(storage, key)
+        if manifest.format == "sql":
+            raise D1ManifestError(
+                f"{storage.uri(key)} lists {manifest.content}, not tables: restore it with D1ImportOperator"
+            )
+        entries = manifest.chosen(self.tables)
         columns = {entry.name: source_columns(entry) for entry in entries}
-        known = {name.lower() for name in present}
+        known = {fold_case(name) for name in present}
         for entry in entries:
-            if entry.name.lower() not in known:
+            if fold_case(entry.name) not in known:
                 file.add(entry.ddl.rstrip().removesuffix(";").encode() + b"\n;")
-        self._empty(file, client, target, [entry.name for entry in entries if entry.name.lower() in known])
+        self._empty(file, client, target, [entry.name for entry in entries if fold_case(entry.name) in known])
         staged = StagedFiles(storage, verify_checksums=True)
         for entry in entries:
             table = Table(
@@ -173,15 +173,6 @@ class S3ToD1Operator(D1ImportBase):
         counts = {entry.name: entry.rows for entry in entries}
         return storage.uri(key), counts, sum(part.bytes for part in parts), digest
 
-    def _chosen(self, manifest: Manifest, uri: str) -> list[Any]:
-        if manifest.format == "sql":
-            raise D1ManifestError(f"{uri} lists {manifest.content}, not tables: restore it with D1ImportOperator")
-        by_name = {entry.name: entry for entry in manifest.tables}
-        for name in self.tables or ():
-            if name not in by_name:
-                raise D1ConfigurationError(f"the manifest has no table {name!r}{suggest(name, by_name)}")
-        return [by_name[name] for name in (by_name if self.tables is None else dict.fromkeys(self.tables))]
-
     def _add_files(
         self, file: ImportFile, client: D1Client, target: Database, present: Sequence[str], folder: Path
     ) -> tuple[str, dict[str, int], int, str]:
@@ -194,7 +185,7 @@ class S3ToD1Operator(D1ImportBase):
         from airflow_provider_d1.storage.s3 import S3Storage
 
         table = str(self.table)
-        if table.lower() not in {name.lower() for name in present}:
+        if fold_case(table) not in {fold_case(name) for name in present}:
             raise D1ConfigurationError(
                 f"database {target.name!r} has no table {table!r}{suggest(table, present)}. Create it first, with the"
                 " types that its columns are to have."

@@ -175,7 +175,7 @@ class D1StagingToWarehouseOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
         """Load the manifest's tables and say what was loaded."""
-        with permanent_errors_fail_task(retry_policy=getattr(self, "retry_policy", None)):
+        with permanent_errors_fail_task(self):
             check_rendered_arguments(self, self.rules, ATTRIBUTES)
             return self._load()
 
@@ -232,14 +232,9 @@ class D1StagingToWarehouseOperator(BaseOperator):
         return uri
 
     def _manifest(self, storage: Storage, key: str) -> Manifest:
-        from airflow_provider_d1.staging.manifest import parse_manifest
+        from airflow_provider_d1.staging.manifest import read_manifest
 
-        content = storage.read_bytes(key)
-        if content is None:
-            raise D1ManifestError(
-                f"{storage.uri(key)}: manifest not found. Its run may have been removed (keep_runs); stage again."
-            )
-        manifest = parse_manifest(content)
+        manifest = read_manifest(storage, key)
         if isinstance(self.manifest, Mapping):
             _refuse_another_run(manifest, self.manifest, storage.uri(key))
         return manifest

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from airflow_provider_d1.dump.schema import fold_case
 from airflow_provider_d1.exceptions import D1Error, D1ManifestError, D1WarehouseError
+from airflow_provider_d1.validation import fold_case
 from airflow_provider_d1.warehouses import merge
 from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.batches import schema_of, staged_batches

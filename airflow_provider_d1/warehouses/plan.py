@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError, D1WarehouseError
-from airflow_provider_d1.validation import suggest
 from airflow_provider_d1.warehouses.merge_keys import merge_keys
 
 if TYPE_CHECKING:
@@ -194,7 +193,7 @@ def make_plan(
             f"{uri} lists {manifest.content}, not tables: stage with file_format='parquet' to load it"
         )
     token = token or new_token()
-    chosen = _chosen(manifest.tables, options.tables)
+    chosen = manifest.chosen(options.tables)
     keys: Mapping[str, tuple[str, ...]] = {}
     if options.mode != "merge" and (options.keys or options.delete_missing):
         name = "keys" if options.keys else "delete_missing"
@@ -220,17 +219,6 @@ def _tables_in_source(manifest: Manifest) -> frozenset[str] | None:
     if source.database_id is None or source.options.tables is not None:
         return None
     return frozenset((*(entry.name for entry in manifest.tables), *(skipped.name for skipped in source.skipped)))
-
-
-def _chosen(entries: Iterable[TableEntry], names: tuple[str, ...] | None) -> list[TableEntry]:
-    by_name = {entry.name: entry for entry in entries}
-    if names is None:
-        return list(by_name.values())
-    for name in names:
-        if name not in by_name:
-            hint = suggest(name, by_name) or f"; it has {', '.join(map(repr, by_name)) or 'none'}"
-            raise D1ConfigurationError(f"the manifest has no table {name!r}{hint}")
-    return [by_name[name] for name in dict.fromkeys(names)]
 
 
 def _table(entry: TableEntry, token: str, key: tuple[str, ...]) -> Table:

@@ -142,9 +142,9 @@ MUTATIONS = (
     Mutation(
         "execution_timeout bounds the deferred time",
         "operators",
-        "D1ExportOperator._trigger",
-        "deadline = min(deadline, now + self.execution_timeout.total_seconds())",
-        "pass",
+        "until_execution_timeout",
+        "min(deadline, now + execution_timeout.total_seconds())",
+        "deadline",
         ("tests/unit/operators/test_export_operator.py",),
     ),
     Mutation(
@@ -1259,7 +1259,7 @@ MUTATIONS = (
         "replaced rows change no other table",
         "into_d1",
         "check_replaceable",
-        'row["table"].lower() in replaced and row["on_delete"].upper() in _ACTIONS',
+        'fold_case(row["table"]) in replaced and row["on_delete"].upper() in _ACTIONS',
         "False",
         ("tests/integration/test_s3_to_d1.py::test_what_is_refused_before_anything_is_sent",),
     ),

@@ -61,6 +61,12 @@ def test_virtual_tables_and_their_shadow_tables_are_recognised() -> None:
     assert "Places_node" in schema.shadows
 
 
+def test_only_ascii_letters_ignore_case_in_the_names_of_shadow_tables() -> None:
+    schema = schema_of('CREATE TABLE "étés_content"(a); CREATE VIRTUAL TABLE "ÉTÉS" USING fts5(body);')
+    assert schema.tables == ("étés_content",)
+    assert "ÉTÉS_content" in schema.shadows
+
+
 def test_an_unknown_module_has_no_shadow_tables() -> None:
     rows = [{"name": "v", "type": "table", "sql": "CREATE VIRTUAL TABLE v USING secret(x)"}]
     rows.append({"name": "v_data", "type": "table", "sql": None})

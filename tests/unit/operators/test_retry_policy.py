@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
 
-from airflow_provider_d1.exceptions import D1AuthenticationError, D1ConfigurationError
+from airflow_provider_d1.exceptions import D1AuthenticationError, D1ConfigurationError, D1Error
 from airflow_provider_d1.operators.d1 import D1ExportOperator
+from airflow_provider_d1.provider_info import get_provider_info
 from airflow_provider_d1.triggers import events
 
 
@@ -30,3 +34,58 @@ def test_a_retry_rule_can_retry_a_permanent_error() -> None:
             run(event, *rules)
     with pytest.raises(AirflowFailException):
         run(other, RetryRule(exception=path, action=RetryAction.RETRY))
+
+
+#: arguments with which each class fails permanently: an unknown connection, or a file that is no manifest
+FAILING: dict[str, dict[str, Any]] = {
+    "D1ExportOperator": {"deferrable": False},
+    "D1ImportOperator": {"source": "{file}"},
+    "D1RestoreOperator": {"bookmark": "b"},
+    "D1CompareBackupsOperator": {"first": "{file}", "second": "{file}"},
+    "D1ToS3Operator": {"s3_bucket": "b", "s3_prefix": "p", "deferrable": False},
+    "D1ToObjectStorageOperator": {"path": "{file}-prefix", "deferrable": False},
+    "D1StagingToWarehouseOperator": {"manifest": "{file}", "conn_id": "warehouse", "schema": "s"},
+    "S3ToD1Operator": {"manifest": "{file}"},
+    "D1ChangeSensor": {"prefix": "{file}-prefix", "soft_fail": True},
+}
+
+
+def operators() -> dict[str, type[BaseOperator]]:
+    """Every operator and sensor of the provider."""
+    info = get_provider_info()
+    listed = [module for kind in ("operators", "sensors") for each in info[kind] for module in each["python-modules"]]
+    listed += [each["python-module"] for each in info["transfers"]]
+    found = {}
+    for module in map(import_module, listed):
+        for name, value in vars(module).items():
+            own = inspect.isclass(value) and value.__module__ == module.__name__ and issubclass(value, BaseOperator)
+            if own and not name.endswith(("Base", "ToStagingOperator")):
+                found[name] = value
+    return found
+
+
+def test_every_operator_is_covered() -> None:
+    assert set(operators()) == set(FAILING)
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_a_permanent_error_fails_any_task_at_once_unless_a_rule_retries_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", '{"conn_type": "duckdb"}')
+    file = tmp_path / "_manifest.json"
+    file.write_text("{}")
+    arguments = {k: v.format(file=file.as_uri()) if isinstance(v, str) else v for k, v in FAILING[name].items()}
+    if "d1_conn_id" in operators()[name].template_fields:
+        arguments["d1_conn_id"] = "absent"
+
+    def execute(**more: Any) -> None:
+        task = operators()[name](task_id="task", retries=3, **arguments, **more)
+        task.execute({})
+
+    with pytest.raises(AirflowFailException) as failed:
+        execute()
+    assert isinstance(failed.value.__cause__, D1Error)
+    rule = RetryRule(exception=type(failed.value.__cause__), action=RetryAction.RETRY)
+    with pytest.raises(type(failed.value.__cause__)):
+        execute(retry_policy=ExceptionRetryPolicy(rules=[rule]))

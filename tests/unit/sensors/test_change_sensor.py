@@ -12,7 +12,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException, TaskDeferred
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferred,
+)
 
 from airflow_provider_d1.emulator.server import Emulator
 from airflow_provider_d1.exceptions import D1AuthenticationError, D1ConfigurationError, D1Error
@@ -194,9 +199,12 @@ def test_an_error_is_no_skip(emulator: Emulator, prefix: str, monkeypatch: pytes
     sensor, trigger = deferred(prefix, poke_interval=0.1, timeout=30, soft_fail=True)
     emulator.faults.no_d1_right = True
     event = asyncio.run(fired(trigger))
-    with pytest.raises(D1AuthenticationError):
-        sensor.execute_complete({}, event)
-    with pytest.raises(D1AuthenticationError):
+    for fail in (lambda: sensor.execute_complete({}, event), lambda: sensor.execute({})):
+        with pytest.raises(AirflowFailException) as failed:
+            fail()
+        assert isinstance(failed.value.__cause__, D1AuthenticationError)
+    sensor.deferrable = False
+    with pytest.raises(AirflowFailException):
         sensor.execute({})
     with pytest.raises(D1Error):
         sensor.execute_complete({}, None)
