@@ -1,26 +1,29 @@
 """Switch off one protection at a time and check that a test fails: ``python -m tests.mutation.run [WORD …]``.
 
-The package, the tests and the harness are copied into a temporary folder. Each mutation changes one place of the copy
-and runs the tests that should fail. A protection whose tests still pass is reported, and so is a mutation whose code
-is not found. With words, only the protections whose name contains one of them are tried.
+The package, the tests and the harness are copied into temporary folders, one for each processor. Each mutation changes
+one place of a copy and runs the tests that should fail. A protection whose tests still pass is reported, and so is a
+mutation whose code is not found. With words, only the protections whose name contains one of them are tried.
 """
 
 from __future__ import annotations
 
 import os
+import queue
 import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.mutation.mutations import MUTATIONS, REPOSITORY, Mutation
 
-#: address space of the tests, so that a mutation that removes a size limit does not exhaust the machine's memory
-MEMORY = 4 << 30
+#: address space of the tests, so that a mutation that removes a size limit does not exhaust the machine's memory. The
+#: tests with several DuckDB databases in one process need more than 4 GiB.
+MEMORY = 8 << 30
 #: seconds for the tests of one mutation
 TIMEOUT = 300
 COPIED = ("airflow_provider_d1", "harness", "tests", "example_dags", "demo", "pyproject.toml")
@@ -36,29 +39,45 @@ class Outcome:
 
 def main(words: list[str]) -> int:
     chosen = [m for m in MUTATIONS if not words or any(word in m.protection for word in words)]
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))  # the tests inherit it
     with tempfile.TemporaryDirectory(prefix="mutation-") as name:
-        copy = Path(name)
-        for part in COPIED:
-            source = REPOSITORY / part
-            if source.is_dir():
-                shutil.copytree(source, copy / part, ignore=shutil.ignore_patterns("__pycache__", "system"))
-            elif source.exists():
-                shutil.copy(source, copy / part)
+        copies: queue.SimpleQueue[Path] = queue.SimpleQueue()
+        workers = os.cpu_count() or 1
+        for number in range(workers):
+            copies.put(copy_repository(Path(name, str(number))))
         tests = sorted({test for mutation in chosen for test in mutation.tests})
-        baseline = run_tests(copy, tests, timeout=TIMEOUT * len(tests))
+        baseline = run_tests(Path(name, "0"), tests, timeout=TIMEOUT * len(tests))
         if baseline.returncode != 0:
             print(baseline.stdout[-4000:])
             print("The tests fail before any mutation; fix them first.")
             return 2
-        outcomes = {}
-        for mutation in chosen:
+
+        def judge(mutation: Mutation) -> bool:
+            copy = copies.get()
             began = time.monotonic()
-            outcomes[mutation.protection] = outcome = attempt(copy, mutation)
+            try:
+                outcome = attempt(copy, mutation)
+            finally:
+                copies.put(copy)
             mark = "caught  " if outcome.caught else "SURVIVED"
             print(f"{mark} {mutation.protection}: {outcome.detail} ({time.monotonic() - began:.0f} s)", flush=True)
-    missed = sum(not outcome.caught for outcome in outcomes.values())
-    print(f"{len(outcomes) - missed} of {len(outcomes)} protections are covered by a test")
-    return 1 if missed else 0
+            return outcome.caught
+
+        with ThreadPoolExecutor(workers) as pool:
+            caught = list(pool.map(judge, chosen))
+    print(f"{sum(caught)} of {len(caught)} protections are covered by a test")
+    return 0 if all(caught) else 1
+
+
+def copy_repository(copy: Path) -> Path:
+    for part in COPIED:
+        source = REPOSITORY / part
+        if source.is_dir():
+            shutil.copytree(source, copy / part, ignore=shutil.ignore_patterns("__pycache__", "system"))
+        elif source.exists():
+            copy.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, copy / part)
+    return copy
 
 
 def attempt(copy: Path, mutation: Mutation) -> Outcome:
@@ -91,7 +110,6 @@ def run_tests(copy: Path, tests: list[str], timeout: float = TIMEOUT) -> subproc
             text=True,
             timeout=timeout,
             check=False,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
         )
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 124, "", "")
