@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -150,17 +151,36 @@ class Load(Run[Any]):
     def _prepare(self) -> None:
         """Make schema and ``_d1_loads`` where they are missing: IF NOT EXISTS alone needs the right to create them."""
         warehouse, plan = self.warehouse, self.plan
-        if not self.session.rows(warehouse.schema_query(plan)):
-            self.execute(warehouse.create_schema(plan))
+        if not self._has_schema():
+            self._make(warehouse.create_schema(plan), self._has_schema)
         columns = self._columns(LOADS_TABLE)
         if not columns:
-            self.execute(warehouse.create_loads(plan))
-        elif not any(plan.dialect.fold(name) == "sequence" for name in columns):  # an earlier release made it
-            self.execute(warehouse.add_column(plan, LOADS_TABLE, Column("sequence", "int64")))
+            self._make(warehouse.create_loads(plan), self._has_sequence)
+        elif not self._has_sequence(columns):  # an earlier release made it
+            column = Column("sequence", "int64")
+            self._make(warehouse.add_column(plan, LOADS_TABLE, column), self._has_sequence)
         if warehouse.transaction != "load":  # else a killed load leaves none
             names = [str(name) for (name,) in self.session.rows(warehouse.helpers_query(plan))]
             for name in leftover_helpers(names):
                 self.execute(warehouse.drop_helper(plan, name))
+
+    def _make(self, statement: str, made: Callable[[], bool]) -> None:
+        """Make something; it is no error when another load makes it at the same moment."""
+        errors = self.warehouse.driver_errors()
+        try:
+            self.execute(statement)
+        except errors:
+            with suppress(*errors):  # the first error is the one to be raised
+                if made():
+                    return
+            raise
+
+    def _has_schema(self) -> bool:
+        return bool(self.session.rows(self.warehouse.schema_query(self.plan)))
+
+    def _has_sequence(self, columns: Mapping[str, str] | None = None) -> bool:
+        columns = self._columns(LOADS_TABLE) if columns is None else columns
+        return any(self.plan.dialect.fold(name) == "sequence" for name in columns)
 
     def _columns(self, table: str) -> dict[str, str]:
         """Name → type of a table's columns, empty when there is no such table."""

@@ -960,6 +960,22 @@ MUTATIONS = (
         ("tests/unit/warehouses/test_load_steps.py", "tests/integration/warehouses/test_warehouse_modes.py"),
     ),
     Mutation(
+        "a schema and a _d1_loads that another load makes at the same moment are no error",
+        "warehouses/loader",
+        "Load._make",
+        "made()",
+        "False",
+        ("tests/unit/warehouses/test_load_preparation.py",),
+    ),
+    Mutation(
+        "a schema that exists is not made",
+        "warehouses/loader",
+        "Load._prepare",
+        "not self._has_schema()",
+        "True",
+        ("tests/unit/warehouses/test_load_preparation.py",),
+    ),
+    Mutation(
         "another database is not replaced",
         "warehouses/load_history",
         "other_owners",

@@ -1,0 +1,97 @@
+"""The schema and ``_d1_loads``, which every load needs: made only where missing, also by two loads at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airflow_provider_d1.warehouses.loader import Load
+from airflow_provider_d1.warehouses.plan import LOADS_TABLE
+from tests.unit.warehouses.test_load_steps import TABLES, Recorder
+from tests.unit.warehouses.warehouse_plans import ENGINES, manifest, plan
+
+OLDER = [("table_name", "text")]
+CURRENT = [*OLDER, ("sequence", "bigint")]
+
+
+def driver_error(name: str) -> Exception:
+    """An error of the engine's driver, as for a column that is there already."""
+    kind = ENGINES[name].driver_errors()[0]
+    error: Exception = kind.__new__(kind)
+    error.args = ("it exists already",)
+    return error
+
+
+class Schema(Recorder):
+    """A warehouse in which the schema and ``_d1_loads`` appear with the statements that make them.
+
+    ``refuses`` is the driver's error for each of those statements, ``made_by_another`` whether what they make is there
+    afterwards.
+    """
+
+    def __init__(self, name: str, *, schema: bool, loads: list[tuple[str, str]]) -> None:
+        super().__init__([])
+        self.name, self.schema, self.loads = name, schema, loads
+        self.refuses: Exception | None = None
+        self.made_by_another = False
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        made = plan(ENGINES[self.name], manifest(TABLES))
+        if statement == ENGINES[self.name].schema_query(made):
+            return [(1,)] if self.schema else []
+        if statement == ENGINES[self.name].columns_query(made, LOADS_TABLE):
+            return self.loads
+        creates = statement.startswith(("CREATE SCHEMA", "CREATE DATABASE", "CREATE TABLE", "ALTER TABLE"))
+        if creates and (self.refuses is None or self.made_by_another):
+            self.schema = True
+            if "TABLE" in statement:
+                self.loads = CURRENT
+        if creates and self.refuses is not None:
+            self.ran.append(statement)
+            raise self.refuses
+        return super().rows(statement)
+
+
+def prepare(name: str, warehouse: Schema) -> list[str]:
+    """What is made before a load begins."""
+    made = plan(ENGINES[name], manifest(TABLES))
+    Load(ENGINES[name], made, None, warehouse)._prepare()
+    return [statement for statement in warehouse.ran if statement.startswith(("CREATE", "ALTER"))]
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_nothing_is_made_where_it_is_already(name) -> None:
+    """IF NOT EXISTS needs the right to create, which a loader may not have."""
+    assert prepare(name, Schema(name, schema=True, loads=CURRENT)) == []
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_what_is_missing_is_made(name) -> None:
+    warehouse, made = ENGINES[name], plan(ENGINES[name], manifest(TABLES))
+    assert prepare(name, Schema(name, schema=False, loads=[])) == [
+        warehouse.create_schema(made),
+        warehouse.create_loads(made),
+    ]
+    (added,) = prepare(name, Schema(name, schema=True, loads=OLDER))
+    assert added.startswith("ALTER TABLE")
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize(("schema", "loads"), [(False, []), (True, []), (True, OLDER)])
+def test_what_another_load_makes_at_the_same_moment_is_no_error(name, schema, loads) -> None:
+    warehouse = Schema(name, schema=schema, loads=loads)
+    warehouse.refuses, warehouse.made_by_another = driver_error(name), True
+    prepare(name, warehouse)
+    assert (warehouse.schema, warehouse.loads) == (True, CURRENT)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_what_cannot_be_made_is_an_error(name) -> None:
+    for schema, loads in ((False, []), (True, []), (True, OLDER)):
+        warehouse = Schema(name, schema=schema, loads=loads)
+        warehouse.refuses = driver_error(name)
+        with pytest.raises(type(warehouse.refuses)) as failure:
+            prepare(name, warehouse)
+        assert failure.value is warehouse.refuses
+        assert len(warehouse.ran) == 1
