@@ -7,7 +7,8 @@ after the task; the package ``apache-airflow-providers-openlineage`` is optional
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.models import D1Export
     from airflow_provider_d1.staging.manifest import Manifest
     from airflow_provider_d1.staging.manifest_tables import ColumnEntry, TableEntry
+    from airflow_provider_d1.warehouses.plan import Table
 
     Lineage: TypeAlias = OperatorLineage[Any, Any]
 
@@ -70,7 +72,12 @@ def staging_lineage(manifest: Manifest, uri: str) -> Lineage:
 
 
 def load_lineage(
-    manifest: Manifest, uri: str, connection: Connection, schema: str, loaded: Mapping[str, int | None], mode: str
+    manifest: Manifest,
+    uri: str,
+    connection: Connection,
+    schema: str,
+    loaded: Iterable[tuple[Table, int | None]],
+    mode: str,
 ) -> Lineage:
     """The lineage of a load: each staged table as an input, the warehouse's table as an output.
 
@@ -78,24 +85,28 @@ def load_lineage(
     :param connection: the warehouse's.
     :param loaded: the tables and the rows that were loaded into each; None where the load has failed.
     """
+    targets = {target.source_name: (target, rows) for target, rows in loaded}
     staged_namespace, folder = _run_place(uri)
     namespace, database = warehouse_namespace(connection)
     inputs, outputs = [], []
     for table in manifest.tables:
-        if table.name not in loaded:
+        if table.name not in targets:
             continue
+        target, rows = targets[table.name]
         name = f"{folder}/{table.name}"
         inputs.append(_input(staged_namespace, name, version=manifest.run, table=table, staged=True))
         outputs.append(
             _output(
                 namespace,
-                ".".join(part for part in (database, schema, table.name) if part),
+                ".".join(part for part in (database, schema, target.name) if part),
                 version=manifest.source.bookmark,
-                columns=table.columns,
-                rows=loaded[table.name],
+                columns=[
+                    replace(entry, name=column.name, source_name=column.source_name)
+                    for entry, column in zip(table.columns, target.columns, strict=True)
+                ],
+                rows=rows,
                 origin=(staged_namespace, name),
-                names_kept=True,
-                overwrites=mode == _REPLACE and loaded[table.name] is not None,
+                overwrites=mode == _REPLACE and rows is not None,
             )
         )
     return _lineage(inputs, outputs)
@@ -172,7 +183,6 @@ def _output(
     size: int | None = None,
     files: int | None = None,
     origin: tuple[str, str] | None = None,
-    names_kept: bool = False,
     overwrites: bool = False,
 ) -> OutputDataset:
     from airflow.providers.common.compat.openlineage.facet import (
@@ -190,7 +200,7 @@ def _output(
     if columns:
         facets["schema"] = _schema((column.name, column.type) for column in columns)
     if columns and origin is not None:
-        sources = {c.name: c.name if names_kept else c.source_name or c.name for c in columns if not c.audit}
+        sources = {c.name: c.source_name or c.name for c in columns if not c.audit}
         facets["columnLineage"] = ColumnLineageDatasetFacet(
             fields={
                 column: Fields(inputFields=[InputField(namespace=origin[0], name=origin[1], field=field)])

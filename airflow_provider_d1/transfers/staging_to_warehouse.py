@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from airflow_provider_d1.staging.manifest import Manifest
     from airflow_provider_d1.storage.base import Storage
     from airflow_provider_d1.warehouses.base import Warehouse
-    from airflow_provider_d1.warehouses.plan import LoadPlan, LoadResult
+    from airflow_provider_d1.warehouses.plan import LoadPlan, LoadResult, Table
 
 RULES: Mapping[str, Rule] = {
     "manifest": Rule(
@@ -46,6 +46,8 @@ RULES: Mapping[str, Rule] = {
     "delete_missing": BOOLEAN,
     "replace_strategy": one_of("auto", "rows", "swap"),
     "on_missing": one_of("keep", "drop"),
+    "names": one_of("exact", "upper", "lower"),
+    "table_prefix": Rule(lambda value: isinstance(value, str), "a string"),
     "on_nul": one_of("fail", "replace"),
     "verify_checksums": BOOLEAN,
     "allow_other_database": BOOLEAN,
@@ -78,9 +80,9 @@ class D1StagingToWarehouseOperator(BaseOperator):
     ``databricks``, ``mysql`` (MariaDB too), ``duckdb`` or ``clickhouse``. Each needs its extra,
     ``airflow-provider-d1[postgres]`` and so on.
 
-    Tables keep their exact names, and columns their names and order; they get no keys or constraints. The rows of every
-    table must be as many as the manifest says, else the task fails and the tables keep their rows. What is loaded is
-    recorded in ``_d1_loads`` in the same schema.
+    Tables and columns keep their exact names; a name that the warehouse can't hold gets a suffix. Columns keep their
+    order. Tables get no keys or constraints. The rows of every table must be as many as the manifest says, else the
+    task fails and the tables keep their rows. What is loaded is recorded in ``_d1_loads`` in the same schema.
 
     :param manifest: the URI of a ``_manifest.json``, or the output of the transfer that wrote it. (templated)
     :param conn_id: the warehouse's connection. (templated)
@@ -99,6 +101,9 @@ class D1StagingToWarehouseOperator(BaseOperator):
     :param on_missing: what to do with tables that this database was loaded into and that D1 no longer has, when the
         manifest is of the whole database: ``"keep"`` them, or ``"drop"`` those that have nothing attached and no other
         database's rows. (templated)
+    :param names: ``"exact"``, or ``"upper"`` or ``"lower"`` for the ASCII letters in the names of tables and columns.
+        (templated)
+    :param table_prefix: what stands before the name of each table. (templated)
     :param on_nul: for texts with a NUL character where the warehouse can't hold one (Postgres): ``"fail"``, or
         ``"replace"`` it by U+FFFD. (templated)
     :param verify_checksums: compare the SHA-256 of each staged file, besides its size and rows, which always are.
@@ -118,6 +123,8 @@ class D1StagingToWarehouseOperator(BaseOperator):
          "missing_in_source": []}
 
     ``rows`` counts what this run loaded; ``skipped`` is True when an append found everything loaded already.
+    ``tables`` has the names in the warehouse; one that is not the manifest's has ``"source_name"`` besides, and
+    ``"renamed_columns"`` (name in the files → name in the warehouse) where columns got a suffix.
     ``missing_in_source`` names the tables of this database in the schema that D1 no longer has, ``dropped`` those of
     them that were dropped.
     """
@@ -140,6 +147,8 @@ class D1StagingToWarehouseOperator(BaseOperator):
         delete_missing: bool = False,
         replace_strategy: Literal["auto", "rows", "swap"] = "auto",
         on_missing: Literal["keep", "drop"] = "keep",
+        names: Literal["exact", "upper", "lower"] = "exact",
+        table_prefix: str = "",
         on_nul: Literal["fail", "replace"] = "fail",
         verify_checksums: bool = False,
         allow_other_database: bool = False,
@@ -158,6 +167,8 @@ class D1StagingToWarehouseOperator(BaseOperator):
         self.delete_missing = delete_missing
         self.replace_strategy = replace_strategy
         self.on_missing = on_missing
+        self.names = names
+        self.table_prefix = table_prefix
         self.on_nul = on_nul
         self.verify_checksums = verify_checksums
         self.allow_other_database = allow_other_database
@@ -170,7 +181,7 @@ class D1StagingToWarehouseOperator(BaseOperator):
         #: the warehouse's; no local variable, as its repr shows the password, and error reporters send those
         self._connection: Connection | None = None
         #: for OpenLineage: the manifest and its URI, the tables with their rows
-        self._lineage: tuple[Manifest, str, dict[str, int | None]] | None = None
+        self._lineage: tuple[Manifest, str, Sequence[tuple[Table, int | None]]] | None = None
         check_arguments(self, self.rules, ATTRIBUTES)
 
     def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
@@ -198,11 +209,12 @@ class D1StagingToWarehouseOperator(BaseOperator):
             statements = planned_statements(warehouse, plan)
             self.log.info("A dry run; the statements would be:\n%s", ";\n".join(map(abbreviated, statements)))
             return {**self._result(plan, LoadResult()), "statements": statements}
-        self._lineage = (manifest, uri, {each.name: None for each in plan.tables})
+        self._lineage = (manifest, uri, [(each, None) for each in plan.tables])
         files = StagedFiles(storage, verify_checksums=self.verify_checksums)
         files.check(*plan.tables)
         loaded = load(warehouse, plan, files, Connections(self.conn_id, self.aws_conn_id))
-        self._lineage = (manifest, uri, {table.name: table.rows for table in loaded.tables})
+        rows = {each.name: each.rows for each in loaded.tables}
+        self._lineage = (manifest, uri, [(each, rows[each.name]) for each in plan.tables])
         result = self._result(plan, loaded)
         tables = sum(not table.skipped for table in loaded.tables)
         self.log.info("Loaded: tables=%d skipped=%d rows=%d", tables, len(loaded.tables) - tables, result["rows"])
@@ -252,6 +264,8 @@ class D1StagingToWarehouseOperator(BaseOperator):
             delete_missing=self.delete_missing,
             replace_strategy=self.replace_strategy,
             on_missing=self.on_missing,
+            names=self.names,
+            table_prefix=self.table_prefix,
             engine={name: getattr(self, name) for name in engine_options()},
         )
         return make_plan(manifest, uri, warehouse.dialect, options)

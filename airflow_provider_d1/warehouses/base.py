@@ -208,7 +208,7 @@ class Warehouse(ABC, Generic[S]):
             key.append(KeyColumn(name, old, new, *(self.exactly(value, types[name]) for value in (old, new))))
         table, paths = work.table, (plan.path(work.table.name), plan.path(work.into))
         deletes, identifier = work.delete_missing, plan.dialect.identifier
-        return Match(table.name, *paths, table.rows, tuple(key), values, deletes, identifier)
+        return Match(table.source_name, *paths, table.rows, tuple(key), values, deletes, identifier)
 
     def exactly(self, value: str, type_name: str) -> str:
         """A value of a staged type in a form in which ``=`` and GROUP BY distinguish all values."""

@@ -24,7 +24,7 @@ _MAX_ROWS = 1 << 16
 
 
 def staged_batches(files: StagedFiles, table: Table, file_format: str) -> Iterator[pa.RecordBatch]:
-    """Read a table's parts in order, as batches with exactly its columns and their staged types.
+    """Read a table's parts in order, as batches with exactly the files' columns and their staged types.
 
     :raises D1ManifestError: naming the table, for a part that is not what the manifest says: its bytes, its rows,
         its columns, or values that are none of their type.
@@ -47,10 +47,17 @@ def staged_batches(files: StagedFiles, table: Table, file_format: str) -> Iterat
 
 
 def schema_of(columns: tuple[Column, ...]) -> pa.Schema:
-    """The Arrow schema of staged columns."""
+    """The Arrow schema of columns by their names in the warehouse."""
     import pyarrow as pa
 
     return pa.schema([(column.name, arrow_type(column.type)) for column in columns])
+
+
+def file_schema(columns: tuple[Column, ...]) -> pa.Schema:
+    """The same by their names in the files."""
+    import pyarrow as pa
+
+    return pa.schema([(column.source_name, arrow_type(column.type)) for column in columns])
 
 
 def arrow_type(name: str) -> pa.DataType:
@@ -79,9 +86,23 @@ def check_parquet(path: Path, columns: tuple[Column, ...]) -> int:
         return int(file.metadata.num_rows)
 
 
+def write_renamed(path: Path, table: Table, into: Path) -> None:
+    """Copy a Parquet file, with the columns' names in the warehouse; the values are the same.
+
+    :raises ValueError: when the file does not have the table's columns.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = schema_of(table.columns)
+    with pq.ParquetWriter(into, schema, compression="zstd") as writer:
+        for batch in _parquet(path, table.columns):
+            writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
+
+
 def _check_schema(file: Any, columns: tuple[Column, ...]) -> None:
     found = [(field.name, field.type) for field in file.schema_arrow]
-    expected = [(field.name, field.type) for field in schema_of(columns)]
+    expected = [(field.name, field.type) for field in file_schema(columns)]
     if found != expected:
         raise ValueError(f"its columns are {found}, not {expected}")
 
@@ -104,7 +125,7 @@ def _text_reader(file_format: str) -> Callable[[Path, tuple[Column, ...]], Itera
     read = {"csv": read_csv, "jsonl": read_jsonl}[file_format]
 
     def batches(path: Path, columns: tuple[Column, ...]) -> Iterator[pa.RecordBatch]:
-        for table in read(path, schema_of(columns)):
+        for table in read(path, file_schema(columns)):
             yield from table.to_batches(max_chunksize=_MAX_ROWS)
 
     return batches

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from airflow_provider_d1.exceptions import D1ManifestError
 from airflow_provider_d1.warehouses.base import Warehouse
+from airflow_provider_d1.warehouses.batches import write_renamed
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.session import Connections, Run, Session
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.warehouses.plan import LoadPlan
+    from airflow_provider_d1.warehouses.plan import LoadPlan, Table
     from airflow_provider_d1.warehouses.staged_files import StagedFiles
     from airflow_provider_d1.warehouses.table_load import TableLoad
 
@@ -192,7 +197,8 @@ class BigQuery(Warehouse[BigQuerySession]):
 
         client, table = run.session.client, work.table
         destination = f"{client.project}.{run.plan.options.schema}.{work.into}"
-        if run.plan.origin.manifest.startswith("gs://"):
+        renamed = any(column.source is not None for column in table.columns)
+        if run.plan.origin.manifest.startswith("gs://") and not renamed:
             run.files.check_contents(table)
             uris = [f"gs://{part.uri.removeprefix('gs://').rpartition('@')[2]}" for part in table.parts]
             configuration = LoadJobConfig.from_api_repr(self.load_configuration(run.plan, work, client.project))
@@ -200,8 +206,9 @@ class BigQuery(Warehouse[BigQuerySession]):
         rows = 0
         for part, path in run.files.opened(table):
             configuration = LoadJobConfig.from_api_repr(self.load_configuration(run.plan, work, client.project))
-            with path.open("rb") as file:
-                job = client.load_table_from_file(file, destination, job_config=configuration, size=part.bytes)
+            with _as_named(path, table, renamed=renamed) as file:
+                size = file.seek(0, os.SEEK_END)
+                job = client.load_table_from_file(file, destination, rewind=True, job_config=configuration, size=size)
             loaded = int(job.result().output_rows)
             if loaded != part.rows:
                 raise D1ManifestError(
@@ -232,3 +239,20 @@ class BigQuery(Warehouse[BigQuerySession]):
         if uris:
             load["sourceUris"] = list(uris)
         return {"load": load}
+
+
+@contextmanager
+def _as_named(path: Path, table: Table, *, renamed: bool) -> Iterator[BinaryIO]:
+    """A part, whose columns a load job finds by their names in the table."""
+    if not renamed:
+        with path.open("rb") as file:
+            yield file
+        return
+    with tempfile.TemporaryDirectory(prefix="d1-load-") as folder:
+        copy = Path(folder) / "part.parquet"
+        try:
+            write_renamed(path, table, copy)
+        except (ValueError, OSError) as error:
+            raise D1ManifestError(f"table {table.name!r}: {path.name} can't be read: {error}") from error
+        with copy.open("rb") as file:
+            yield file

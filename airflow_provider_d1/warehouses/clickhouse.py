@@ -315,12 +315,12 @@ class ClickHouse(Warehouse[ClickHouseSession]):
         keys = _S3_PARAMETERS if session_token else _S3_PARAMETERS[:3]
         arguments = ", ".join(f"{{{key}:String}}" for key in keys)
         structure = ", ".join(
-            f"{identifier(c.name)} {types[c.type].removesuffix(_COMMENT)}" for c in work.table.columns
+            f"{identifier(c.source_name)} {types[c.type].removesuffix(_COMMENT)}" for c in work.table.columns
         )
+        staged = ", ".join(identifier(column.source_name) for column in work.table.columns)
         return (
             f"INSERT INTO {plan.path(work.into)} ({_names(plan, work.columns)}) "
-            f"SELECT {_names(plan, work.table.columns)} "
-            f"FROM s3({arguments}, 'Parquet', {plan.dialect.literal(structure)})"
+            f"SELECT {staged} FROM s3({arguments}, 'Parquet', {plan.dialect.literal(structure)})"
         )
 
     def _insert_from_client(self, plan: LoadPlan, work: TableLoad) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from airflow_provider_d1.exceptions import D1ConfigurationError
@@ -91,6 +92,15 @@ class Databricks(Warehouse[CursorSession]):
             raise D1ConfigurationError(
                 f"Databricks loads from object storage, and the manifest is {plan.origin.manifest}"
             )
+        for table in plan.tables:
+            names = Counter(column.source_name.lower() for column in table.columns)
+            twins = [c.source_name for c in table.columns if names[c.source_name.lower()] > 1]
+            if twins:
+                raise D1ConfigurationError(
+                    f"Table {table.source_name!r} has columns whose names differ only in case, and Databricks can't "
+                    f"distinguish them in a Parquet file: {', '.join(map(repr, twins))}. Stage with "
+                    "column_names='snake_case', or leave the table out with tables=[…]"
+                )
 
     def connect(self, plan: LoadPlan, files: StagedFiles, connections: Connections) -> CursorSession:
         from airflow.providers.databricks.hooks.databricks_sql import DatabricksSqlHook
@@ -145,12 +155,21 @@ class Databricks(Warehouse[CursorSession]):
         credential = plan.options.engine.get("storage_credential")
         access = "" if credential is None else f" WITH (CREDENTIAL {plan.dialect.identifier(credential)})"
         return [
-            f"COPY INTO {plan.path(work.into)} FROM {literal(folder + '/')}{access} FILEFORMAT = PARQUET "
+            f"COPY INTO {plan.path(work.into)} FROM {self._renamed(work, literal(folder + '/') + access)} "
+            "FILEFORMAT = PARQUET "
             f"FILES = ({', '.join(literal(name) for name in names[start : start + _MAX_FILES])}) "
             "COPY_OPTIONS ('force' = 'true', 'mergeSchema' = 'false')"
             for folder, names in by_folder.items()
             for start in range(0, len(names), _MAX_FILES)
         ]
+
+    def _renamed(self, work: TableLoad, source: str) -> str:
+        """The source of a COPY INTO, which goes by the columns' names, with the helper table's names."""
+        if all(column.source is None for column in work.table.columns):
+            return source
+        identifier = self.dialect.identifier
+        columns = (f"{identifier(column.source_name)} AS {identifier(column.name)}" for column in work.table.columns)
+        return f"(SELECT {', '.join(columns)} FROM {source})"
 
     def fill(self, run: Run[CursorSession], work: TableLoad) -> int:
         run.files.check_contents(work.table)

@@ -72,11 +72,15 @@ class Dialect:
             text = text.replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")
         return f"'{text}'"
 
+    def length(self, name: str) -> int:
+        """How long a name is to the warehouse."""
+        return len(name.encode()) if self.length_in == "bytes" else len(name)
+
     def name_problem(self, name: str, *, column: bool) -> str | None:
         """Why this warehouse can't hold a name exactly as it is; None when it can."""
         if not name:
             return "is empty"
-        length = len(name.encode()) if self.length_in == "bytes" else len(name)
+        length = self.length(name)
         if length > self.max_length:
             return f"has {length} {self.length_in}, at most {self.max_length} are possible"
         for pattern in (self.forbidden, self.forbidden_column if column else self.forbidden_table):

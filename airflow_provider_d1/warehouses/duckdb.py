@@ -196,7 +196,7 @@ class DuckDB(Warehouse[DuckDBSession]):
 
     def fill_statements(self, plan: LoadPlan, work: TableLoad) -> list[str]:
         parquet = plan.file_format == "parquet"
-        source = _parquet_source(plan, [part.uri for part in work.table.parts]) if parquet else _BATCHES
+        source = _parquet_source(plan, work, [part.uri for part in work.table.parts]) if parquet else _BATCHES
         delete = [self._delete(plan, work)] if work.action == "overwrite" else []
         return [*delete, self._load_from(plan, work, source)]
 
@@ -209,7 +209,7 @@ class DuckDB(Warehouse[DuckDBSession]):
             source = _BATCHES
         else:
             self._check_parts(run, work, paths)
-            source = _parquet_source(run.plan, paths)
+            source = _parquet_source(run.plan, work, paths)
         try:
             run.execute(self._load_from(run.plan, work, source))
         except Error:
@@ -257,7 +257,7 @@ class DuckDB(Warehouse[DuckDBSession]):
 
         table = work.table
         listed = ", ".join(run.plan.dialect.literal(_not_a_pattern(path)) for path in paths)
-        expected = [(column.name, self.dialect.types[column.type]) for column in table.columns]
+        expected = [(column.source_name, self.dialect.types[column.type]) for column in table.columns]
         try:
             counts = dict(run.session.rows(f"SELECT file_name, num_rows FROM parquet_file_metadata([{listed}])"))
             fields = run.session.rows(
@@ -281,11 +281,15 @@ class DuckDB(Warehouse[DuckDBSession]):
                 )
 
 
-def _parquet_source(plan: LoadPlan, paths: Sequence[str]) -> str:
-    """The table function that reads Parquet files, each name taken literally."""
+def _parquet_source(plan: LoadPlan, work: TableLoad, paths: Sequence[str]) -> str:
+    """The table function that reads Parquet files, each name taken literally; their columns have the table's names."""
     # a folder called ds=2026-11-22 would become a column, a [ in a name a pattern
     literals = ", ".join(plan.dialect.literal(_not_a_pattern(path)) for path in paths)
-    return f"read_parquet([{literals}], hive_partitioning = false, union_by_name = false)"
+    source = f"read_parquet([{literals}], hive_partitioning = false, union_by_name = false)"
+    if all(column.source is None for column in work.table.columns):
+        return source
+    # by position: names that differ only in case are one name to DuckDB, and it changes the second one
+    return f"{source} AS d1_staged({_names(plan, work.table.columns)})"
 
 
 def _not_a_pattern(path: str) -> str:

@@ -24,12 +24,13 @@ def fitted(batches: Iterator[pa.RecordBatch], table: Table, targets: Sequence[Co
     :param targets: the columns in the warehouse, in staged order.
     :raises D1WarehouseError: for an integer that is not exact in a column of doubles.
     """
-    if tuple(targets) == table.columns:
+    names = [column.name for column in targets]
+    as_staged = [column.source_name for column in table.columns] == names
+    if as_staged and all(a.type == b.type for a, b in zip(targets, table.columns, strict=True)):
         yield from batches
         return
     import pyarrow as pa
 
-    names = [column.name for column in targets]
     for batch in batches:
         arrays = []
         for values, staged, target in zip(batch.columns, table.columns, targets, strict=True):

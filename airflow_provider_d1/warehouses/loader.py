@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1WarehouseError
+from airflow_provider_d1.validation import abridged
 from airflow_provider_d1.warehouses import load_history
 from airflow_provider_d1.warehouses.plan import (
     LOADS_TABLE,
@@ -39,6 +40,7 @@ def load(warehouse: Warehouse[Any], plan: LoadPlan, files: StagedFiles, connecti
     """
     _check_format(warehouse, plan)
     warehouse.check(plan, files)
+    log_renamed(plan)
     name = warehouse.dialect.name
     try:
         for module in warehouse.modules:
@@ -66,6 +68,17 @@ def load(warehouse: Warehouse[Any], plan: LoadPlan, files: StagedFiles, connecti
                 f"{name} rejected the load{state}: {text}{warehouse.remedy(text)}",
                 retryable=not warehouse.is_permanent(error),
             ) from None
+
+
+def log_renamed(plan: LoadPlan) -> None:
+    """Warn of the names that the warehouse can't hold, in one line."""
+    tables = plan.renamed_tables()
+    columns = {f"{t.source_name}.{old}": new for t in plan.tables for old, new in plan.renamed(t).items()}
+    if tables or columns:
+        shown = abridged((f"{old!r} → {new!r}" for old, new in {**columns, **tables}.items()), longest=150)
+        name = plan.dialect.name
+        counts = "warehouse=%s renamed_tables=%d renamed_columns=%d names=%s"
+        log.warning(counts, name, len(tables), len(columns), shown)
 
 
 def planned_statements(warehouse: Warehouse[Any], plan: LoadPlan) -> list[str]:
@@ -200,7 +213,7 @@ class Load(Run[Any]):
             existing, path = self._columns(table.name), plan.path(table.name)
             if existing and table.name in loaded:
                 log.info("Skipped %s: this export is already loaded", path)
-                results.append(LoadedTable(table.name, path, warehouse.statement, 0, skipped=True))
+                results.append(self._loaded(table, warehouse.statement, rows=0, skipped=True))
                 continue
             work = warehouse.plan_table(plan, table, existing)
             self._check_exact(work)
@@ -210,13 +223,18 @@ class Load(Run[Any]):
                 work.rows_before = self.count(table.name)
             warehouse.load_rows(self, work)
             works.append(work)
-            nul_replaced, statement = dict(work.nul_replaced), warehouse.statement_for(work)
-            results.append(LoadedTable(table.name, path, statement, table.rows, nul_replaced=nul_replaced))
+            statement, replaced = warehouse.statement_for(work), dict(work.nul_replaced)
+            results.append(self._loaded(table, statement, rows=table.rows, nul_replaced=replaced))
         self._find_missing()
         warehouse.publish_all(self, works)
         if works and warehouse.transaction == "load":
             warehouse.record(self, [work.table for work in works])
         return results
+
+    def _loaded(self, table: Table, statement: str, *, rows: int, **more: Any) -> LoadedTable:
+        plan = self.plan
+        columns, path = plan.renamed(table), plan.path(table.name)
+        return LoadedTable(table.name, path, statement, rows, source_name=table.source, renamed_columns=columns, **more)
 
     def _find_missing(self) -> None:
         """The tables that D1 no longer has; drop those that are this database's alone and have nothing attached."""

@@ -40,6 +40,7 @@ class Match:
 
     The table goes by its own name: not every warehouse allows another one in DELETE and MERGE.
 
+    :param table: its name in the manifest, for messages.
     :param path: the quoted table; ``helper``, the quoted helper table.
     :param rows: the staged rows.
     :param values: the table's column → its value in a row ``d1_new`` of the helper table.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError, D1WarehouseError
 from airflow_provider_d1.warehouses.merge_keys import merge_keys
+from airflow_provider_d1.warehouses.naming import Letters, Naming
 
 if TYPE_CHECKING:
     from airflow_provider_d1.staging.manifest import Manifest
@@ -61,15 +62,28 @@ class LoadOptions:
     delete_missing: bool = False
     replace_strategy: ReplaceStrategy = "auto"
     on_missing: OnMissing = "keep"
+    names: Letters = "exact"
+    table_prefix: str = ""
     engine: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column to be loaded: its exact name and its staged type."""
+    """A column to be loaded.
+
+    :param name: in the warehouse.
+    :param type: as staged.
+    :param source: its name in the files, where that is another one; else None.
+    """
 
     name: str
     type: str
+    source: str | None = None
+
+    @property
+    def source_name(self) -> str:
+        """Its name in the files and in the manifest."""
+        return self.name if self.source is None else self.source
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +100,9 @@ class Part:
 class Table:
     """A table to be loaded; its parts are in row order, ``token`` is that of the load.
 
-    ``key`` has the columns by which ``merge`` matches rows; it is empty with other modes.
+    :param name: in the warehouse.
+    :param key: the columns by which ``merge`` matches rows, by their names in the warehouse; empty with other modes.
+    :param source: its name in the manifest, where that is another one; else None.
     """
 
     name: str
@@ -95,6 +111,12 @@ class Table:
     parts: tuple[Part, ...]
     token: str = ""
     key: tuple[str, ...] = ()
+    source: str | None = None
+
+    @property
+    def source_name(self) -> str:
+        """Its name in the manifest."""
+        return self.name if self.source is None else self.source
 
     @property
     def helper(self) -> str:
@@ -125,7 +147,8 @@ class Origin:
 class LoadPlan:
     """A manifest and options that fit together and that the warehouse can hold.
 
-    ``in_source`` names every table that D1 has, where the manifest says so: it is of a whole database.
+    ``in_source`` has every table that D1 has, by its name in the warehouse, where the manifest says so: it is of a
+    whole database.
     """
 
     origin: Origin
@@ -139,6 +162,16 @@ class LoadPlan:
     def path(self, table: str) -> str:
         """The qualified, quoted name of a table in the target schema."""
         return self.dialect.identifier(self.options.schema, table)
+
+    def renamed(self, table: Table) -> dict[str, str]:
+        """The columns that can't have the names that were asked for: name in the files → name in the warehouse."""
+        naming = _naming(self.dialect, self.options)
+        return {c.source_name: c.name for c in table.columns if c.name != naming.asked(c.source_name, column=True)}
+
+    def renamed_tables(self) -> dict[str, str]:
+        """The same for tables: name in the manifest → name in the warehouse."""
+        naming = _naming(self.dialect, self.options)
+        return {t.source_name: t.name for t in self.tables if t.name != naming.asked(t.source_name, column=False)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +189,12 @@ class LoadResult:
 
 @dataclass(frozen=True, slots=True)
 class LoadedTable:
-    """What became of one table: ``skipped`` when an append found it loaded already."""
+    """What became of one table.
+
+    :param skipped: an append found it loaded already.
+    :param source_name: its name in the manifest, where that is another one; else None.
+    :param renamed_columns: as :meth:`LoadPlan.renamed` gives them.
+    """
 
     name: str
     path: str
@@ -164,6 +202,8 @@ class LoadedTable:
     rows: int
     skipped: bool = False
     nul_replaced: Mapping[str, int] = field(default_factory=dict)
+    source_name: str | None = None
+    renamed_columns: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON for the task's return value."""
@@ -172,6 +212,10 @@ class LoadedTable:
             entry["skipped"] = True
         if self.nul_replaced:
             entry["nul_replaced"] = dict(self.nul_replaced)
+        if self.source_name is not None:
+            entry["source_name"] = self.source_name
+        if self.renamed_columns:
+            entry["renamed_columns"] = dict(self.renamed_columns)
         return entry
 
 
@@ -185,8 +229,9 @@ def make_plan(
     :param token: the name of this load; by default a new one.
     :raises D1ManifestError: when the manifest contradicts itself or holds no tables.
     :raises D1ConfigurationError: for a name in ``tables`` or ``keys`` that the manifest does not have, for a table
-        without a key with ``merge``, and for ``delete_missing`` with a manifest that does not have every row.
-    :raises D1WarehouseError: for names that this warehouse can't hold or would make one of.
+        without a key with ``merge``, for ``delete_missing`` with a manifest that does not have every row, and for a
+        ``table_prefix`` that this warehouse can't hold.
+    :raises D1WarehouseError: for a schema whose name this warehouse can't hold.
     """
     if manifest.format == "sql":
         raise D1ManifestError(
@@ -200,8 +245,12 @@ def make_plan(
         raise D1ConfigurationError(f"{name} is for mode='merge', and mode is {options.mode!r}")
     if options.mode == "merge":
         keys = merge_keys(manifest, chosen, options.keys, delete_missing=options.delete_missing)
-    tables = tuple(_table(entry, token, keys.get(entry.name, ())) for entry in chosen)
-    _check_names(dialect, options.schema, tables)
+    if problem := dialect.name_problem(options.schema, column=False):
+        raise D1WarehouseError(f"invalid name for {dialect.name}: schema {options.schema!r} {problem}")
+    naming = _naming(dialect, options)
+    naming.check_prefix()
+    names = naming.tables([*(entry.name for entry in manifest.tables), *_skipped(manifest)], _is_own)
+    tables = tuple(_table(entry, names[entry.name], naming, token, keys.get(entry.name, ())) for entry in chosen)
     origin = Origin(
         manifest=uri,
         database_id=manifest.source.database_id,
@@ -209,50 +258,39 @@ def make_plan(
         bookmark=manifest.source.bookmark,
         dump_sha256=manifest.dump.sha256,
     )
-    return LoadPlan(
-        origin, options, dialect, manifest.format, manifest.compression, tables, _tables_in_source(manifest)
-    )
+    in_source = frozenset(names.values()) if _is_whole(manifest) else None
+    return LoadPlan(origin, options, dialect, manifest.format, manifest.compression, tables, in_source)
 
 
-def _tables_in_source(manifest: Manifest) -> frozenset[str] | None:
-    source = manifest.source
-    if source.database_id is None or source.options.tables is not None:
-        return None
-    return frozenset((*(entry.name for entry in manifest.tables), *(skipped.name for skipped in source.skipped)))
+def _naming(dialect: Dialect, options: LoadOptions) -> Naming:
+    return Naming(dialect, options.names, options.table_prefix)
 
 
-def _table(entry: TableEntry, token: str, key: tuple[str, ...]) -> Table:
+def _is_own(name: str) -> bool:
+    """Whether a name is that of one of the loader's own tables."""
+    return name == LOADS_TABLE or _HELPER.fullmatch(name) is not None
+
+
+def _skipped(manifest: Manifest) -> list[str]:
+    """The tables of the database that are not in the manifest, as far as it names them."""
+    staged = {entry.name for entry in manifest.tables}
+    return [skipped.name for skipped in manifest.source.skipped if skipped.name not in staged]
+
+
+def _is_whole(manifest: Manifest) -> bool:
+    """Whether the manifest says which tables D1 has."""
+    return manifest.source.database_id is not None and manifest.source.options.tables is None
+
+
+def _table(entry: TableEntry, name: str, naming: Naming, token: str, key: tuple[str, ...]) -> Table:
     listed = sum(file.rows or 0 for file in entry.files)
     if listed != entry.rows:
         raise D1ManifestError(f"table {entry.name!r}: the manifest says {entry.rows} rows, its files have {listed}")
-    columns = tuple(Column(column.name, column.type) for column in entry.columns)
+    names = naming.columns(column.name for column in entry.columns)
+    columns = tuple(
+        Column(names[column.name], column.type, None if names[column.name] == column.name else column.name)
+        for column in entry.columns
+    )
     parts = tuple(Part(file.uri, file.rows or 0, file.bytes, file.sha256) for file in entry.files)
-    return Table(entry.name, columns, entry.rows, parts, token, key)
-
-
-def _check_names(dialect: Dialect, schema: str, tables: tuple[Table, ...]) -> None:
-    problems = []
-    if reason := dialect.name_problem(schema, column=False):
-        problems.append(f"schema {schema!r} {reason}")
-    problems += _twins(dialect, "tables", [table.name for table in tables])
-    for table in tables:
-        if dialect.fold(table.name) == dialect.fold(LOADS_TABLE):
-            problems.append(f"table {table.name!r} has the name of the loader's own table")
-        elif reason := dialect.name_problem(table.name, column=False):
-            problems.append(f"table {table.name!r} {reason}")
-        for column in table.columns:
-            if reason := dialect.name_problem(column.name, column=True):
-                problems.append(f"column {column.name!r} of table {table.name!r} {reason}")
-        problems += _twins(dialect, f"columns of table {table.name!r}", [column.name for column in table.columns])
-    if problems:
-        raise D1WarehouseError(f"invalid names for {dialect.name} (nothing was created): {'; '.join(problems)}")
-
-
-def _twins(dialect: Dialect, what: str, names: list[str]) -> list[str]:
-    seen: dict[str, str] = {}
-    problems = []
-    for name in names:
-        first = seen.setdefault(dialect.fold(name), name)
-        if first != name:
-            problems.append(f"{what} {first!r} and {name!r} collide (names are case-insensitive)")
-    return problems
+    source = None if name == entry.name else entry.name
+    return Table(name, columns, entry.rows, parts, token, tuple(names[column] for column in key), source)

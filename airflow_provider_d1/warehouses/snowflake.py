@@ -173,13 +173,22 @@ class Snowflake(Warehouse[SnowflakeSession]):
         """Load exactly the listed files, columns by name; any error fails the whole statement."""
         literal, names = plan.dialect.literal, self._names_in_stage(plan, work)
         source = plan.options.engine.get("stage") or self._internal_stage(plan, work)
+        into, matched = f"{plan.path(work.into)} FROM @{source}", "MATCH_BY_COLUMN_NAME = CASE_SENSITIVE "
+        if any(column.source is not None for column in work.table.columns):
+            into, matched = self._renaming(plan, work, source), ""
         return [
-            f"COPY INTO {plan.path(work.into)} FROM @{source} "
-            f"FILES = ({', '.join(literal(name) for name in names[start : start + _MAX_FILES])}) "
+            f"COPY INTO {into} FILES = ({', '.join(literal(name) for name in names[start : start + _MAX_FILES])}) "
             "FILE_FORMAT = (TYPE = PARQUET BINARY_AS_TEXT = FALSE USE_LOGICAL_TYPE = TRUE) "
-            "MATCH_BY_COLUMN_NAME = CASE_SENSITIVE ON_ERROR = ABORT_STATEMENT FORCE = TRUE"
+            f"{matched}ON_ERROR = ABORT_STATEMENT FORCE = TRUE"
             for start in range(0, len(names), _MAX_FILES)
         ]
+
+    def _renaming(self, plan: LoadPlan, work: TableLoad, source: str) -> str:
+        """Target and source of a COPY INTO whose columns have other names in the files than in the table."""
+        identifier, types, columns = plan.dialect.identifier, plan.dialect.types, work.table.columns
+        names = ", ".join(identifier(column.name) for column in columns)
+        values = ", ".join(f"$1:{identifier(column.source_name)}::{types[column.type]}" for column in columns)
+        return f"{plan.path(work.into)} ({names}) FROM (SELECT {values} FROM @{source})"
 
     def _names_in_stage(self, plan: LoadPlan, work: TableLoad) -> list[str]:
         if plan.options.engine.get("stage") is None:
