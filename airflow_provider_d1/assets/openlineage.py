@@ -1,4 +1,4 @@
-"""OpenLineage datasets and facets of an export, a staging run and a load.
+"""OpenLineage datasets and facets of an export, a staging run, a load, an import and a restore.
 
 Names follow OpenLineage's naming: a D1 table is ``<database>.<table>`` in the namespace ``d1://<account id>``; a staged
 table is its folder without the run, so that all runs are versions of one dataset. OpenLineage calls this in the worker
@@ -7,10 +7,12 @@ after the task; the package ``apache-airflow-providers-openlineage`` is optional
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote, urlsplit
+
+from airflow_provider_d1.staging.staging_run import is_run_id
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.openlineage.facet import InputDataset, OutputDataset
@@ -28,9 +30,16 @@ if TYPE_CHECKING:
 _REPLACE = "replace"
 
 
-def database_lineage(account_id: str, database: str) -> Lineage:
-    """The lineage of a task that failed before it knew the tables: the database as its input."""
-    return _lineage([_input(f"d1://{account_id}", database)], [])
+def database_lineage(account_id: str, database: str, *, bookmark: str | None = None, written: bool = False) -> Lineage:
+    """The lineage of a task that knows no tables, or failed before it knew them: the database.
+
+    :param bookmark: the database's state, as its version; None when it is not known.
+    :param written: as the output instead of the input.
+    """
+    namespace = f"d1://{account_id}"
+    if written:
+        return _lineage([], [_output(namespace, database, version=bookmark, overwrites=bookmark is not None)])
+    return _lineage([_input(namespace, database, version=bookmark)], [])
 
 
 def export_lineage(export: D1Export) -> Lineage:
@@ -112,6 +121,44 @@ def load_lineage(
     return _lineage(inputs, outputs)
 
 
+def import_lineage(
+    sources: Sequence[str],
+    target: tuple[str, str] | None,
+    tables: Mapping[str, int | None] | None = None,
+    *,
+    bookmark: str | None = None,
+    overwrites: bool = False,
+) -> Lineage:
+    """The lineage of an import: the files as inputs, D1's tables as outputs, or the database where they are unknown.
+
+    :param sources: URIs of manifests, files or folders.
+    :param target: account and name of the database; None when they are not known.
+    :param tables: the imported tables with their rows; of a failed import None for the rows. A manifest among the
+        sources stands for the staged form of these tables.
+    :param bookmark: the database's after the import.
+    :param overwrites: whether the rows have replaced others.
+    """
+    inputs: list[InputDataset] = []
+    for uri in sources:
+        if not uri.endswith("/_manifest.json"):
+            inputs.append(_input(*_place(uri)))
+            continue
+        namespace, folder = _run_place(uri)
+        names = [folder] if tables is None else [f"{folder}/{table}" for table in tables]
+        inputs += [_input(namespace, name, version=_run_of(uri)) for name in names]
+    if target is None:
+        return _lineage(inputs, [])
+    account_id, database = target
+    written: Mapping[str, int | None] = {database: None}
+    if tables is not None:
+        written = {f"{database}.{table}": rows for table, rows in tables.items()}
+    outputs = [
+        _output(f"d1://{account_id}", name, version=bookmark, rows=rows, overwrites=overwrites)
+        for name, rows in written.items()
+    ]
+    return _lineage(inputs, outputs)
+
+
 def warehouse_namespace(connection: Connection) -> tuple[str, str | None]:
     """The namespace and database of a warehouse, as its own provider names them for OpenLineage.
 
@@ -133,12 +180,25 @@ def warehouse_namespace(connection: Connection) -> tuple[str, str | None]:
 
 
 def _run_place(uri: str) -> tuple[str, str]:
-    """Namespace and folder of the staged runs, from ``…/<run>/_manifest.json``."""
+    """Namespace and folder of the staged runs, from ``…/<run>/_manifest.json`` or the newest run's copy above it."""
+    namespace, name = _place(uri)
+    folder = name.rpartition("/")[0]
+    return namespace, folder if _run_of(uri) is None else folder.rpartition("/")[0]
+
+
+def _run_of(uri: str) -> str | None:
+    """The run in a manifest's URI; None for the copy of the newest run's manifest, and for version 1."""
+    folder = uri.split("/")[-2]
+    return folder if is_run_id(folder) else None
+
+
+def _place(uri: str) -> tuple[str, str]:
+    """Namespace and name of a file, as OpenLineage names them."""
     parts = urlsplit(uri)
-    folder = unquote(parts.path).rsplit("/", 2)[0]
-    if parts.scheme == "file":
-        return "file", folder
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", folder.strip("/")
+    path = unquote(parts.path)
+    if parts.scheme in ("", "file"):
+        return "file", path
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", path.strip("/")
 
 
 def _lineage(inputs: list[InputDataset], outputs: list[OutputDataset]) -> Lineage:

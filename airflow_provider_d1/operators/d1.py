@@ -3,75 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator, BaseOperatorLink
-
 from airflow_provider_d1.cloudflare.models import EXPORT_RULES, ExportRequest
-from airflow_provider_d1.exceptions import D1ConfigurationError, D1Error
-from airflow_provider_d1.links.d1 import D1DatabaseLink, database_page
 from airflow_provider_d1.operators.arguments import OPERATOR_RULES, check_arguments, check_rendered_arguments
+from airflow_provider_d1.operators.database_task import D1DatabaseTask, until_execution_timeout
 from airflow_provider_d1.validation import abridged
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
     from airflow.providers.common.compat.sdk import Context
-    from airflow.sdk.definitions.retry_policy import RetryPolicy
 
     from airflow_provider_d1.assets.openlineage import Lineage
     from airflow_provider_d1.cloudflare.models import D1Export, OnVirtualTable
-    from airflow_provider_d1.hooks.d1 import D1Hook
     from airflow_provider_d1.triggers.d1 import D1ExportTrigger
     from airflow_provider_d1.validation import Rule
 
 
-@contextmanager
-def permanent_errors_fail_task(task: BaseOperator, where: str | None = None) -> Iterator[None]:
-    """Fail the task without retries for a permanent error; other errors are not changed.
-
-    :param task: Airflow applies no ``retry_policy`` to an ``AirflowFailException``, so it is applied here: an error
-        for which the policy asks for a retry is not changed either.
-    :param where: the task's database and connection, for the error's message.
-    :raises AirflowFailException: for a :class:`D1Error` that is not ``retryable``, which becomes its cause.
-    """
-    try:
-        yield
-    except D1Error as error:
-        # a wrong argument or connection is named by its own message
-        place = "" if where is None or isinstance(error, D1ConfigurationError) else f"{where}: "
-        if not error.retryable and not _is_retried(error, getattr(task, "retry_policy", None)):
-            raise AirflowFailException(f"{type(error).__name__}: {place}{error}") from error
-        if place:
-            error.add_note(where or "")
-        raise
-
-
-def _is_retried(error: D1Error, policy: RetryPolicy | None) -> bool:
-    """Whether a rule of the policy asks for a retry of just this error."""
-    if policy is None:
-        return False
-    from airflow.sdk.definitions.retry_policy import RetryAction
-
-    return policy.evaluate(exception=error, try_number=1, max_tries=1).action is RetryAction.RETRY
-
-
-def place_of(database: str | None, conn_id: str) -> str:
-    """The database and connection, for error messages."""
-    named = "the connection's default database" if database is None else f"database {database!r}"
-    return f"{named}, connection {conn_id!r}"
-
-
-def until_execution_timeout(deadline: float, now: float, execution_timeout: timedelta | None) -> float:
-    """The deadline, or an earlier end of ``execution_timeout``, which Airflow does not enforce on deferred tasks."""
-    return deadline if execution_timeout is None else min(deadline, now + execution_timeout.total_seconds())
-
-
-class D1ExportOperator(BaseOperator):
+class D1ExportOperator(D1DatabaseTask):
     """Export a D1 database and return where its dump can be downloaded, without occupying a worker slot while it runs.
 
     The database answers no queries while it is exported. The signed URL of the result is *sealed*: only a task with the
@@ -108,7 +58,6 @@ class D1ExportOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = (*EXPORT_RULES, "d1_conn_id")
-    operator_extra_links: Sequence[BaseOperatorLink] = (D1DatabaseLink(),)
     ui_color = "#f6c6a0"
     #: argument → what it must be
     rules: ClassVar[Mapping[str, Rule]] = OPERATOR_RULES
@@ -143,11 +92,8 @@ class D1ExportOperator(BaseOperator):
         self.max_restarts = max_restarts
         self.d1_conn_id = d1_conn_id
         self.deferrable = deferrable
-        #: the database in the dashboard, for :class:`D1DatabaseLink`; known when the task ends
-        self.database_page = ""
-        #: for OpenLineage: the export, or of a failed one the account and database
+        #: for OpenLineage
         self._exported: D1Export | None = None
-        self._source: tuple[str, str] | None = None
         check_arguments(self, OPERATOR_RULES)
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -174,49 +120,11 @@ class D1ExportOperator(BaseOperator):
         self._report(export)
         return export.to_dict()
 
-    def get_openlineage_facets_on_complete(self, task_instance: object) -> Lineage | None:  # noqa: ARG002
+    def _lineage(self) -> Lineage | None:
         """The exported tables as inputs, with the bookmark as their version."""
-        from airflow_provider_d1.assets.openlineage import database_lineage, export_lineage
+        from airflow_provider_d1.assets.openlineage import export_lineage
 
-        if self._exported is not None:
-            return export_lineage(self._exported)
-        return None if self._source is None else database_lineage(*self._source)
-
-    def get_openlineage_facets_on_failure(self, task_instance: object) -> Lineage | None:
-        """The known inputs; OpenLineage adds the error."""
-        return self.get_openlineage_facets_on_complete(task_instance)
-
-    @cached_property
-    def hook(self) -> D1Hook:
-        """The connection's hook; only for a running task, as the arguments may be templates before."""
-        from airflow_provider_d1.hooks.d1 import D1Hook
-
-        return D1Hook(self.d1_conn_id, database=self.database)
-
-    @contextmanager
-    def _errors_reported(self) -> Iterator[None]:
-        """Fail the task at once for a permanent error, and keep the addresses of its links before any failure."""
-        with permanent_errors_fail_task(self, place_of(self.database, self.d1_conn_id)):
-            try:
-                yield
-            except Exception:
-                with suppress(Exception):  # such as a missing connection: the original error is raised
-                    self._note_failure()
-                raise
-
-    def _note_failure(self) -> None:
-        """Keep what links and lineage of a failed task show."""
-        settings = self.hook.get_settings()
-        database = self.database or settings.database
-        if not self.database_page:
-            self.database_page = database_page(settings.credentials.account_id, database)
-        if database is not None:
-            self._source = (settings.credentials.account_id, database)
-
-    def _label_mapped_task(self, context: Context) -> None:
-        """Show the database instead of a mapped task's index, unless the DAG sets a label."""
-        if self.database is not None and context.get("map_index_template") is None:
-            context["map_index_template"] = "{{ task.database }}"
+        return super()._lineage() if self._exported is None else export_lineage(self._exported)
 
     def _request(self) -> ExportRequest:
         return ExportRequest(**{name: getattr(self, name) for name in EXPORT_RULES})
@@ -243,7 +151,7 @@ class D1ExportOperator(BaseOperator):
 
     def _report(self, export: D1Export) -> None:
         self._exported = export
-        self.database_page = database_page(export.account_id, export.database_id)
+        self._note_database(export.account_id, export.database_id, export.database_name)
         self.log.info(
             "Exported: database=%s id=%s bookmark=%s file=%s polls=%d restarts=%d unavailable_seconds=%.1f",
             export.database_name,

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_d1.exceptions import D1ImportFileError
+from airflow_provider_d1.exceptions import D1ConfigurationError, D1ImportFileError
 from airflow_provider_d1.operators.arguments import check_arguments, check_rendered_arguments
-from airflow_provider_d1.operators.d1 import permanent_errors_fail_task
 from airflow_provider_d1.operators.d1_import import SOURCE, open_source, uri_of
+from airflow_provider_d1.operators.permanent_errors import permanent_errors_fail_task
 from airflow_provider_d1.validation import OPTIONAL_CONNECTION, STRING, Rule, names, optional, string
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_d1.assets.openlineage import Lineage
     from airflow_provider_d1.into_d1.table_digests import TableDigest
 
 RULES: Mapping[str, Rule] = {
@@ -86,6 +87,20 @@ class D1CompareBackupsOperator(BaseOperator):
         self.log.info("The backups agree: tables=%d rows=%d", len(first), rows)
         tables = {name: {"rows": digest.rows, "sha256": digest.sha256} for name, digest in first.items()}
         return {"tables": tables, "rows": rows}
+
+    def get_openlineage_facets_on_complete(self, task_instance: object) -> Lineage | None:  # noqa: ARG002
+        """Both backups as inputs."""
+        from airflow_provider_d1.assets.openlineage import import_lineage
+
+        try:
+            sources = [uri_of(self.first, "first"), uri_of(self.second, "second")]
+        except D1ConfigurationError:  # for which the task has failed
+            return None
+        return import_lineage(sources, None)
+
+    def get_openlineage_facets_on_failure(self, task_instance: object) -> Lineage | None:
+        """The same; OpenLineage adds the error."""
+        return self.get_openlineage_facets_on_complete(task_instance)
 
     def _digests(self, uri: str) -> dict[str, TableDigest]:
         from airflow_provider_d1.hooks.age_key import read_age_key

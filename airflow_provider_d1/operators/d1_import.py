@@ -11,21 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
-from airflow.providers.common.compat.sdk import BaseOperator
-
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ImportError
-from airflow_provider_d1.links.d1 import D1DatabaseLink, database_page
 from airflow_provider_d1.operators.arguments import check_arguments, check_rendered_arguments
-from airflow_provider_d1.operators.d1 import permanent_errors_fail_task, place_of, until_execution_timeout
+from airflow_provider_d1.operators.database_task import D1DatabaseTask, until_execution_timeout
 from airflow_provider_d1.validation import BOOLEAN, OPTIONAL_CONNECTION, STRING, Rule, integer, number, optional, string
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_d1.assets.openlineage import Lineage
     from airflow_provider_d1.cloudflare.client import D1Client
     from airflow_provider_d1.cloudflare.import_models import ImportResult
     from airflow_provider_d1.cloudflare.models import Database
-    from airflow_provider_d1.hooks.d1 import D1Hook
     from airflow_provider_d1.into_d1.import_record import ImportRecord
     from airflow_provider_d1.into_d1.prepare import PreparedImport
     from airflow_provider_d1.storage.base import Storage
@@ -48,7 +45,7 @@ SOURCE = Rule(
 )
 
 
-class D1ImportBase(BaseOperator):
+class D1ImportBase(D1DatabaseTask):
     """The base of the operators that import into D1: prepare a file and upload it, then wait in the triggerer.
 
     The worker prepares and uploads the file. Then the trigger starts the import and polls it, without occupying a
@@ -71,7 +68,8 @@ class D1ImportBase(BaseOperator):
     :param temp_dir: for the uncompressed file; None for the worker's temporary folder. (templated)
     :param deferrable: False waits in the worker, for a deployment without a triggerer. (not templated)
 
-    ``execution_timeout`` bounds the deferred time too.
+    ``execution_timeout`` bounds the deferred time too. The events of the task's ``outlets`` get an extra with the
+    result's figures, and an ``AssetAlias`` among the outlets an event of the database's ``d1://`` asset.
     """
 
     template_fields: Sequence[str] = (
@@ -84,8 +82,8 @@ class D1ImportBase(BaseOperator):
         "max_restarts",
         "temp_dir",
     )
-    operator_extra_links = (D1DatabaseLink(),)
     ui_color = "#c9dcf0"
+    writes = True
     #: argument → what it must be
     rules: ClassVar[Mapping[str, Rule]] = IMPORT_RULES
 
@@ -113,7 +111,8 @@ class D1ImportBase(BaseOperator):
         self.max_restarts = max_restarts
         self.temp_dir = temp_dir
         self.deferrable = deferrable
-        self.database_page = ""
+        #: for OpenLineage
+        self._imported: dict[str, Any] = {}
         check_arguments(self, IMPORT_RULES)
 
     def _prepare(
@@ -126,24 +125,33 @@ class D1ImportBase(BaseOperator):
         """
         raise NotImplementedError
 
+    def _read_and_written(self) -> tuple[Sequence[str], Sequence[str] | None]:
+        """URIs of the files and names of the tables in the arguments, for OpenLineage; None for unknown tables.
+
+        :raises D1ConfigurationError: when the arguments have none.
+        """
+        raise NotImplementedError
+
     def execute(self, context: Context) -> dict[str, Any]:
         """Upload the file and start the import."""
-        with permanent_errors_fail_task(self, place_of(self.database, self.d1_conn_id)):
+        with self._errors_reported():
             check_rendered_arguments(self, self.rules)
-            hook = self._hook()
-            with hook.get_client() as client:
-                target = client.get_database(self.database or hook.get_settings().database_or_fail())
-                return self._import(context, hook, client, target)
+            self._label_mapped_task(context)
+            with self.hook.get_client() as client:
+                target = client.get_database(self.database or self.hook.get_settings().database_or_fail())
+                self._note_database(client.credentials.account_id, target.uuid, target.name)
+                return self._import(context, client, target)
 
-    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:  # noqa: ARG002
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Continue after the trigger's event."""
         from airflow_provider_d1.triggers.events import imported
 
-        with permanent_errors_fail_task(self, place_of(self.database, self.d1_conn_id)):
+        with self._errors_reported():
             check_rendered_arguments(self, self.rules)  # Airflow has rendered them again
-            return self._finish(*imported(event))
+            self._label_mapped_task(context)
+            return self._finish(context, *imported(event))
 
-    def _import(self, context: Context, hook: D1Hook, client: D1Client, target: Database) -> dict[str, Any]:
+    def _import(self, context: Context, client: D1Client, target: Database) -> dict[str, Any]:
         from airflow_provider_d1.cloudflare.import_models import ImportResult
         from airflow_provider_d1.hooks.event_loop import run_coroutine
         from airflow_provider_d1.hooks.import_run import import_uploaded, upload_import
@@ -158,7 +166,7 @@ class D1ImportBase(BaseOperator):
         }
         if record is not None and record.table in tables:
             if record.exists(client, target.uuid):
-                return self._finish(ImportResult(repeated=True), report)
+                return self._finish(context, ImportResult(repeated=True), report)
             tables.remove(record.table)
         with tempfile.TemporaryDirectory(prefix="d1-import-", dir=self.temp_dir) as folder:
             prepared, details = self._prepare(client, target, tables, Path(folder), record)
@@ -189,24 +197,48 @@ class D1ImportBase(BaseOperator):
                 ),
                 method_name="execute_complete",
             )
-        settings = hook.get_settings()
+        settings = self.hook.get_settings()
         result = run_coroutine(lambda: import_uploaded(settings, request, deadline=deadline, on_progress=self.log.info))
-        return self._finish(result, report)
+        return self._finish(context, result, report)
 
-    def _finish(self, result: ImportResult, report: Mapping[str, Any]) -> dict[str, Any]:
+    def _finish(self, context: Context, result: ImportResult, report: Mapping[str, Any]) -> dict[str, Any]:
         if {"database_id", "database_name", "account_id"} - report.keys():
             raise D1ImportError("the trigger's event lacks the worker's report")
-        self.database_page = database_page(report["account_id"], report["database_id"])
+        account_id, name = report["account_id"], report["database_name"]
+        self._note_database(account_id, report["database_id"], name)
         figures = result.to_dict()
         if result.repeated:
-            self.log.info("Already imported by an earlier attempt: database=%s", report["database_name"])
+            self.log.info("Already imported by an earlier attempt: database=%s", name)
         else:
             self.log.info(
                 "Imported: database=%s bookmark=%s previous_bookmark=%s num_queries=%s rows_written=%s size=%s",
-                report["database_name"],
+                name,
                 *(figures[name] for name in ("bookmark", "previous_bookmark", "num_queries", "rows_written", "size")),
             )
-        return {name: value for name, value in report.items() if name != "account_id"} | figures
+        self._imported = {key: value for key, value in report.items() if key != "account_id"} | figures
+        extra = {key: value for key, value in self._imported.items() if key != "tables"}
+        self._record_events(context, account_id, self._named_database(name), extra)
+        return dict(self._imported)
+
+    def _lineage(self) -> Lineage | None:
+        """The files as inputs, and D1's tables, or the database, as outputs."""
+        from airflow_provider_d1.assets.openlineage import import_lineage
+
+        done = self._imported
+        try:
+            sources, names = self._read_and_written()
+        except D1ConfigurationError:  # for which the task has failed
+            return super()._lineage()
+        tables: dict[str, int | None] | None = None if names is None else dict.fromkeys(names)
+        if "tables" in done:
+            tables = {name: table["rows"] for name, table in done["tables"].items()}
+        return import_lineage(
+            [done["manifest"]] if done.get("manifest") else sources,
+            self._source,
+            tables,
+            bookmark=done.get("bookmark"),
+            overwrites=done.get("mode") == "replace",
+        )
 
     def _record(self, context: Context) -> ImportRecord | None:
         """One key for all attempts of a task; clearing it changes ``max_tries``, and with it the key."""
@@ -220,11 +252,6 @@ class D1ImportBase(BaseOperator):
             return ImportRecord(self.record_table, secrets.token_hex(16))
         digest = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
         return ImportRecord(self.record_table, f"{parts[0]}/{parts[1]}/{digest}")
-
-    def _hook(self) -> D1Hook:
-        from airflow_provider_d1.hooks.d1 import D1Hook
-
-        return D1Hook(self.d1_conn_id, database=self.database)
 
 
 class D1ImportOperator(D1ImportBase):
@@ -289,6 +316,9 @@ class D1ImportOperator(D1ImportBase):
         self.require_empty = require_empty
         self.age_conn_id = age_conn_id
         check_arguments(self, self.rules)
+
+    def _read_and_written(self) -> tuple[Sequence[str], Sequence[str] | None]:
+        return [uri_of(self.source, "source")], None
 
     def _prepare(
         self,

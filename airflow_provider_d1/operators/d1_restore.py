@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import BaseOperator
-
 from airflow_provider_d1.exceptions import D1ApiError, D1ConfigurationError, D1ConnectionError, D1RateLimitError
-from airflow_provider_d1.links.d1 import D1DatabaseLink, database_page
 from airflow_provider_d1.operators.arguments import check_arguments, check_rendered_arguments, has_no_value_yet
-from airflow_provider_d1.operators.d1 import permanent_errors_fail_task, place_of
+from airflow_provider_d1.operators.database_task import D1DatabaseTask
 from airflow_provider_d1.validation import Rule, optional, string
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_d1.assets.openlineage import Lineage
 
 
 def _is_moment(value: object) -> bool:
@@ -36,7 +35,7 @@ RULES: Mapping[str, Rule] = {
 }
 
 
-class D1RestoreOperator(BaseOperator):
+class D1RestoreOperator(D1DatabaseTask):
     """Restore a D1 database to an earlier state by Time Travel. Later changes are discarded.
 
     D1 keeps 30 days, on the Free plan 7, and allows ten restores of a database in ten minutes. To undo a restore, run
@@ -52,12 +51,13 @@ class D1RestoreOperator(BaseOperator):
     :param d1_conn_id: the connection; its token needs *D1: Edit*. (templated)
 
     Returns ``{"database_id": …, "database_name": …, "bookmark": …, "previous_bookmark": …}``: the bookmark after the
-    restore and the one before it.
+    restore and the one before it. The events of the task's ``outlets`` get it as extra, and an ``AssetAlias`` among the
+    outlets an event of the database's ``d1://`` asset.
     """
 
     template_fields: Sequence[str] = ("database", "bookmark", "timestamp", "d1_conn_id")
-    operator_extra_links = (D1DatabaseLink(),)
     ui_color = "#c9dcf0"
+    writes = True
     rules: ClassVar[Mapping[str, Rule]] = RULES
 
     def __init__(
@@ -74,25 +74,25 @@ class D1RestoreOperator(BaseOperator):
         self.bookmark = bookmark
         self.timestamp = _moment(timestamp)
         self.d1_conn_id = d1_conn_id
-        self.database_page = ""
+        #: for OpenLineage
+        self._bookmark: str | None = None
         check_arguments(self, RULES)
         if not (has_no_value_yet(bookmark) or has_no_value_yet(timestamp)):
             self._check_target()
 
-    def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
+    def execute(self, context: Context) -> dict[str, Any]:
         """Restore, and return both bookmarks."""
-        with permanent_errors_fail_task(self, place_of(self.database, self.d1_conn_id)):
+        with self._errors_reported():
             check_rendered_arguments(self, self.rules)
+            self._label_mapped_task(context)
             self._check_target()
-            return self._restore()
+            return self._restore(context)
 
-    def _restore(self) -> dict[str, Any]:
-        from airflow_provider_d1.hooks.d1 import D1Hook
-
-        hook = D1Hook(self.d1_conn_id, database=self.database)
-        with hook.get_client() as client:
-            target = client.get_database(self.database or hook.get_settings().database_or_fail())
-            self.database_page = database_page(client.credentials.account_id, target.uuid)
+    def _restore(self, context: Context) -> dict[str, Any]:
+        with self.hook.get_client() as client:
+            account_id = client.credentials.account_id
+            target = client.get_database(self.database or self.hook.get_settings().database_or_fail())
+            self._note_database(account_id, target.uuid, target.name)
             before = client.get_bookmark(target.uuid)
             self.log.info(
                 "Restoring: database=%s to=%s previous_bookmark=%s",
@@ -111,12 +111,21 @@ class D1RestoreOperator(BaseOperator):
                     retryable=False,
                 ) from error
         self.log.info("Restored: database=%s bookmark=%s", target.name, restored.bookmark)
-        return {
+        self._bookmark = restored.bookmark
+        result = {
             "database_id": target.uuid,
             "database_name": target.name,
             "bookmark": restored.bookmark,
             "previous_bookmark": restored.previous_bookmark,
         }
+        self._record_events(context, account_id, self._named_database(target.name), result)
+        return result
+
+    def _lineage(self) -> Lineage | None:
+        """The database as the output, with the bookmark as its version."""
+        from airflow_provider_d1.assets.openlineage import database_lineage
+
+        return self._source and database_lineage(*self._source, bookmark=self._bookmark, written=True)
 
     def _check_target(self) -> None:
         if (self.bookmark is None) == (self.timestamp is None):

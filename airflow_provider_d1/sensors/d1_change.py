@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from airflow.providers.common.compat.sdk import (
     AirflowSensorTimeout,
     AirflowSkipException,
+    AirflowTaskTimeout,
     BaseSensorOperator,
     PokeReturnValue,
 )
 
 from airflow_provider_d1.exceptions import D1ApiError, D1ConfigurationError, D1Error
 from airflow_provider_d1.operators.arguments import check_arguments, check_rendered_arguments
-from airflow_provider_d1.operators.d1 import permanent_errors_fail_task, place_of
 from airflow_provider_d1.operators.d1_import import open_source
+from airflow_provider_d1.operators.database_task import D1DatabaseTask, until_execution_timeout
 from airflow_provider_d1.validation import BOOLEAN, STRING, Rule, one_of, optional, string
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_d1.assets.openlineage import Lineage
     from airflow_provider_d1.cloudflare.change_detection import StagedState
     from airflow_provider_d1.cloudflare.client import D1Client
     from airflow_provider_d1.cloudflare.models import Database
@@ -40,7 +42,7 @@ RULES: Mapping[str, Rule] = {
 }
 
 
-class D1ChangeSensor(BaseSensorOperator):
+class D1ChangeSensor(D1DatabaseTask, BaseSensorOperator):
     """Wait until a D1 database has changed since the last run that was staged, without an export.
 
     An export makes the database unavailable, and this sensor does not: it reads the database's Time Travel bookmark and
@@ -64,7 +66,9 @@ class D1ChangeSensor(BaseSensorOperator):
     :param deferrable: True waits in the triggerer; the first comparison is in the worker. False uses ``mode``. (not
         templated)
 
-    ``poke_interval``, ``timeout``, ``soft_fail`` and ``mode`` are as in every sensor. Errors are never skipped.
+    ``poke_interval``, ``timeout``, ``soft_fail`` and ``mode`` are as in every sensor (not templated). Errors are never
+    skipped. ``execution_timeout`` bounds the deferred time too; where it is the shorter one, the task is retried after
+    it.
 
     Returns ``{"changed": True, "bookmark": …, "reason": …}``.
     """
@@ -92,17 +96,23 @@ class D1ChangeSensor(BaseSensorOperator):
         self.d1_conn_id = d1_conn_id
         self.aws_conn_id = aws_conn_id
         self.deferrable = deferrable
+        #: for OpenLineage
+        self._bookmark: str | None = None
         check_arguments(self, RULES)
 
     def execute(self, context: Context) -> Any:  # noqa: ANN401, RET503 - Airflow's signature; defer() raises
         """Compare, and wait in the triggerer while nothing has changed."""
         # around Airflow's own loop too, which would skip the task for an AirflowFailException with soft_fail
-        with permanent_errors_fail_task(self, place_of(self.database, self.d1_conn_id)):
+        with self._errors_reported():
+            check_rendered_arguments(self, self.rules)
+            self._label_mapped_task(context)
             if not self.deferrable:
                 return super().execute(context)
-            deadline = time.time() + self.timeout
+            now = time.time()
+            deadline = until_execution_timeout(now + self.timeout, now, self.execution_timeout)
             target, staged, found = self._compare()
         if found is not None:
+            self._bookmark = found["bookmark"]
             return found
         if time.time() >= deadline or staged is None:
             raise self._late("the database has not changed")
@@ -119,32 +129,34 @@ class D1ChangeSensor(BaseSensorOperator):
             method_name="execute_complete",
         )
 
-    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:  # noqa: ARG002
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Continue after the trigger's event."""
         event = event or {}
         status = event.get("status")
-        if status == "success" and isinstance(event.get("change"), Mapping):
-            return dict(event["change"])
         message = str(event.get("message") or "the trigger reported no reason")
-        if status == "timeout":
-            raise self._late(message)
-        with permanent_errors_fail_task(self, place_of(self.database, self.d1_conn_id)):
+        with self._errors_reported():
+            self._label_mapped_task(context)
+            if status == "success" and isinstance(event.get("change"), Mapping):
+                self._bookmark = event["change"].get("bookmark")
+                self._note_change(event.get("database_id"))
+                return dict(event["change"])
+            if status == "timeout":
+                raise self._late(message)
             raise D1Error.from_name(str(event.get("error")), message, retryable=event.get("retryable") is not False)
 
     def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002 - Airflow's signature
         """Compare once."""
         _, _, found = self._compare()
+        self._bookmark = None if found is None else found["bookmark"]
         return PokeReturnValue(is_done=found is not None, xcom_value=found)
 
     def _compare(self) -> tuple[Database, StagedState | None, dict[str, Any] | None]:
         """The database, its staged state or None, and the change or None."""
         from airflow_provider_d1.cloudflare.api_errors import is_busy
-        from airflow_provider_d1.hooks.d1 import D1Hook
 
-        check_rendered_arguments(self, self.rules)
-        hook = D1Hook(self.d1_conn_id, database=self.database)
-        with hook.get_client() as client:
-            target = client.get_database(self.database or hook.get_settings().database_or_fail())
+        with self.hook.get_client() as client:
+            target = client.get_database(self.database or self.hook.get_settings().database_or_fail())
+            self._note_database(client.credentials.account_id, target.uuid, target.name)
             staged = self._staged(target)
             if staged is None:
                 return target, None, self._first_run(client, target)
@@ -177,7 +189,20 @@ class D1ChangeSensor(BaseSensorOperator):
             )
         return _state(manifest, with_tables=self.compare == "rows")
 
-    def _late(self, message: str) -> AirflowSkipException | AirflowSensorTimeout:
+    def _note_change(self, database_id: object) -> None:
+        account_id = self.hook.get_settings().credentials.account_id
+        uuid = str(database_id)  # of the trigger's event; in one of an earlier version there is none
+        self._note_database(account_id, uuid, self._named_database(uuid))
+
+    def _lineage(self) -> Lineage | None:
+        """The database as the input, with the bookmark as its version."""
+        from airflow_provider_d1.assets.openlineage import database_lineage
+
+        return self._source and database_lineage(*self._source, bookmark=self._bookmark)
+
+    def _late(self, message: str) -> AirflowSkipException | AirflowSensorTimeout | AirflowTaskTimeout:
+        if self.execution_timeout is not None and self.execution_timeout.total_seconds() < self.timeout:
+            return AirflowTaskTimeout(f"{message} (execution_timeout={self.execution_timeout.total_seconds():g} s)")
         text = f"{message} (timeout={self.timeout:g} s)"
         return AirflowSkipException(text) if self.soft_fail else AirflowSensorTimeout(text)
 

@@ -106,6 +106,12 @@ class S3ToD1Operator(D1ImportBase):
         if (manifest is not None) == any(files) or (any(files) and not all(files)):
             raise D1ConfigurationError("Pass either manifest, or s3_bucket, s3_key and table.")
 
+    def _read_and_written(self) -> tuple[Sequence[str], Sequence[str] | None]:
+        if self.manifest is not None:
+            return [uri_of(self.manifest, "manifest")], self.tables
+        keys = [self.s3_key] if isinstance(self.s3_key, str) else list(self.s3_key or ())
+        return [f"s3://{self.s3_bucket}/{key}" for key in keys], [str(self.table)]
+
     def _prepare(
         self, client: D1Client, target: Database, tables: Sequence[str], folder: Path, record: ImportRecord | None
     ) -> tuple[PreparedImport, dict[str, Any]]:

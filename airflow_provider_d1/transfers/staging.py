@@ -145,6 +145,7 @@ class D1ToStagingOperator(D1ExportOperator):
         """Stage what is exported already, or export first."""
         with self._errors_reported():
             check_rendered_arguments(self, self.rules)
+            self._label_mapped_task(context)
             parse_recipients(self._options().age_recipients)  # with pyrage, before an export
             self._refuse_without_schema(self.no_schema)
             self._storage().check_writable()
@@ -224,7 +225,10 @@ class D1ToStagingOperator(D1ExportOperator):
         result = summary(manifest, storage)
         self._staged = (manifest, result["manifest"])
         self.staged_page = self._page(manifest.run)
-        self._record_events(context, export, result)
+        # the connection's default need not be the database that another task has exported
+        name = export.database_name if self.export is not None else self._named_database(export.database_name)
+        extra = {key: value for key, value in result.items() if key != "tables"}
+        self._record_events(context, export.account_id, name, {**extra, "database_name": export.database_name})
         if self.file_format == "sql":  # whose tables and rows are not counted
             self.log.info("Staged the dump: bytes=%d manifest=%s", manifest.bytes, result["manifest"])
         else:
@@ -250,24 +254,11 @@ class D1ToStagingOperator(D1ExportOperator):
             self.staged_page = self.staged_page or self._page()
         super()._note_failure()
 
-    def _record_events(self, context: Context, export: D1Export, result: Mapping[str, Any]) -> None:
-        if not self.outlets:
-            return
-        from airflow_provider_d1.assets.d1 import create_asset, record_events
-
-        # under the name by which the DAG calls the database, as assets are compared by their URIs
-        database = self.hook.database or self.hook.get_settings().database or export.database_name
-        asset = create_asset(account_id=export.account_id, database=database)
-        extra = {name: value for name, value in result.items() if name != "tables"}
-        record_events(context, self.outlets, asset, {**extra, "database_name": export.database_name})
-
-    def get_openlineage_facets_on_complete(self, task_instance: object) -> Lineage | None:
+    def _lineage(self) -> Lineage | None:
         """Each table of D1 with its schema and column metrics, and what it became in staging."""
         from airflow_provider_d1.assets.openlineage import staging_lineage
 
-        if self._staged is not None:
-            return staging_lineage(*self._staged)
-        return super().get_openlineage_facets_on_complete(task_instance)
+        return super()._lineage() if self._staged is None else staging_lineage(*self._staged)
 
     def _options(self) -> StagingOptions:
         options = {name: getattr(self, name) for name in STAGING_RULES}

@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import BaseHook, BaseOperator
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError
 from airflow_provider_d1.links.d1 import D1WarehouseLink, warehouse_page
 from airflow_provider_d1.operators.arguments import check_arguments, check_rendered_arguments
-from airflow_provider_d1.operators.d1 import permanent_errors_fail_task
+from airflow_provider_d1.operators.permanent_errors import permanent_errors_fail_task
 from airflow_provider_d1.validation import (
     BOOLEAN,
     NAME_LISTS,

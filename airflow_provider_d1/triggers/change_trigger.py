@@ -65,6 +65,6 @@ class D1ChangeTrigger(SingleEventTrigger):
                         raise
                 else:
                     if change.changed:
-                        return {"status": "success", "change": change.to_dict()}
+                        return {"status": "success", "change": change.to_dict(), "database_id": self.database_id}
                 if self.deadline <= SYSTEM_CLOCK.time():
                     return {"status": "timeout", "message": "the database did not change before the deadline"}

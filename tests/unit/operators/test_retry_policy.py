@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
 
 from airflow_provider_d1.exceptions import D1AuthenticationError, D1ConfigurationError, D1Error
 from airflow_provider_d1.operators.d1 import D1ExportOperator
-from airflow_provider_d1.provider_info import get_provider_info
 from airflow_provider_d1.triggers import events
+from tests.unit.operators.every_operator import operators
 
 
 def test_a_retry_rule_can_retry_a_permanent_error() -> None:
@@ -48,20 +46,6 @@ FAILING: dict[str, dict[str, Any]] = {
     "S3ToD1Operator": {"manifest": "{file}"},
     "D1ChangeSensor": {"prefix": "{file}-prefix", "soft_fail": True},
 }
-
-
-def operators() -> dict[str, type[BaseOperator]]:
-    """Every operator and sensor of the provider."""
-    info = get_provider_info()
-    listed = [module for kind in ("operators", "sensors") for each in info[kind] for module in each["python-modules"]]
-    listed += [each["python-module"] for each in info["transfers"]]
-    found = {}
-    for module in map(import_module, listed):
-        for name, value in vars(module).items():
-            own = inspect.isclass(value) and value.__module__ == module.__name__ and issubclass(value, BaseOperator)
-            if own and not name.endswith(("Base", "ToStagingOperator")):
-                found[name] = value
-    return found
 
 
 def test_every_operator_is_covered() -> None:

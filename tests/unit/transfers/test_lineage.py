@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from pathlib import Path
 from types import SimpleNamespace
@@ -241,6 +242,19 @@ def test_the_events_of_the_outlets_say_what_was_staged(emulator: Emulator, tmp_p
     (event,) = events[alias].asset_alias_events
     assert (event.dest_asset_key.uri, event.extra) == (f"d1://{emulator.account_id}/shop", extra)
     assert json.loads(json.dumps(extra)) == extra
+
+
+def test_an_alias_of_a_given_export_gets_the_exported_database(
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the connection's default, which another task has not exported."""
+    export = D1ExportOperator(task_id="export", database="shop", deferrable=False).execute({})
+    definition = json.loads(os.environ["AIRFLOW_CONN_D1_DEFAULT"])
+    monkeypatch.setenv("AIRFLOW_CONN_D1_DEFAULT", json.dumps({**definition, "schema": "other"}))
+    alias, events = AssetAlias("staged"), OutletEventAccessors()
+    stage(tmp_path, database=None, export=export, outlets=[alias]).execute({"outlet_events": events})
+    (event,) = events[alias].asset_alias_events
+    assert event.dest_asset_key.uri == f"d1://{emulator.account_id}/shop"
 
 
 def test_without_outlets_nothing_is_recorded(emulator: Emulator, tmp_path: Path) -> None:
