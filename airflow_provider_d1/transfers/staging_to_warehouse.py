@@ -114,7 +114,7 @@ class D1StagingToWarehouseOperator(BaseOperator):
     :param aws_conn_id: connection for ``s3://`` manifests, also for warehouses that read S3 themselves. (templated)
 
     Arguments that only one warehouse has are declared by it and described in docs/warehouses.md: ``iam_role``
-    (Redshift), ``stage`` (Snowflake), ``storage_credential`` (Databricks). (templated)
+    and ``on_long_text`` (Redshift), ``stage`` (Snowflake), ``storage_credential`` (Databricks). (templated)
 
     Returns::
 

@@ -223,8 +223,8 @@ class Load(Run[Any]):
                 work.rows_before = self.count(table.name)
             warehouse.load_rows(self, work)
             works.append(work)
-            statement, replaced = warehouse.statement_for(work), dict(work.nul_replaced)
-            results.append(self._loaded(table, statement, rows=table.rows, nul_replaced=replaced))
+            changed = {"nul_replaced": dict(work.nul_replaced), "texts_truncated": dict(work.texts_truncated)}
+            results.append(self._loaded(table, warehouse.statement_for(work), rows=table.rows, **changed))
         self._find_missing()
         warehouse.publish_all(self, works)
         if works and warehouse.transaction == "load":

@@ -128,6 +128,11 @@ class Table:
         """Name of the table in which old and new rows are put together, where the table itself can't be changed."""
         return self._helper_name(f"{self.name}\0merged")
 
+    @property
+    def copied(self) -> str:
+        """Name of the table that files are copied into where the helper table's types have to be converted to."""
+        return self._helper_name(f"{self.name}\0copied")
+
     def _helper_name(self, content: str) -> str:
         return f"_d1_new_{self.token}_{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
@@ -204,6 +209,7 @@ class LoadedTable:
     nul_replaced: Mapping[str, int] = field(default_factory=dict)
     source_name: str | None = None
     renamed_columns: Mapping[str, str] = field(default_factory=dict)
+    texts_truncated: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON for the task's return value."""
@@ -216,6 +222,8 @@ class LoadedTable:
             entry["source_name"] = self.source_name
         if self.renamed_columns:
             entry["renamed_columns"] = dict(self.renamed_columns)
+        if self.texts_truncated:
+            entry["texts_truncated"] = dict(self.texts_truncated)
         return entry
 
 

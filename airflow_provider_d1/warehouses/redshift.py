@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
+import re
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1ConfigurationError
 from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.dialect import Dialect
-from airflow_provider_d1.warehouses.plan import LOADS_TABLE, leftover_helpers
+from airflow_provider_d1.warehouses.plan import LOADS_TABLE
+from airflow_provider_d1.warehouses.redshift_copy import (
+    copied_columns,
+    copy_files,
+    count_long_texts,
+    delete_leftovers,
+    long_texts,
+    manifest_uri,
+    moment,
+)
 from airflow_provider_d1.warehouses.s3_access import S3Access, s3_access
 from airflow_provider_d1.warehouses.session import (
     Connections,
@@ -26,6 +34,11 @@ if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.staged_files import StagedFiles
 
 _HIDDEN = "ACCESS_KEY_ID '***' SECRET_ACCESS_KEY '***'"
+#: the parameter may be on in a cluster or for a user, and would then decide which table a quoted name is
+_FOLD_NAMES = "SET enable_case_sensitive_identifier TO false"
+#: what COPY says of a text that is too long for its column, among other errors
+_LENGTH = re.compile(r"length", re.IGNORECASE)
+_ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
 class RedshiftSession(CursorSession):
@@ -65,12 +78,14 @@ class Redshift(Warehouse[RedshiftSession]):
             "double precision": "float64",
             "character varying(65535)": "string",
             "binary varying(16777216)": "binary",
+            "binary varying": "binary",  # where the catalogue gives no length
             "timestamp without time zone": "timestamp[us]",
             "date": "date32",
         },
         max_length=127,
-        fold=str.lower,  # quoted names too, unless enable_case_sensitive_identifier is on
+        fold=str.lower,  # quoted names too, as the session turns enable_case_sensitive_identifier off
         backslash=True,
+        forbidden=re.compile(r"[\x00-\x1f\x7f-\x9f]"),
         reserved_columns=frozenset(
             {"oid", "tableoid", "xmin", "cmin", "xmax", "cmax", "ctid", "deletexid", "insertxid"}
         ),
@@ -81,8 +96,15 @@ class Redshift(Warehouse[RedshiftSession]):
     options = (
         WarehouseOption(
             "iam_role",
-            "Redshift: ARN of the role that reads the bucket; None passes the keys of ``aws_conn_id`` to COPY.",
+            "Redshift: ARN of the role that reads the bucket, ``default`` for the cluster's own default; None passes "
+            "the keys of ``aws_conn_id`` to COPY.",
             "arn:aws:iam::123456789012:role/reader",
+        ),
+        WarehouseOption(
+            "on_long_text",
+            "Redshift: for texts of more than 65,535 bytes, ``fail`` (the default) or ``truncate``, which cuts them "
+            "and returns their number.",
+            "truncate",
         ),
     )
     timestamp_type = "timestamp"
@@ -105,6 +127,8 @@ class Redshift(Warehouse[RedshiftSession]):
     def check(self, plan: LoadPlan, files: StagedFiles) -> None:
         if files.s3_hook is None:
             raise D1ConfigurationError(f"Redshift loads from S3, and the manifest is {plan.origin.manifest}")
+        if (on_long_text := plan.options.engine.get("on_long_text")) not in (None, "fail", "truncate"):
+            raise D1ConfigurationError(f"on_long_text is {on_long_text!r}: expected 'fail' or 'truncate'")
 
     def connect(self, plan: LoadPlan, files: StagedFiles, connections: Connections) -> RedshiftSession:
         from airflow.providers.amazon.aws.hooks.redshift_sql import RedshiftSQLHook
@@ -119,30 +143,29 @@ class Redshift(Warehouse[RedshiftSession]):
         hook = RedshiftSQLHook(redshift_conn_id=connections.conn_id, aws_conn_id=connections.aws_conn_id)
         limit_connect_time(hook.conn, "timeout", 8)  # the hook tries five times
         s3 = files.s3_hook.get_conn() if files.s3_hook else None
-        _delete_leftover_manifests(s3, plan)
-        return RedshiftSession(hook.get_conn(), s3, access)
+        delete_leftovers(s3, plan)
+        session = RedshiftSession(hook.get_conn(), s3, access)
+        session.rows(_FOLD_NAMES)
+        return session
 
     def schema_query(self, plan: LoadPlan) -> str:
-        schema = plan.dialect.literal(plan.dialect.fold(plan.options.schema))
+        schema = plan.dialect.literal(_stored(plan.options.schema))
         return f"SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = {schema}"
 
     def lock(self, plan: LoadPlan) -> list[str]:
         return [f"LOCK {plan.path(LOADS_TABLE)}"]
 
     def columns_query(self, plan: LoadPlan, table: str) -> str:
-        literal, fold = plan.dialect.literal, plan.dialect.fold
         return (
             "SELECT column_name, data_type || CASE WHEN data_type IN ('character varying', 'binary varying') "
-            "THEN '(' || character_maximum_length || ')' ELSE '' END FROM svv_columns "
-            f"WHERE table_schema = {literal(fold(plan.options.schema))} AND table_name = {literal(fold(table))} "
-            "ORDER BY ordinal_position"
+            "THEN COALESCE('(' || character_maximum_length || ')', '') ELSE '' END FROM svv_columns "
+            f"WHERE {_catalogued(plan, table)} ORDER BY ordinal_position"
         )
 
     def attached_query(self, plan: LoadPlan, table: str) -> str:
-        literal, fold = plan.dialect.literal, plan.dialect.fold
         return (
             "SELECT 'constraint ' || constraint_name FROM information_schema.table_constraints "
-            f"WHERE table_schema = {literal(fold(plan.options.schema))} AND table_name = {literal(fold(table))}"
+            f"WHERE {_catalogued(plan, table)}"
         )
 
     def cast(self, name: str, old: str, new: str) -> str:
@@ -157,58 +180,67 @@ class Redshift(Warehouse[RedshiftSession]):
         return f"{value} || '.'" if type_name == "string" else value
 
     def fill_statements(self, plan: LoadPlan, work: TableLoad) -> list[str]:
-        return [self.copy(plan, work, self.authorization(plan, None))]
+        before, after = self._conversion(plan, work)
+        return [*before, self.copy(plan, work, self.authorization(plan, None)), *after]
 
     def fill(self, run: Run[RedshiftSession], work: TableLoad) -> int:
-        plan, s3 = run.plan, run.session.s3
-        run.files.check_contents(work.table)
-        bucket, key = split_s3(_copy_manifest_uri(plan, work))
-        s3.put_object(Bucket=bucket, Key=key, Body=json.dumps(copy_manifest(work)).encode())
-        try:
-            statement = self.copy(plan, work, self.authorization(plan, run.session.access))
-            run.execute(statement, shown=self.copy(plan, work, self.authorization(plan, None)))
-        finally:
-            s3.delete_object(Bucket=bucket, Key=key)
+        plan, session = run.plan, run.session
+        truncates = plan.options.engine.get("on_long_text") == "truncate"
+        before, after = self._conversion(plan, work)
+        for statement in before:
+            run.execute(statement)
+        with copy_files(session.s3, run.files, plan, work, truncates=truncates):
+            statement = self.copy(plan, work, self.authorization(plan, session.access))
+            try:
+                run.execute(statement, shown=self.copy(plan, work, self.authorization(plan, None)))
+            except self.driver_errors() as error:
+                if _LENGTH.search(str(error)) and (counts := count_long_texts(run.files, work.table)):
+                    raise long_texts(work.table, counts) from None
+                raise
+        for statement in after:
+            run.execute(statement)
         return run.count(work.into)
+
+    def _conversion(self, plan: LoadPlan, work: TableLoad) -> tuple[list[str], list[str]]:
+        """What comes before and after COPY where its table is another one, as the columns have other types there."""
+        columns = copied_columns(work.columns)
+        if columns == work.columns:
+            return [], []
+        copied, identifier = plan.path(work.table.copied), plan.dialect.identifier
+        values = [
+            moment(identifier(column.name)) if column.type == "timestamp[us]" else identifier(column.name)
+            for column in work.columns
+        ]
+        names = ", ".join(identifier(column.name) for column in work.columns)
+        convert = f"INSERT INTO {plan.path(work.into)} ({names}) SELECT {', '.join(values)} FROM {copied}"
+        return [self.create_table(plan, work.table.copied, columns)], [convert, f"DROP TABLE {copied}"]
 
     def copy(self, plan: LoadPlan, work: TableLoad, authorization: str) -> str:
         """Load the parts; Parquet goes by the columns' order.
 
-        :param authorization: ``IAM_ROLE '…'``, or keys, which are never to be shown.
+        :param authorization: ``IAM_ROLE …``, or keys, which are never to be shown.
         """
-        source = plan.dialect.literal(_copy_manifest_uri(plan, work))
-        return f"COPY {plan.path(work.into)} FROM {source} {authorization} FORMAT AS PARQUET MANIFEST"
+        into = work.into if copied_columns(work.columns) == work.columns else work.table.copied
+        source = plan.dialect.literal(manifest_uri(plan, work))
+        return f"COPY {plan.path(into)} FROM {source} {authorization} FORMAT AS PARQUET MANIFEST"
 
     def authorization(self, plan: LoadPlan, access: S3Access | None) -> str:
         """A role where there is one, else the keys; hidden ones without ``access``."""
         literal, role = plan.dialect.literal, plan.options.engine.get("iam_role")
         if role is not None:
-            return f"IAM_ROLE {literal(role)}"
+            return f"IAM_ROLE {'default' if role.lower() == 'default' else literal(role)}"
         if access is None:
             return _HIDDEN
         token = f" SESSION_TOKEN {literal(access.session_token)}" if access.session_token else ""
         return f"ACCESS_KEY_ID {literal(access.access_key)} SECRET_ACCESS_KEY {literal(access.secret_key)}{token}"
 
 
-def copy_manifest(work: TableLoad) -> dict[str, Any]:
-    """What COPY reads: every part, none of them optional, with its length (which Parquet needs)."""
-    return {
-        "entries": [
-            {"url": part.uri, "mandatory": True, "meta": {"content_length": part.bytes}} for part in work.table.parts
-        ]
-    }
+def _stored(name: str) -> str:
+    """A name as Redshift stores it: with its ASCII letters in lower case."""
+    return name.translate(_ASCII_LOWER)
 
 
-def _copy_manifest_uri(plan: LoadPlan, work: TableLoad) -> str:
-    """Where the COPY manifest is put while the load runs: beside the staged one."""
-    return f"{plan.origin.manifest.rpartition('/')[0]}/_copy_{work.into}.json"
-
-
-def _delete_leftover_manifests(s3: Any, plan: LoadPlan) -> None:
-    """Remove COPY manifests of loads that were killed, where this is allowed."""
-    bucket, start = split_s3(f"{plan.origin.manifest.rpartition('/')[0]}/_copy_")
-    with suppress(Exception):
-        listed = s3.list_objects_v2(Bucket=bucket, Prefix=f"{start}_d1_new_").get("Contents", [])
-        keys = {entry["Key"].removeprefix(start).removesuffix(".json"): entry["Key"] for entry in listed}
-        for helper in leftover_helpers(keys):
-            s3.delete_object(Bucket=bucket, Key=keys[helper])
+def _catalogued(plan: LoadPlan, table: str) -> str:
+    """The condition for a table in the catalogue's views."""
+    schema, name = (plan.dialect.literal(_stored(part)) for part in (plan.options.schema, table))
+    return f"table_schema = {schema} AND table_name = {name}"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WAREHOUSES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "postgres": ("postgres", "Postgres"),
-        "redshift": ("redshift", "Redshift", "iam_role"),
+        "redshift": ("redshift", "Redshift", "iam_role", "on_long_text"),
         "snowflake": ("snowflake", "Snowflake", "stage"),
         "google_cloud_platform": ("bigquery", "BigQuery"),
         "gcpbigquery": ("bigquery", "BigQuery"),

@@ -42,6 +42,7 @@ class TableLoad:
     :param other_columns: those of the table that are not staged and can be written, in ClickHouse.
     :param keeps_grants: False where a swap must not keep grants, as policies may be lost by it.
     :param nul_replaced: column → values whose NUL characters were replaced.
+    :param texts_truncated: column → texts that were cut, in Redshift.
     """
 
     table: Table
@@ -57,6 +58,7 @@ class TableLoad:
     other_columns: Sequence[str] = ()
     keeps_grants: bool = True
     nul_replaced: dict[str, int] = field(default_factory=dict)
+    texts_truncated: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,13 @@ def test_a_schema_that_cannot_be_held_is_refused(name: str) -> None:
         plan(ENGINES[name], manifest(), schema="s" * 5000)
 
 
+@pytest.mark.parametrize("character", ["\n", "\t", "\0", "\x7f", "\x9f"])
+def test_redshift_holds_no_control_character(character: str) -> None:
+    for column in (True, False):
+        problem = ENGINES["redshift"].dialect.name_problem(f"a{character}b", column=column)
+        assert problem == f"contains {character!r}"
+
+
 @pytest.mark.parametrize("name", ["postgres", "snowflake", "clickhouse"])
 def test_names_that_differ_in_case_are_two_names_where_quotes_keep_them(name: str) -> None:
     made = plan(ENGINES[name], manifest({"Users": {"a": "int64"}, "users": {"a": "int64"}}))

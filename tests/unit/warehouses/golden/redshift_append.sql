@@ -3,7 +3,10 @@ CREATE TABLE IF NOT EXISTS "staging"."_d1_loads" ("loaded_at" timestamp, "manife
 BEGIN;
 LOCK "staging"."_d1_loads";
 CREATE TABLE "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06" ("a int64" bigint, "a float64" double precision, "a string" varchar(65535), "a binary" varbyte(16777216), "a timestamp" timestamp, "a date32" date, "select" bigint);
-COPY "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06" FROM 's3://bucket/d1/shop''s/_copy__d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06.json' IAM_ROLE 'arn:aws:iam::123456789012:role/reader' FORMAT AS PARQUET MANIFEST;
+CREATE TABLE "staging"."_d1_new_20261122t000000_0badcafe_3674a4d36ac64e30" ("a int64" bigint, "a float64" double precision, "a string" varchar(65535), "a binary" varbyte(16777216), "a timestamp" bigint, "a date32" date, "select" bigint);
+COPY "staging"."_d1_new_20261122t000000_0badcafe_3674a4d36ac64e30" FROM 's3://bucket/d1/shop''s/_copy__d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06.json' IAM_ROLE 'arn:aws:iam::123456789012:role/reader' FORMAT AS PARQUET MANIFEST;
+INSERT INTO "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06" ("a int64", "a float64", "a string", "a binary", "a timestamp", "a date32", "select") SELECT "a int64", "a float64", "a string", "a binary", TIMESTAMP 'epoch' + "a timestamp" / 1000000 * INTERVAL '1 second' + MOD("a timestamp", 1000000) * INTERVAL '1 microsecond', "a date32", "select" FROM "staging"."_d1_new_20261122t000000_0badcafe_3674a4d36ac64e30";
+DROP TABLE "staging"."_d1_new_20261122t000000_0badcafe_3674a4d36ac64e30";
 CREATE TABLE "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1" ("id" bigint);
 COPY "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1" FROM 's3://bucket/d1/shop''s/_copy__d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1.json' IAM_ROLE 'arn:aws:iam::123456789012:role/reader' FORMAT AS PARQUET MANIFEST;
 CREATE TABLE IF NOT EXISTS "staging"."users" ("a int64" bigint, "a float64" double precision, "a string" varchar(65535), "a binary" varbyte(16777216), "a timestamp" timestamp, "a date32" date, "select" bigint);
