@@ -45,6 +45,9 @@ AIRFLOW_3 = (
     "tests/unit/hooks",
     "tests/unit/operators/test_arguments.py",
     "tests/unit/operators/test_export_operator.py",
+    "tests/unit/operators/test_import_operator.py",
+    "tests/unit/operators/test_restore_operator.py",
+    "tests/unit/sensors",
     "tests/unit/transfers/test_staging_operators.py",
     "tests/unit/triggers",
 )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_d1.cloudflare.models import EXPORT_RULES, ExportRequest
 from airflow_provider_d1.operators.arguments import OPERATOR_RULES, check_arguments, check_rendered_arguments
-from airflow_provider_d1.operators.database_task import D1DatabaseTask, until_execution_timeout
+from airflow_provider_d1.operators.database_task import D1DatabaseTask, in_utc, until_execution_timeout
 from airflow_provider_d1.validation import abridged
 
 if TYPE_CHECKING:
@@ -141,7 +140,7 @@ class D1ExportOperator(D1DatabaseTask):
             "all" if request.tables is None else abridged(request.tables, ","),
             self.d1_conn_id,
             self._destination(),
-            datetime.fromtimestamp(deadline, UTC).isoformat(timespec="seconds"),
+            in_utc(deadline),
         )
         return D1ExportTrigger(request=request.to_dict(), deadline=deadline, d1_conn_id=self.d1_conn_id)
 

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ImportError
 from airflow_provider_d1.operators.arguments import check_arguments, check_rendered_arguments
-from airflow_provider_d1.operators.database_task import D1DatabaseTask, until_execution_timeout
+from airflow_provider_d1.operators.database_task import D1DatabaseTask, in_utc, until_execution_timeout
 from airflow_provider_d1.validation import BOOLEAN, OPTIONAL_CONNECTION, STRING, Rule, integer, number, optional, string
 
 if TYPE_CHECKING:
@@ -191,6 +191,13 @@ class D1ImportBase(D1DatabaseTask):
         if self.deferrable:
             from airflow_provider_d1.triggers.import_trigger import D1ImportTrigger
 
+            self.log.info(
+                "Importing in the triggerer: database=%s connection=%s source=%s deadline=%s",
+                target.name,
+                self.d1_conn_id,
+                report["source"],
+                in_utc(deadline),
+            )
             self.defer(
                 trigger=D1ImportTrigger(
                     request=request.to_dict(), deadline=deadline, report=report, d1_conn_id=self.d1_conn_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -77,9 +77,8 @@ class D1DatabaseTask(BaseOperator):
 
     def _label_mapped_task(self, context: Any) -> None:  # noqa: ANN401 - a Context that is written to
         """Show the database instead of a mapped task's index, unless the DAG sets a label."""
-        mapped = getattr(context.get("ti"), "map_index", -1) not in (None, -1)
-        if mapped and self.database is not None and context.get("map_index_template") is None:
-            context["map_index_template"] = "{{ task.database }}"
+        if self.database is not None:
+            label_mapped_task(context, "{{ task.database }}")
 
     def _record_events(self, context: Mapping[str, Any], account_id: str, database: str, extra: Any) -> None:  # noqa: ANN401
         """Add extra to the asset events of the task's outlets.
@@ -112,6 +111,21 @@ class D1DatabaseTask(BaseOperator):
         return self._lineage()
 
 
+def label_mapped_task(context: Any, template: str) -> None:  # noqa: ANN401 - see above
+    """Set what Airflow shows instead of a mapped task's index, unless the DAG has set it.
+
+    :param template: Airflow renders it when the task ends.
+    """
+    mapped = getattr(context.get("ti"), "map_index", -1) not in (None, -1)
+    if mapped and context.get("map_index_template") is None:
+        context["map_index_template"] = template
+
+
 def until_execution_timeout(deadline: float, now: float, execution_timeout: timedelta | None) -> float:
     """The deadline, or an earlier end of ``execution_timeout``, which Airflow does not enforce on deferred tasks."""
     return deadline if execution_timeout is None else min(deadline, now + execution_timeout.total_seconds())
+
+
+def in_utc(deadline: float) -> str:
+    """A deadline for the log."""
+    return datetime.fromtimestamp(deadline, UTC).isoformat(timespec="seconds")

@@ -17,7 +17,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_d1.exceptions import D1ApiError, D1ConfigurationError, D1Error
 from airflow_provider_d1.operators.arguments import check_arguments, check_rendered_arguments
 from airflow_provider_d1.operators.d1_import import open_source
-from airflow_provider_d1.operators.database_task import D1DatabaseTask, until_execution_timeout
+from airflow_provider_d1.operators.database_task import D1DatabaseTask, in_utc, until_execution_timeout
 from airflow_provider_d1.validation import BOOLEAN, STRING, Rule, one_of, optional, string
 
 if TYPE_CHECKING:
@@ -118,6 +118,14 @@ class D1ChangeSensor(D1DatabaseTask, BaseSensorOperator):
             raise self._late("the database has not changed")
         from airflow_provider_d1.triggers.change_trigger import D1ChangeTrigger
 
+        self.log.info(
+            "Waiting in the triggerer for a change: database=%s connection=%s prefix=%s poke_interval=%g deadline=%s",
+            target.name,
+            self.d1_conn_id,
+            self.prefix,
+            self.poke_interval,
+            in_utc(deadline),
+        )
         self.defer(
             trigger=D1ChangeTrigger(
                 database_id=target.uuid,

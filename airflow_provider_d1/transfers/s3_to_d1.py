@@ -217,7 +217,8 @@ class S3ToD1Operator(D1ImportBase):
             except D1ImportFileError as error:
                 raise D1ImportFileError(str(error) if uri in str(error) else f"{uri}: {error}") from None
         digest = hashlib.sha256(hashes.encode()).hexdigest()
-        return storage.uri(str(keys[0] if len(keys) == 1 else self.s3_key)), {table: rows}, size, digest
+        source = self.s3_key if isinstance(self.s3_key, str) else ",".join(keys)
+        return storage.uri(source), {table: rows}, size, digest
 
     def _empty(self, file: ImportFile, client: D1Client, target: Database, tables: Sequence[str]) -> None:
         """Delete the rows that are replaced, of referencing tables first: dumps have them behind those they name."""

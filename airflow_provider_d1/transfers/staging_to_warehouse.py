@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import BaseHook, BaseOperator
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError
 from airflow_provider_d1.links.d1 import D1WarehouseLink, warehouse_page
 from airflow_provider_d1.operators.arguments import check_arguments, check_rendered_arguments
+from airflow_provider_d1.operators.database_task import label_mapped_task
 from airflow_provider_d1.operators.permanent_errors import permanent_errors_fail_task
 from airflow_provider_d1.validation import (
     BOOLEAN,
@@ -180,17 +181,19 @@ class D1StagingToWarehouseOperator(BaseOperator):
         self.warehouse_page = ""
         #: the warehouse's; no local variable, as its repr shows the password, and error reporters send those
         self._connection: Connection | None = None
+        #: shown instead of a mapped task's index; known when the manifest is read
+        self.source_database: str | None = None
         #: for OpenLineage: the manifest and its URI, the tables with their rows
         self._lineage: tuple[Manifest, str, Sequence[tuple[Table, int | None]]] | None = None
         check_arguments(self, self.rules, ATTRIBUTES)
 
-    def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
+    def execute(self, context: Context) -> dict[str, Any]:
         """Load the manifest's tables and say what was loaded."""
         with permanent_errors_fail_task(self):
             check_rendered_arguments(self, self.rules, ATTRIBUTES)
-            return self._load()
+            return self._load(context)
 
-    def _load(self) -> dict[str, Any]:
+    def _load(self, context: Context) -> dict[str, Any]:
         from airflow_provider_d1.warehouses.loader import load, planned_statements
         from airflow_provider_d1.warehouses.plan import LoadResult
         from airflow_provider_d1.warehouses.registry import warehouse_for
@@ -202,6 +205,8 @@ class D1StagingToWarehouseOperator(BaseOperator):
         uri = self._uri()
         storage, key = storage_of(uri, self.aws_conn_id)
         manifest = self._manifest(storage, key)
+        self.source_database = manifest.source.database_name or manifest.source.database_id
+        label_mapped_task(context, "{{ task.source_database }}")
         plan = self._plan(warehouse, manifest, uri)
         table = plan.tables[0].name if len(plan.tables) == 1 else None
         self.warehouse_page = warehouse_page(self._connection, self.schema, table)

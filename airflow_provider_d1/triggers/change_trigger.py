@@ -54,6 +54,12 @@ class D1ChangeTrigger(SingleEventTrigger):
 
         staged = StagedState.from_dict(self.staged)
         settings = await self.settings()
+        self.log.info(
+            "Waiting for a change: database_id=%s bookmark=%s poke_interval=%g",
+            self.database_id,
+            staged.bookmark,
+            self.poke_interval,
+        )
         async with AsyncD1Client(settings.credentials) as client:
             while True:
                 left = self.deadline - SYSTEM_CLOCK.time()

@@ -165,6 +165,9 @@ def test_parquet_files_with_their_types(emulator: Emulator, s3: S3Server) -> Non
         assert typed(found[:3]) == typed(EXPECTED)
         assert [row[2] for row in found[3:]] == ["x" * 120_000, "y"]
         assert typed([row[6:] for row in found[3:]]) == typed([(1,), (0,)])
+    keys = ["files/p/1.parquet", "files/p/2.parquet"]
+    result = load(s3_bucket=BUCKET, s3_key=keys, table="t", database="files")
+    assert (result["rows"], result["source"]) == (5, f"s3://{BUCKET}/{keys[0]},{keys[1]}")
 
 
 CSV = b"""i,s,r,x\r\n9223372036854775807,"a\nb""c",1e3,007\r\n,"",0.5,\r\n3,plain,,"1"\r\n"""

@@ -1,4 +1,4 @@
-"""A running Airflow with two example DAGs, a D1 emulator, an S3 server and a DuckDB file, and a browser."""
+"""A running Airflow with three example DAGs, a D1 emulator, an S3 server and a DuckDB file, and a browser."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def airflow_in_a_browser(folder: Path) -> Iterator[Ui]:
     """Start everything."""
     dags = folder / "dags"
     dags.mkdir(parents=True)
-    for name in ("d1_to_warehouse", "d1_asset"):
+    for name in ("d1_to_warehouse", "d1_asset", "d1_many_databases"):
         shutil.copy(EXAMPLES / f"{name}.py", dags)
     token = f"secret-{secrets.token_hex(16)}"
     with ExitStack() as stack:
@@ -46,7 +46,7 @@ def airflow_in_a_browser(folder: Path) -> Iterator[Ui]:
         airflow = stack.enter_context(airflow_deployment(folder / "airflow", dags, settings=settings))
         airflow.set_connection("aws_default", json.loads(s3.airflow_connection()))
         airflow.set_connection("warehouse", {"conn_type": "duckdb", "host": str(folder / "warehouse.duckdb")})
-        for name in ("d1_to_warehouse", "d1_asset", "d1_asset_load"):
+        for name in ("d1_to_warehouse", "d1_asset", "d1_asset_load", "d1_many_databases"):
             airflow.wait_for_dag(name, timeout=300)
         yield Ui(stack.enter_context(open_page()), airflow, emulator, token)
 

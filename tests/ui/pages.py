@@ -63,16 +63,34 @@ class Ui:
         """The ids of a DAG's runs."""
         return [run["dag_run_id"] for run in self.airflow.request("GET", f"/dags/{dag_id}/dagRuns")["dag_runs"]]
 
+    def wait_for_run(self, dag_id: str, run_id: str) -> str:
+        """The state in which a run ends; a browser and all of Airflow share the machine, so it may take minutes."""
+        return self.airflow.wait_for_run(dag_id, run_id, timeout=600)
+
     def open_run(self, dag_id: str, run_id: str) -> None:
         """Open a run's page with its graph."""
         self.open(f"/dags/{dag_id}/runs/{quote(run_id)}/")
         self.page.get_by_label("Show Graph").click()
         self.page.locator(".react-flow__node").first.wait_for()
 
-    def open_task(self, dag_id: str, run_id: str, task_id: str, tab: str = "Logs") -> None:
+    def open_task(
+        self, dag_id: str, run_id: str, task_id: str, tab: str = "Logs", map_index: int | None = None
+    ) -> None:
         """Open one of the tabs of a task instance's page."""
-        self.open(f"/dags/{dag_id}/runs/{quote(run_id)}/tasks/{task_id}")
+        mapped = "" if map_index is None else f"/mapped/{map_index}"
+        self.open(f"/dags/{dag_id}/runs/{quote(run_id)}/tasks/{task_id}{mapped}")
         self.page.get_by_role("link", name=tab, exact=True).click()
+
+    def link_of_task(self, name: str, *task: str, map_index: int | None = None) -> str | None:
+        """The address of a button on the page *Details* of a task instance.
+
+        :param task: DAG, run and task.
+        """
+        self.open_task(*task, tab="Details", map_index=map_index)
+        link = self.page.get_by_role("link", name=name)
+        link.wait_for()
+        address: str | None = link.get_attribute("href")
+        return address
 
     def open_asset(self, name: str) -> None:
         """Open an asset's page."""

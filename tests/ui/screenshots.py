@@ -42,7 +42,7 @@ def take_all(ui: Ui) -> None:
     form.wait_for(state="hidden")
 
     run_id = ui.trigger_by_form("d1_to_warehouse")
-    assert ui.airflow.wait_for_run("d1_to_warehouse", run_id) == "success"
+    assert ui.wait_for_run("d1_to_warehouse", run_id) == "success"
     ui.open_run("d1_to_warehouse", run_id)
     take(ui, "run-graph", (76, 60, 830, 730))
     ui.open_task("d1_to_warehouse", run_id, "load")
@@ -54,9 +54,9 @@ def take_all(ui: Ui) -> None:
     take(ui, "task-links", (332, 60, 940, 480))
 
     staged = ui.airflow.trigger("d1_asset")
-    assert ui.airflow.wait_for_run("d1_asset", staged) == "success"
+    assert ui.wait_for_run("d1_asset", staged) == "success"
     (load,) = wait_until(lambda: ui.runs("d1_asset_load"), "the asset has started its DAG", 120)
-    assert ui.airflow.wait_for_run("d1_asset_load", load) == "success"
+    assert ui.wait_for_run("d1_asset_load", load) == "success"
     ui.open_asset("d1_shop")
     ui.page.get_by_text("1 Asset Event").wait_for()
     take(ui, "asset")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 
@@ -32,7 +33,7 @@ def connection(ui: Ui) -> dict[str, object]:
 def run(ui: Ui, connection: dict[str, object]) -> str:
     """A finished run of the example, triggered by its form."""
     run_id = ui.trigger_by_form("d1_to_warehouse", schema="from_the_form")
-    assert ui.airflow.wait_for_run("d1_to_warehouse", run_id) == "success"
+    assert ui.wait_for_run("d1_to_warehouse", run_id) == "success"
     return run_id
 
 
@@ -71,32 +72,41 @@ def test_the_log_says_what_was_done_without_secrets(ui: Ui, run: str) -> None:
     assert "X-Amz-Signature" not in shown
 
 
+def page_of(ui: Ui, database: str | None = None) -> str:
+    """A database in Cloudflare's dashboard, or without a name the list of them."""
+    page = f"https://dash.cloudflare.com/{ui.emulator.account_id}/workers/d1"
+    return page if database is None else f"{page}/databases/{ui.emulator.database_id(database)}"
+
+
 def test_a_finished_task_links_to_its_database(ui: Ui, run: str) -> None:
-    ui.open_task("d1_to_warehouse", run, "stage", "Details")
-    link = ui.page.get_by_role("link", name="D1 database")
-    link.wait_for()
-    page = (
-        f"https://dash.cloudflare.com/{ui.emulator.account_id}/workers/d1/databases/{ui.emulator.database_id('shop')}"
-    )
-    assert link.get_attribute("href") == page
+    assert ui.link_of_task("D1 database", "d1_to_warehouse", run, "stage") == page_of(ui, "shop")
 
 
 def test_a_failed_task_links_to_the_account(ui: Ui, connection: dict[str, object]) -> None:
     run_id = ui.trigger_by_form("d1_to_warehouse", database="nowhere")
-    assert ui.airflow.wait_for_run("d1_to_warehouse", run_id) == "failed"
+    assert ui.wait_for_run("d1_to_warehouse", run_id) == "failed"
     ui.open_task("d1_to_warehouse", run_id, "stage")
     ui.page.get_by_text("the account has no D1 database 'nowhere'").first.wait_for()
-    ui.open_task("d1_to_warehouse", run_id, "stage", "Details")
-    link = ui.page.get_by_role("link", name="D1 database")
-    link.wait_for()
-    assert link.get_attribute("href") == f"https://dash.cloudflare.com/{ui.emulator.account_id}/workers/d1"
+    assert ui.link_of_task("D1 database", "d1_to_warehouse", run_id, "stage") == page_of(ui)
+
+
+def test_mapped_tasks_link_to_their_databases_and_are_labelled_by_them(ui: Ui, connection: dict[str, object]) -> None:
+    """The first one finishes and the second one fails."""
+    run_id = ui.airflow.trigger("d1_many_databases", conf={"databases": ["shop", "nowhere"]})
+    assert ui.wait_for_run("d1_many_databases", run_id) == "failed"
+    task = ("d1_many_databases", run_id, "stage")
+    assert ui.link_of_task("D1 database", *task, map_index=0) == page_of(ui, "shop")
+    assert ui.link_of_task("D1 database", *task, map_index=1) == page_of(ui)
+    ui.open(f"/dags/d1_many_databases/runs/{quote(run_id)}/tasks/stage/mapped")
+    for label in ("shop", "nowhere"):
+        ui.page.get_by_text(label, exact=True).first.wait_for()
 
 
 def test_the_asset_page_shows_the_run_that_it_started(ui: Ui, connection: dict[str, object]) -> None:
     run_id = ui.airflow.trigger("d1_asset")
-    assert ui.airflow.wait_for_run("d1_asset", run_id) == "success"
+    assert ui.wait_for_run("d1_asset", run_id) == "success"
     (load,) = wait_until(lambda: ui.runs("d1_asset_load"), "the asset has started its DAG", 120)
-    assert ui.airflow.wait_for_run("d1_asset_load", load) == "success"
+    assert ui.wait_for_run("d1_asset_load", load) == "success"
     ui.open_asset("d1_shop")
     ui.page.get_by_text("1 Asset Event").wait_for()
     ui.page.get_by_role("link", name="d1_asset_load").first.wait_for()

@@ -15,6 +15,7 @@ import yaml
 
 from airflow_provider_d1.provider_info import get_provider_info
 from airflow_provider_d1.warehouses.registry import WAREHOUSES
+from tests.unit.operators.every_operator import operators
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -73,13 +74,15 @@ def test_every_class_exists() -> None:
 
 
 def test_the_registry_file_lists_what_exists() -> None:
-    """Every class of ``.airflow-registry.yaml`` is in a module that the metadata names."""
+    """Every class of ``.airflow-registry.yaml`` is in a module that the metadata names, and every operator is in it."""
     registry = yaml.safe_load((REPOSITORY / ".airflow-registry.yaml").read_text())
     info = get_provider_info()
     assert (registry["package-name"], registry["display-name"]) == (info["package-name"], info["name"])
-    listed = [
-        entry["module"] for key in ("operators", "sensors", "transfers", "hooks", "triggers") for entry in registry[key]
-    ]
+    kinds = ("operators", "sensors", "transfers", "hooks", "triggers")
+    listed = [entry["module"] for kind in kinds for entry in registry[kind]]
+    assert all(f".{kind}." in entry["module"] for kind in kinds for entry in registry[kind])
+    assert len(listed) == len(set(listed))
+    assert set(operators()) <= {path.rpartition(".")[2] for path in listed}
     for path in listed:
         module, _, name = path.rpartition(".")
         assert isinstance(getattr(import_module(module), name), type)

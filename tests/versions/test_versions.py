@@ -34,7 +34,9 @@ SEED = "CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT); INSERT INTO users
 @pytest.fixture
 def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     token = f"tok-{secrets.token_hex(16)}"
-    with Emulator(token=token, databases={"shop": SEED, "blog": SEED}, faults={"export_seconds": 1}) as running:
+    with Emulator(
+        token=token, databases={"shop": SEED, "blog": SEED, "copy": ""}, faults={"export_seconds": 1}
+    ) as running:
         extra = {"account_id": running.account_id}
         connection = {"conn_type": "d1", "host": running.url, "password": token, "extra": extra}
         monkeypatch.setenv("AIRFLOW_CONN_D1_DEFAULT", json.dumps(connection))
@@ -119,6 +121,10 @@ def test_a_dag_exports_and_stages(emulator: Emulator, tmp_path: Path, monkeypatc
     results = {key: json.loads(value) if isinstance(value, str) else value for key, value in values}
     assert results["export-1"]["database_name"] == "shop"
     assert results["names-1"] == ["Ada"]
+    assert results["copy-1"]["tables"] == {"users": {"rows": 2}}
+    assert results["undo-1"]["previous_bookmark"] == results["copy-1"]["bookmark"]
+    assert results["changed-1"]["changed"] is True
+    assert D1Hook(database="copy").query("SELECT name FROM sqlite_schema WHERE name = 'users'") == []
     assert {results[key]["rows"] for key in ("stage-1", "many0", "many1", "here-1")} == {2}
     for folder in ("staged", "shop", "blog", "here"):
         assert (tmp_path / folder / "_manifest.json").exists()

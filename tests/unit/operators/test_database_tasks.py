@@ -279,6 +279,14 @@ def test_a_mapped_task_shows_its_database(name: str, staged: Staged) -> None:
         assert context_["map_index_template"] == shown
 
 
+def test_a_mapped_load_shows_the_database_of_its_manifest(staged: Staged) -> None:
+    context_ = context(map_index_template=None)
+    context_["ti"].map_index = 1
+    arguments, _, _ = CASES["D1StagingToWarehouseOperator"](staged)
+    operator, _ = completed(make("D1StagingToWarehouseOperator", arguments), context_)
+    assert (context_["map_index_template"], operator.source_database) == ("{{ task.source_database }}", "shop")
+
+
 @pytest.mark.usefixtures("staged")
 def test_the_sensor_links_to_its_database_after_a_wait(running: Emulator, tmp_path: Path) -> None:
     """In another process than that which looked the database up."""
@@ -332,8 +340,10 @@ def test_every_argument_is_templated_or_documented_as_not_templated(name: str) -
 
 @pytest.mark.usefixtures("empty_copy")
 @pytest.mark.parametrize("name", [name for name, cls in operators().items() if "deferrable" in parameters_of(cls)])
-def test_execution_timeout_bounds_the_deferred_time(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Airflow does not enforce it on deferred tasks."""
+def test_execution_timeout_bounds_the_deferred_time(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Airflow does not enforce it on deferred tasks. The worker's log has the deadline."""
     staged = Staged(tmp_path)
     monkeypatch.setattr("time.time", lambda: 1000.0)
     if name == "D1ToS3Operator":
@@ -350,6 +360,9 @@ def test_execution_timeout_bounds_the_deferred_time(name: str, tmp_path: Path, m
         with pytest.raises(TaskDeferred) as deferred:
             operator.execute(context())
         deadline = deferred.value.trigger.serialize()[1]["deadline"]
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if "in the triggerer" in line]
+        for figure in (f"database={arguments['database']}", "connection=d1_default", "deadline=1970-01-01T00:"):
+            assert figure in line
         assert deadline <= 1000.0 + execution_timeout
         assert end is None or deadline == end
 
