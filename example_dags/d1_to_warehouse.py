@@ -56,5 +56,7 @@ with DAG(
         # Postgres    on_nul="replace": it cannot store NUL characters, and refuses a database that has some by default
         # Redshift    iam_role="arn:aws:iam::<account>:role/<role>": COPY gets the keys of aws_default otherwise
         # Snowflake   stage="OPS.PUBLIC.D1_STAGING", whose URL is the bucket: the worker uploads the files otherwise
-        # Databricks  storage_credential="<name>": it needs an external location for the bucket otherwise
+        # BigQuery    location="EU": a new dataset is made there; it is not needed where there is a dataset
+        # Databricks  catalog="main": the connection's or the workspace's catalog otherwise
+        #             storage_credential="<name>": it needs an external location for the bucket otherwise
     )

@@ -35,7 +35,7 @@ class BigQueryEmulator:
 
     def airflow_connection(self) -> str:
         """The JSON for an ``AIRFLOW_CONN_…`` environment variable."""
-        extra = {"project": self.project, "is_anonymous": True}
+        extra = {"project": self.project, "is_anonymous": True, "location": "EU"}
         return json.dumps({"conn_type": "google_cloud_platform", "extra": extra})
 
     def client(self):  # noqa: ANN201 - google-cloud-bigquery's own

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_d1.cloudflare.models import D1Export
     from airflow_provider_d1.staging.manifest import Manifest
     from airflow_provider_d1.staging.manifest_tables import ColumnEntry, TableEntry
-    from airflow_provider_d1.warehouses.plan import Table
+    from airflow_provider_d1.warehouses.plan import LoadPlan, Table
 
     Lineage: TypeAlias = OperatorLineage[Any, Any]
 
@@ -81,21 +81,16 @@ def staging_lineage(manifest: Manifest, uri: str) -> Lineage:
 
 
 def load_lineage(
-    manifest: Manifest,
-    uri: str,
-    connection: Connection,
-    schema: str,
-    loaded: Iterable[tuple[Table, int | None]],
-    mode: str,
+    manifest: Manifest, plan: LoadPlan, connection: Connection, loaded: Iterable[tuple[Table, int | None]]
 ) -> Lineage:
     """The lineage of a load: each staged table as an input, the warehouse's table as an output.
 
-    :param uri: of the manifest that was loaded.
+    :param plan: what was planned: the manifest's URI, the schema, the mode.
     :param connection: the warehouse's.
     :param loaded: the tables and the rows that were loaded into each; None where the load has failed.
     """
     targets = {target.source_name: (target, rows) for target, rows in loaded}
-    staged_namespace, folder = _run_place(uri)
+    staged_namespace, folder = _run_place(plan.origin.manifest)
     namespace, database = warehouse_namespace(connection)
     inputs, outputs = [], []
     for table in manifest.tables:
@@ -107,7 +102,7 @@ def load_lineage(
         outputs.append(
             _output(
                 namespace,
-                ".".join(part for part in (database, schema, target.name) if part),
+                ".".join(part for part in (plan.catalog or database, plan.options.schema, target.name) if part),
                 version=manifest.source.bookmark,
                 columns=[
                     replace(entry, name=column.name, source_name=column.source_name)
@@ -115,7 +110,7 @@ def load_lineage(
                 ],
                 rows=rows,
                 origin=(staged_namespace, name),
-                overwrites=mode == _REPLACE and rows is not None,
+                overwrites=plan.options.mode == _REPLACE and rows is not None,
             )
         )
     return _lineage(inputs, outputs)

@@ -83,24 +83,26 @@ def storage_page(uri: str, *, region: str | None = None, endpoint: str | None = 
     return f"{AWS}/s3/buckets/{bucket}?{urlencode(query)}"
 
 
-def warehouse_page(connection: Connection, schema: str, table: str | None) -> str:
+def warehouse_page(connection: Connection, schema: str, table: str | None, catalog: str = "") -> str:
     """The page of a table, or of a schema, in the warehouse's console; "" for a warehouse without one.
 
     :param table: None for the schema.
+    :param catalog: Databricks' catalog or BigQuery's project, where it is not the connection's.
     """
     page = _WAREHOUSES.get(connection.conn_type or "")
-    return "" if page is None else page(connection, quote(schema, safe=""), table and quote(table, safe=""))
+    names = quote(schema, safe=""), table and quote(table, safe=""), quote(catalog, safe="")
+    return "" if page is None else page(connection, *names)
 
 
-def _bigquery(connection: Connection, schema: str, table: str | None) -> str:
-    project = connection.extra_dejson.get("project")
+def _bigquery(connection: Connection, schema: str, table: str | None, catalog: str) -> str:
+    project = catalog or connection.extra_dejson.get("project")
     if not project:
         return ""
     page = f"{GOOGLE}/bigquery?project={project}&p={project}&d={schema}"
     return f"{page}&page=dataset" if table is None else f"{page}&t={table}&page=table"
 
 
-def _snowflake(connection: Connection, schema: str, table: str | None) -> str:
+def _snowflake(connection: Connection, schema: str, table: str | None, catalog: str) -> str:  # noqa: ARG001
     extra = connection.extra_dejson
     organization, _, account = str(extra.get("account") or "").partition("-")
     if not account or not extra.get("database"):
@@ -109,8 +111,8 @@ def _snowflake(connection: Connection, schema: str, table: str | None) -> str:
     return page if table is None else f"{page}/table/{table}"
 
 
-def _databricks(connection: Connection, schema: str, table: str | None) -> str:
-    catalog, host = connection.extra_dejson.get("catalog"), connection.host or ""
+def _databricks(connection: Connection, schema: str, table: str | None, catalog: str) -> str:
+    catalog, host = catalog or connection.extra_dejson.get("catalog") or "", connection.host or ""
     if not catalog or not host:
         return ""
     page = f"https://{urlsplit(host if '://' in host else f'//{host}').netloc}/explore/data/{catalog}/{schema}"
@@ -118,7 +120,7 @@ def _databricks(connection: Connection, schema: str, table: str | None) -> str:
 
 
 #: connection type → page; the consoles of other warehouses have no addresses for tables
-_WAREHOUSES: Mapping[str, Callable[[Connection, str, str | None], str]] = {
+_WAREHOUSES: Mapping[str, Callable[[Connection, str, str | None, str], str]] = {
     "google_cloud_platform": _bigquery,
     "gcpbigquery": _bigquery,
     "snowflake": _snowflake,

@@ -34,6 +34,12 @@ class ObjectStorage:
         self._origin = f"{path.protocol}://{self._root.lstrip('/')}"
         self._cancelled = threading.Event()
 
+    @property
+    def azure_account(self) -> str | None:
+        """The storage account, which Azure's URIs lack; None in other stores."""
+        account = getattr(self._fs, "account_name", None)
+        return str(account) if account else None
+
     def uri(self, key: str) -> str:
         """``gs://bucket/prefix/key``."""
         return f"{self._origin}/{key}"

@@ -87,7 +87,8 @@ class D1StagingToWarehouseOperator(BaseOperator):
 
     :param manifest: the URI of a ``_manifest.json``, or the output of the transfer that wrote it. (templated)
     :param conn_id: the warehouse's connection. (templated)
-    :param schema: schema (database, dataset) that the tables go to; created when missing. (templated)
+    :param schema: schema (database, dataset) that the tables go to; created when missing. In BigQuery it may be
+        ``project.dataset``, in Databricks ``catalog.schema``. (templated)
     :param tables: only these tables, by their exact names; None for all. (templated)
     :param mode: ``"replace"`` swaps new tables in for the old ones; readers see either, never less. ``"append"`` adds
         the rows, once: an export that is loaded already is skipped. New columns are added, and columns that became
@@ -115,7 +116,8 @@ class D1StagingToWarehouseOperator(BaseOperator):
     :param aws_conn_id: connection for ``s3://`` manifests, also for warehouses that read S3 themselves. (templated)
 
     Arguments that only one warehouse has are declared by it and described in docs/warehouses.md: ``iam_role``
-    and ``on_long_text`` (Redshift), ``stage`` (Snowflake), ``storage_credential`` (Databricks). (templated)
+    and ``on_long_text`` (Redshift), ``stage`` (Snowflake), ``location`` (BigQuery), ``catalog`` and
+    ``storage_credential`` (Databricks). (templated)
 
     Returns::
 
@@ -183,8 +185,8 @@ class D1StagingToWarehouseOperator(BaseOperator):
         self._connection: Connection | None = None
         #: shown instead of a mapped task's index; known when the manifest is read
         self.source_database: str | None = None
-        #: for OpenLineage: the manifest and its URI, the tables with their rows
-        self._lineage: tuple[Manifest, str, Sequence[tuple[Table, int | None]]] | None = None
+        #: for OpenLineage: the manifest, what was planned, the tables with their rows
+        self._lineage: tuple[Manifest, LoadPlan, Sequence[tuple[Table, int | None]]] | None = None
         check_arguments(self, self.rules, ATTRIBUTES)
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -209,17 +211,17 @@ class D1StagingToWarehouseOperator(BaseOperator):
         label_mapped_task(context, "{{ task.source_database }}")
         plan = self._plan(warehouse, manifest, uri)
         table = plan.tables[0].name if len(plan.tables) == 1 else None
-        self.warehouse_page = warehouse_page(self._connection, self.schema, table)
+        self.warehouse_page = warehouse_page(self._connection, plan.options.schema, table, plan.catalog)
         if self.only_statements:
             statements = planned_statements(warehouse, plan)
             self.log.info("A dry run; the statements would be:\n%s", ";\n".join(map(abbreviated, statements)))
             return {**self._result(plan, LoadResult()), "statements": statements}
-        self._lineage = (manifest, uri, [(each, None) for each in plan.tables])
+        self._lineage = (manifest, plan, [(each, None) for each in plan.tables])
         files = StagedFiles(storage, verify_checksums=self.verify_checksums)
         files.check(*plan.tables)
         loaded = load(warehouse, plan, files, Connections(self.conn_id, self.aws_conn_id))
         rows = {each.name: each.rows for each in loaded.tables}
-        self._lineage = (manifest, uri, [(each, rows[each.name]) for each in plan.tables])
+        self._lineage = (manifest, plan, [(each, rows[each.name]) for each in plan.tables])
         result = self._result(plan, loaded)
         tables = sum(not table.skipped for table in loaded.tables)
         self.log.info("Loaded: tables=%d skipped=%d rows=%d", tables, len(loaded.tables) - tables, result["rows"])
@@ -231,8 +233,8 @@ class D1StagingToWarehouseOperator(BaseOperator):
 
         if self._lineage is None or self._connection is None:
             return None
-        manifest, uri, loaded = self._lineage
-        return load_lineage(manifest, uri, self._connection, self.schema, loaded, self.mode)
+        manifest, plan, loaded = self._lineage
+        return load_lineage(manifest, plan, self._connection, loaded)
 
     def get_openlineage_facets_on_failure(self, task_instance: object) -> Lineage | None:
         """The same without rows; OpenLineage adds the error itself."""

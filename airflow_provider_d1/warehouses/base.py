@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, ClassVar, Generic, Literal
 
 from airflow_provider_d1.exceptions import D1WarehouseError
@@ -40,6 +40,8 @@ class Warehouse(ABC, Generic[S]):
     #: what is one transaction: the whole load, the publication of a table with its record, or a statement
     transaction: ClassVar[Literal["load", "table", "statement"]] = "table"
     begin: ClassVar[str] = "BEGIN"
+    #: how many tables are published in one transaction, where that is not the whole load's
+    tables_at_once: ClassVar[int] = 1
     #: True where :meth:`rename_helper` leaves no helper table, False where it copies it
     renames: ClassVar[bool] = True
     #: True where rows are replaced in a table with other columns too, which are added and altered in place
@@ -108,11 +110,11 @@ class Warehouse(ABC, Generic[S]):
     def schema_query(self, plan: LoadPlan) -> str:
         """The query for the target schema; no rows when there is none."""
         schema = plan.dialect.literal(plan.dialect.fold(plan.options.schema))
-        return f"SELECT 1 FROM information_schema.schemata WHERE schema_name = {schema}"
+        return f"SELECT 1 FROM {plan.information_schema}.schemata WHERE schema_name = {schema}"
 
     def create_schema(self, plan: LoadPlan) -> str:
         """Make the target schema."""
-        return f"CREATE SCHEMA IF NOT EXISTS {plan.dialect.identifier(plan.options.schema)}"
+        return f"CREATE SCHEMA IF NOT EXISTS {plan.schema_path}"
 
     def create_loads(self, plan: LoadPlan) -> str:
         """Make the loader's own table."""
@@ -129,7 +131,7 @@ class Warehouse(ABC, Generic[S]):
         """The query for the schema's helper tables, those of other loads too; other names do no harm."""
         schema = plan.dialect.literal(plan.dialect.fold(plan.options.schema))
         return (
-            f"SELECT table_name FROM information_schema.tables WHERE table_schema = {schema} "
+            f"SELECT table_name FROM {plan.information_schema}.tables WHERE table_schema = {schema} "
             "AND table_name LIKE '_d1_new_%'"
         )
 
@@ -159,6 +161,10 @@ class Warehouse(ABC, Generic[S]):
         """Add a column, NULL in the rows that are there."""
         name, type_name = plan.dialect.identifier(column.name), plan.dialect.types[column.type]
         return f"ALTER TABLE {plan.path(table)} ADD COLUMN {name} {type_name}"
+
+    def add_columns(self, plan: LoadPlan, table: str, columns: Sequence[Column]) -> list[str]:
+        """Add columns to a table that is there."""
+        return [self.add_column(plan, table, column) for column in columns]
 
     def alterable(self, old: str, new: str) -> bool:
         """Whether :meth:`alter_column` may be run; else a person is shown it."""
@@ -250,7 +256,7 @@ class Warehouse(ABC, Generic[S]):
         """Add and widen the table's columns, as an append needs it."""
         table, drift = work.table.name, work.drift
         return [
-            *(self.add_column(plan, table, column) for column in drift.added),
+            *self.add_columns(plan, table, drift.added),
             *(statement for change in drift.altered for statement in change.statements),
         ]
 
@@ -297,26 +303,28 @@ class Warehouse(ABC, Generic[S]):
 
     def publish_all(self, run: Run[S], works: Sequence[TableLoad]) -> None:
         """Make the rows of all tables visible."""
-        for work in works:
-            self.publish(run, work)
+        for start in range(0, len(works), self.tables_at_once):
+            self.publish(run, works[start : start + self.tables_at_once])
 
-    def publish(self, run: Run[S], work: TableLoad) -> None:
-        """Make a table's rows visible, count them there, and record them; all at once where the engine can."""
-        publication = self.publication(run.plan, work)
-        run.helpers += publication.makes
-        for statement in publication.ddl:
-            run.execute(statement)
-        with self._transaction(run):
-            before = work.rows_before
-            if work.into == work.table.helper and run.plan.options.mode == "append" and not publication.renames:
-                before = run.count(work.table.name)
-            for statement in publication.dml:
+    def publish(self, run: Run[S], works: Sequence[TableLoad]) -> None:
+        """Make tables' rows visible, count them there, and record them; all at once where the engine can."""
+        publications = [(work, self.publication(run.plan, work)) for work in works]
+        for _, publication in publications:
+            run.helpers += publication.makes
+            for statement in publication.ddl:
                 run.execute(statement)
-            if publication.renames:
-                run.helpers.remove(work.into)
-            self.check_published(run, work, before)
+        with run.transaction(self.begin) if self.transaction == "table" else nullcontext():
+            for work, publication in publications:
+                before = work.rows_before
+                if work.into == work.table.helper and run.plan.options.mode == "append" and not publication.renames:
+                    before = run.count(work.table.name)
+                for statement in publication.dml:
+                    run.execute(statement)
+                if publication.renames:
+                    run.helpers.remove(work.into)
+                self.check_published(run, work, before)
             if self.transaction != "load":
-                self.record(run, [work.table])
+                self.record(run, [work.table for work in works])
 
     def record(self, run: Run[S], tables: Sequence[Table], mode: str = "") -> None:
         """Record in ``_d1_loads`` that tables were loaded, where the lock or the transaction is that of their rows."""
@@ -341,21 +349,6 @@ class Warehouse(ABC, Generic[S]):
                 "changed it at the same time",
                 retryable=True,
             )
-
-    @contextmanager
-    def _transaction(self, run: Run[S]) -> Iterator[None]:
-        """A transaction for the rows of one table and their record, where the engine has such."""
-        if self.transaction != "table":
-            yield
-            return
-        run.execute(self.begin)
-        try:
-            yield
-        except BaseException:
-            with suppress(Exception):  # what went wrong first is what counts
-                run.session.rows("ROLLBACK")
-            raise
-        run.execute("COMMIT")
 
     def plan_table(self, plan: LoadPlan, table: Table, existing: Mapping[str, str] | None) -> TableLoad:
         """Decide what is done with a table.

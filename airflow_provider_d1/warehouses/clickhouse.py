@@ -251,10 +251,11 @@ class ClickHouse(Warehouse[ClickHouseSession]):
         work.drift = no_drift(work.drift.targets)
         super().check_published(run, work, before)
 
-    def publish(self, run: Run[ClickHouseSession], work: TableLoad) -> None:
-        if work.action == "merge":
-            run.session.copied[work.table.merged] = _state(run, work.table.name)
-        super().publish(run, work)
+    def publish(self, run: Run[ClickHouseSession], works: Sequence[TableLoad]) -> None:
+        for work in works:
+            if work.action == "merge":
+                run.session.copied[work.table.merged] = _state(run, work.table.name)
+        super().publish(run, works)
 
     def load_rows(self, run: Run[ClickHouseSession], work: TableLoad) -> None:
         schema, name, helper = (

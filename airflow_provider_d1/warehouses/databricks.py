@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from airflow_provider_d1.exceptions import D1ConfigurationError
@@ -13,10 +14,13 @@ from airflow_provider_d1.warehouses.session import Connections, CursorSession, R
 from airflow_provider_d1.warehouses.table_load import TableLoad, WarehouseOption
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.warehouses.plan import LoadPlan
+    from airflow_provider_d1.warehouses.plan import Column, LoadPlan
     from airflow_provider_d1.warehouses.staged_files import StagedFiles
 
 _MAX_FILES = 1000
+_NEEDS_MAPPING = re.compile(r"[ ,;{}()\n\t=]")
+_MAPPING = "'delta.columnMapping.mode' = 'name'"
+_TIMESTAMP_NTZ = "'delta.feature.timestampNtz' = 'supported'"
 _SQLSTATE = re.compile(r"SQLSTATE: (\w{5})")
 #: of older runtimes, which give no SQLSTATE
 _PERMANENT_CLASSES = re.compile(
@@ -55,11 +59,17 @@ class Databricks(Warehouse[CursorSession]):
         # Unity Catalog's rule for schemas and tables; columns may have them, by column mapping
         forbidden=re.compile(r"[\x00-\x1f\x7f]"),
         forbidden_table=re.compile(r"[./ ]"),
+        catalogs=True,
     )
     extra = "databricks"
     modules = ("airflow.providers.databricks.hooks.databricks_sql", "databricks.sql.exc")
     statement = "COPY INTO"
     options = (
+        WarehouseOption(
+            "catalog",
+            "Databricks: the Unity Catalog catalog that the schema is in; None is the connection's or the workspace's.",
+            "main",
+        ),
         WarehouseOption(
             "storage_credential",
             "Databricks: name of the storage credential that reads the bucket; None uses an external location.",
@@ -72,8 +82,7 @@ class Databricks(Warehouse[CursorSession]):
     renames = False
     merge_deletes = True
     reads_text_formats = False
-    #: names with spaces and the like need it
-    table_suffix = " USING DELTA TBLPROPERTIES ('delta.columnMapping.mode' = 'name')"
+    table_suffix = " USING DELTA"
     loads_suffix = " USING DELTA"
 
     def driver_errors(self) -> tuple[type[Exception], ...]:
@@ -92,6 +101,7 @@ class Databricks(Warehouse[CursorSession]):
             raise D1ConfigurationError(
                 f"Databricks loads from object storage, and the manifest is {plan.origin.manifest}"
             )
+        bucket_uri(plan.origin.manifest, files.azure_account)
         for table in plan.tables:
             names = Counter(column.source_name.lower() for column in table.columns)
             twins = [c.source_name for c in table.columns if names[c.source_name.lower()] > 1]
@@ -111,7 +121,7 @@ class Databricks(Warehouse[CursorSession]):
     def columns_query(self, plan: LoadPlan, table: str) -> str:
         literal, fold = plan.dialect.literal, plan.dialect.fold
         return (
-            "SELECT column_name, full_data_type FROM information_schema.columns "
+            f"SELECT column_name, full_data_type FROM {plan.information_schema}.columns "
             f"WHERE table_schema = {literal(fold(plan.options.schema))} AND table_name = {literal(fold(table))} "
             "ORDER BY ordinal_position"
         )
@@ -126,7 +136,20 @@ class Databricks(Warehouse[CursorSession]):
     def alter_column(self, plan: LoadPlan, table: str, column: str, old: str, new: str) -> list[str]:
         path, name = plan.path(table), plan.dialect.identifier(column)  # Delta rewrites the table for it
         changed = f"SELECT * EXCEPT ({name}), {self.cast(name, old, new)} AS {name} FROM {path}"
-        return [f"CREATE OR REPLACE TABLE {path}{self.table_suffix} AS {changed}"]
+        # the other columns, which are not known here, may have names that need the mapping
+        return [f"CREATE OR REPLACE TABLE {path}{self.table_suffix} TBLPROPERTIES ({_MAPPING}) AS {changed}"]
+
+    def create_table(self, plan: LoadPlan, name: str, columns: Sequence[Column], clause: str = "") -> str:
+        statement = super().create_table(plan, name, columns, clause)
+        return f"{statement} TBLPROPERTIES ({_MAPPING})" if _need_mapping(columns) else statement
+
+    def add_columns(self, plan: LoadPlan, table: str, columns: Sequence[Column]) -> list[str]:
+        """A table that was made without such columns has to be given the table features that they need."""
+        properties = [_MAPPING] if _need_mapping(columns) else []
+        if any(column.type == "timestamp[us]" for column in columns):
+            properties.append(_TIMESTAMP_NTZ)
+        features = f"ALTER TABLE {plan.path(table)} SET TBLPROPERTIES ({', '.join(properties)})"
+        return [*([features] if properties else []), *super().add_columns(plan, table, columns)]
 
     def overwrite(self, plan: LoadPlan, work: TableLoad) -> list[str]:
         return [self.insert_from_helper(plan, work, "INSERT OVERWRITE TABLE")]
@@ -138,8 +161,8 @@ class Databricks(Warehouse[CursorSession]):
         literal, fold = plan.dialect.literal, plan.dialect.fold
         where = f"WHERE table_schema = {literal(fold(plan.options.schema))} AND table_name = {literal(fold(table))}"
         return (
-            f"SELECT 'row filter' FROM information_schema.row_filters {where} "
-            f"UNION ALL SELECT 'mask of column ' || column_name FROM information_schema.column_masks {where}"
+            f"SELECT 'row filter' FROM {plan.information_schema}.row_filters {where} "
+            f"UNION ALL SELECT 'mask of column ' || column_name FROM {plan.information_schema}.column_masks {where}"
         )
 
     def rename_helper(self, plan: LoadPlan, work: TableLoad) -> str:
@@ -147,10 +170,19 @@ class Databricks(Warehouse[CursorSession]):
         return f"CREATE OR REPLACE TABLE {plan.path(work.table.name)} CLONE {plan.path(work.into)}"
 
     def fill_statements(self, plan: LoadPlan, work: TableLoad) -> list[str]:
+        return self._copies(plan, work, "<storage account>")
+
+    def fill(self, run: Run[CursorSession], work: TableLoad) -> int:
+        run.files.check_contents(work.table)
+        for statement in self._copies(run.plan, work, run.files.azure_account):
+            run.execute(statement)
+        return run.count(work.into)
+
+    def _copies(self, plan: LoadPlan, work: TableLoad, azure_account: str | None) -> list[str]:
         literal = plan.dialect.literal
         by_folder: dict[str, list[str]] = {}
         for part in work.table.parts:
-            folder, _, name = part.uri.rpartition("/")
+            folder, _, name = bucket_uri(part.uri, azure_account).rpartition("/")
             by_folder.setdefault(folder, []).append(name)
         credential = plan.options.engine.get("storage_credential")
         access = "" if credential is None else f" WITH (CREDENTIAL {plan.dialect.identifier(credential)})"
@@ -171,8 +203,26 @@ class Databricks(Warehouse[CursorSession]):
         columns = (f"{identifier(column.source_name)} AS {identifier(column.name)}" for column in work.table.columns)
         return f"(SELECT {', '.join(columns)} FROM {source})"
 
-    def fill(self, run: Run[CursorSession], work: TableLoad) -> int:
-        run.files.check_contents(work.table)
-        for statement in self.fill_statements(run.plan, work):
-            run.execute(statement)
-        return run.count(work.into)
+
+def bucket_uri(uri: str, azure_account: str | None) -> str:
+    """A URI as Databricks reads it: without an Airflow connection, and with the storage account in Azure's.
+
+    :raises D1ConfigurationError: when the account of an Azure URI is not known.
+    """
+    scheme, _, rest = uri.partition("://")
+    place, slash, key = rest.partition("/")
+    bucket = place.rpartition("@")[2]
+    if scheme not in ("abfs", "abfss", "az", "adl"):
+        return f"{scheme}://{bucket}{slash}{key}"
+    if azure_account is None:
+        raise D1ConfigurationError(
+            f"{uri}: the storage account is not known, and Databricks reads "
+            f"abfss://{bucket}@<storage account>.dfs.core.windows.net{slash}{key}; set the account's name as login of "
+            "the Azure connection"
+        )
+    return f"abfss://{bucket}@{azure_account}.dfs.core.windows.net{slash}{key}"
+
+
+def _need_mapping(columns: Sequence[Column]) -> bool:
+    """Whether Delta holds a name only with column mapping, which older readers of the table lack."""
+    return any(_NEEDS_MAPPING.search(column.name) for column in columns)

@@ -34,6 +34,7 @@ class Dialect:
     :param forbidden_column: what no column's name may contain, besides.
     :param forbidden_table: what no schema's or table's name may contain, besides.
     :param reserved_columns: folded column names that the warehouse reserves.
+    :param catalogs: whether a schema's name may be qualified: Databricks' catalog, BigQuery's project.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Dialect:
     forbidden_column: re.Pattern[str] | None = None
     forbidden_table: re.Pattern[str] | None = None
     reserved_columns: frozenset[str] = frozenset()
+    catalogs: bool = False
 
     def identifier(self, *parts: str) -> str:
         """Quote one name, or several as a qualified one."""

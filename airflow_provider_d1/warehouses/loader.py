@@ -98,14 +98,19 @@ def planned_statements(warehouse: Warehouse[Any], plan: LoadPlan) -> list[str]:
             helpers.append(work.into)
             result += warehouse.create_helper(plan, work)
         result += warehouse.fill_statements(plan, work)
-    for work in works:
-        publication = warehouse.publication(plan, work)
-        result += [*publication.ddl, *publication.dml]
-        if publication.renames:
-            helpers.remove(work.into)
-        helpers += publication.makes
+    for first in range(0, len(works), warehouse.tables_at_once):
+        group = works[first : first + warehouse.tables_at_once]
+        publications = [(work, warehouse.publication(plan, work)) for work in group]
+        result += [statement for _, publication in publications for statement in publication.ddl]
+        result += [warehouse.begin] if warehouse.transaction == "table" else []
+        for work, publication in publications:
+            result += publication.dml
+            if publication.renames:
+                helpers.remove(work.into)
+            helpers += publication.makes
         if not whole:
-            result.append(load_history.insert_statement(plan, [work.table], warehouse.now))
+            result.append(load_history.insert_statement(plan, [work.table for work in group], warehouse.now))
+        result += ["COMMIT"] if warehouse.transaction == "table" else []
     result += [warehouse.drop_helper(plan, helper) for helper in helpers]
     if whole:
         result += [load_history.insert_statement(plan, plan.tables, warehouse.now), "COMMIT"]
@@ -315,7 +320,8 @@ class Load(Run[Any]):
         warehouse, plan, existing = self.warehouse, self.plan, self._columns(table.name)
         fold, path = plan.dialect.fold, plan.path(table.name)
         staged, held = {fold(column.name): column for column in table.columns}, {fold(name): name for name in existing}
-        result = [warehouse.add_column(plan, table.name, staged[name]) for name in staged.keys() - held.keys()]
+        added = [column for name, column in staged.items() if name not in held]
+        result = warehouse.add_columns(plan, table.name, added)
         for name, column in staged.items():
             known = plan.dialect.known_types.get(existing[held[name]].lower()) if name in held else column.type
             if known != column.type:

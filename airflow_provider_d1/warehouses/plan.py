@@ -7,7 +7,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError, D1WarehouseError
@@ -152,8 +152,9 @@ class Origin:
 class LoadPlan:
     """A manifest and options that fit together and that the warehouse can hold.
 
-    ``in_source`` has every table that D1 has, by its name in the warehouse, where the manifest says so: it is of a
-    whole database.
+    :param in_source: every table that D1 has, by its name in the warehouse, where the manifest says so: it is of a
+        whole database.
+    :param catalog: what the schema is in, Databricks' catalog or BigQuery's project; empty for the connection's own.
     """
 
     origin: Origin
@@ -163,10 +164,21 @@ class LoadPlan:
     compression: str | None
     tables: tuple[Table, ...]
     in_source: frozenset[str] | None = None
+    catalog: str = ""
 
     def path(self, table: str) -> str:
         """The qualified, quoted name of a table in the target schema."""
-        return self.dialect.identifier(self.options.schema, table)
+        return f"{self.schema_path}.{self.dialect.identifier(table)}"
+
+    @property
+    def schema_path(self) -> str:
+        """The quoted name of the target schema, with its catalog where one is given."""
+        return self.dialect.identifier(*filter(None, (self.catalog, self.options.schema)))
+
+    @property
+    def information_schema(self) -> str:
+        """The views about the schema's catalog."""
+        return f"{self.dialect.identifier(self.catalog)}.information_schema" if self.catalog else "information_schema"
 
     def renamed(self, table: Table) -> dict[str, str]:
         """The columns that can't have the names that were asked for: name in the files → name in the warehouse."""
@@ -246,6 +258,10 @@ def make_plan(
             f"{uri} lists {manifest.content}, not tables: stage with file_format='parquet' to load it"
         )
     token = token or new_token()
+    catalog = options.engine.get("catalog") or ""
+    if dialect.catalogs and not catalog:
+        catalog, _, schema = options.schema.rpartition(".")
+        options = replace(options, schema=schema)
     chosen = manifest.chosen(options.tables)
     keys: Mapping[str, tuple[str, ...]] = {}
     if options.mode != "merge" and (options.keys or options.delete_missing):
@@ -267,7 +283,8 @@ def make_plan(
         dump_sha256=manifest.dump.sha256,
     )
     in_source = frozenset(names.values()) if _is_whole(manifest) else None
-    return LoadPlan(origin, options, dialect, manifest.format, manifest.compression, tables, in_source)
+    catalog = catalog if dialect.catalogs else ""
+    return LoadPlan(origin, options, dialect, manifest.format, manifest.compression, tables, in_source, catalog)
 
 
 def _naming(dialect: Dialect, options: LoadOptions) -> Naming:

@@ -6,7 +6,8 @@ import json
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -97,6 +98,21 @@ class Run(Generic[S]):
     def announce(self, statement: str) -> None:
         """Log a statement that is about to run."""
         log.info("Running: %s", abbreviated(statement))
+
+    @contextmanager
+    def transaction(self, begin: str) -> Iterator[None]:
+        """A transaction: a COMMIT at the end, a ROLLBACK after an error.
+
+        :param begin: the statement that begins one.
+        """
+        self.execute(begin)
+        try:
+            yield
+        except BaseException:
+            with suppress(Exception):  # what went wrong first is what counts
+                self.session.rows("ROLLBACK")
+            raise
+        self.execute("COMMIT")
 
     def count(self, table: str) -> int:
         """The rows of a table."""

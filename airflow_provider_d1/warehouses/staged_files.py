@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError
 from airflow_provider_d1.staging.streams import file_sha256
 from airflow_provider_d1.storage.folder import FolderStorage
+from airflow_provider_d1.storage.object_storage import ObjectStorage
 from airflow_provider_d1.storage.s3 import S3Storage
 
 if TYPE_CHECKING:
@@ -54,8 +55,6 @@ def storage_of(manifest_uri: str, aws_conn_id: str | None) -> tuple[Storage, str
         )
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-    from airflow_provider_d1.storage.object_storage import ObjectStorage
-
     return ObjectStorage(ObjectStoragePath(folder)), name
 
 
@@ -79,6 +78,11 @@ class StagedFiles:
     def s3_hook(self) -> Any | None:
         """The amazon provider's ``S3Hook`` where the files are in S3, else None."""
         return self.storage.hook if isinstance(self.storage, S3Storage) else None
+
+    @property
+    def azure_account(self) -> str | None:
+        """The storage account where the files are in Azure and fsspec's file system knows it, else None."""
+        return self.storage.azure_account if isinstance(self.storage, ObjectStorage) else None
 
     def check(self, *tables: Table) -> None:
         """Look at the sizes of all parts without reading them: of many by listing their folder, of few one by one.

@@ -6,6 +6,7 @@ quotas, permissions, policies, partitioned targets) is not shown.
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import re
 import secrets
@@ -18,6 +19,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_d1.warehouses import load_history
+from airflow_provider_d1.warehouses.bigquery import BigQuery
 from harness.bigquery import BigQueryEmulator, bigquery_emulator, bigquery_missing
 from tests.integration.warehouses.staged import write_staged
 from tests.integration.warehouses.warehouse_engines import CONN_ID
@@ -169,3 +171,55 @@ def test_an_error_at_the_record_changes_no_row(emulator, schema, load_staged, st
     assert rows(emulator, schema) == values(USERS)
     assert tables(emulator, schema) == {"users", "_d1_loads"}
     assert load_staged(uri, mode=mode)["rows"] == 2
+
+
+def test_a_dataset_of_a_named_project_and_in_another_location(emulator, schema, load_staged, stage) -> None:
+    from google.cloud.bigquery import Dataset
+
+    dataset = Dataset(f"{emulator.project}.{schema}")
+    dataset.location = "europe-west3"
+    emulator.client().create_dataset(dataset)
+    uri = stage({"users": USERS})
+    for mode in ("replace", "append"):
+        load_staged(uri, mode=mode, schema=f"{emulator.project}.{schema}", location="europe-west3")
+    assert rows(emulator, schema) == values(USERS)
+    with pytest.raises(AirflowFailException, match=r"location is 'EU', and the dataset .* is in 'europe-west3'"):
+        load_staged(uri, location="EU")
+
+
+@pytest.mark.parametrize("by", [{"day"}, {"id"}, {"day", "id"}], ids="-".join)
+def test_partitions_and_clusters_stay_in_every_mode(emulator, schema, load_staged, stage, by) -> None:
+    """Rows are replaced in place."""
+    from google.cloud.bigquery import SchemaField, Table, TimePartitioning
+
+    first = pa.table({"id": [1, 2], "day": pa.array([dt.date(2026, 1, 1), None])})
+    more = pa.table({"id": [2, 3], "day": pa.array([dt.date(2026, 2, 2), None])})
+    keys = {"events": ["id"]}
+    load_staged(stage({"other": USERS}))
+    table = Table(f"{emulator.project}.{schema}.events", [SchemaField("id", "INT64"), SchemaField("day", "DATE")])
+    table.time_partitioning = TimePartitioning(field="day") if "day" in by else None
+    table.clustering_fields = ["id"] if "id" in by else None
+    emulator.client().create_table(table)
+    load_staged(stage({"events": first}, keys=keys))
+    load_staged(stage({"events": more}, keys=keys), mode="merge")
+    assert rows(emulator, schema, "events") == values(first.slice(0, 1), more)
+    load_staged(stage({"events": more}, keys=keys), mode="append")
+    load_staged(stage({"events": first}, keys=keys))
+    assert rows(emulator, schema, "events") == values(first)
+    found = emulator.client().get_table(f"{schema}.events")
+    assert (found.time_partitioning is not None) == ("day" in by)
+    assert (found.clustering_fields == ["id"]) == ("id" in by)
+
+
+def test_tables_are_published_in_one_transaction(emulator, schema, load_staged, stage, monkeypatch) -> None:
+    both = {"users": USERS, "more": USERS}
+    load_staged(stage(both))
+    whole = BigQuery.overwrite
+
+    def failing(self: BigQuery, plan: Any, work: Any) -> list[str]:
+        return [*whole(self, plan, work), *(["no such word"] if work.table.name == "more" else [])]
+
+    monkeypatch.setattr(BigQuery, "overwrite", failing)
+    with pytest.raises(AirflowFailException, match="BigQuery rejected"):
+        load_staged(stage({"users": MORE, "more": MORE}))
+    assert rows(emulator, schema) == rows(emulator, schema, "more") == values(USERS)

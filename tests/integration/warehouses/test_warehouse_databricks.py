@@ -56,7 +56,9 @@ class SailSession(Session):
             return []
         if found := _CLONE.fullmatch(statement):
             self._collect(f"DROP TABLE IF EXISTS {found[1]}")  # CREATE OR REPLACE would want the old columns
-            return self._collect(f"CREATE TABLE {found[1]}{Databricks.table_suffix} AS SELECT * FROM {found[2]}")
+            mapping = " TBLPROPERTIES ('delta.columnMapping.mode' = 'name')"
+            suffix = Databricks.table_suffix + mapping
+            return self._collect(f"CREATE TABLE {found[1]}{suffix} AS SELECT * FROM {found[2]}")
         return self._collect(statement)
 
     def tables(self, schema: str) -> list[str]:

@@ -34,6 +34,7 @@ def options_of(name: str) -> dict[str, str]:
 UNPARSED: dict[str, str] = {
     "redshift": r"LOCK ",
     "postgres": r".* ONLY ",
+    "bigquery": r"-- Load job: ",
     "databricks": r"COPY INTO .* WITH \(CREDENTIAL ",
     "clickhouse": r"EXCHANGE TABLES |RENAME TABLE |ALTER TABLE .* ATTACH PARTITION ID ",
 }
@@ -110,9 +111,9 @@ def test_a_bigquery_job_has_explicit_types() -> None:
     made = plan(warehouse, manifest({"users": {"id": "int64", "at": "timestamp[us]"}}))
     (table,) = made.tables
     work = warehouse.plan_table(made, table, {})
-    assert warehouse.load_configuration(made, work, "project", ["gs://bucket/part.parquet"]) == {
+    assert warehouse.load_configuration(made, work, ["gs://bucket/part.parquet"]) == {
         "load": {
-            "destinationTable": {"projectId": "project", "datasetId": "staging", "tableId": table.helper},
+            "destinationTable": {"datasetId": "staging", "tableId": table.helper},
             "schema": {
                 "fields": [
                     {"name": "id", "type": "INT64", "mode": "NULLABLE"},
@@ -120,6 +121,7 @@ def test_a_bigquery_job_has_explicit_types() -> None:
                 ]
             },
             "sourceFormat": "PARQUET",
+            "columnNameCharacterMap": "STRICT",
             "createDisposition": "CREATE_NEVER",
             "writeDisposition": "WRITE_APPEND",
             "sourceUris": ["gs://bucket/part.parquet"],

@@ -158,6 +158,39 @@ def test_a_table_with_other_columns_is_swapped(name, columns) -> None:
     assert recorder.rows_there == 3
 
 
+def test_bigquery_publishes_and_records_all_tables_in_one_transaction() -> None:
+    """A statement into ``_d1_loads`` for each table would soon meet a quota."""
+    tables = {f"users{number}": {"id": "int64"} for number in range(100)}
+    recorder = Recorder(existing("bigquery", id="int64"))
+    made = plan(ENGINES["bigquery"], manifest(tables))
+    load("bigquery", recorder, tables=tables)
+    kinds = recorder.kinds()
+    records = [statement for statement in recorder.ran if statement.startswith("INSERT INTO `staging`.`_d1_loads`")]
+    assert [record.count("CURRENT_TIMESTAMP()") for record in records] == [90, 10]
+    assert [kinds.count(kind) for kind in ("BEGIN TRANSACTION", "TRUNCATE TABLE", "COMMIT")] == [2, 100, 2]
+    published = kinds[kinds.index("BEGIN TRANSACTION") :]
+    planned = [" ".join(statement.split()[:2]) for statement in planned_statements(ENGINES["bigquery"], made)]
+    assert published == planned[planned.index("BEGIN TRANSACTION") :]
+
+
+@pytest.mark.parametrize("mode", ["replace", "append", "merge"])
+def test_bigquery_refuses_a_table_that_requires_a_partition_filter(mode) -> None:
+    class Filtered(Recorder):
+        def rows(self, statement: str) -> list[tuple[Any, ...]]:
+            if "TABLE_OPTIONS" in statement:
+                assert "'require_partition_filter'" in statement
+                return [("another",), ("users",)]
+            return super().rows(statement)
+
+    recorder = Filtered(existing("bigquery", id="int64", name="string"))
+    expected = r"'users' is unchanged.*ALTER TABLE `staging`.`users` SET OPTIONS \(require_partition_filter = false\)"
+    with pytest.raises(D1WarehouseError, match=expected) as failure:
+        load("bigquery", recorder, mode, keys={"users": ["id"]} if mode == "merge" else {})
+    assert not failure.value.retryable
+    assert FILL not in recorder.ran
+    assert not any(target("bigquery") in statement for statement in recorder.ran)
+
+
 @pytest.mark.parametrize("name", DEFAULT)
 def test_the_strategy_decides_between_rows_and_a_swap(name) -> None:
     same, other = existing(name, id="int64", name="string"), existing(name, id="int64", old="float64")

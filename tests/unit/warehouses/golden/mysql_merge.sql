@@ -4,10 +4,14 @@ CREATE TABLE `staging`.`_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06` (`a i
 INSERT INTO `staging`.`_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06` (`a int64`, `a float64`, `a string`, `a binary`, `a timestamp`, `a date32`, `select`) VALUES (?, ?, ?, ?, ?, ?, ?);
 CREATE TABLE `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1` (`id` bigint) ENGINE=InnoDB;
 INSERT INTO `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1` (`id`) VALUES (?);
+START TRANSACTION;
 UPDATE `staging`.`users` JOIN `staging`.`_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06` AS d1_new ON `users`.`a int64` = d1_new.`a int64` AND `users`.`a string` = d1_new.`a string` AND CAST(`users`.`a string` AS BINARY) = CAST(d1_new.`a string` AS BINARY) SET `users`.`a float64` = d1_new.`a float64`, `users`.`a binary` = d1_new.`a binary`, `users`.`a timestamp` = d1_new.`a timestamp`, `users`.`a date32` = d1_new.`a date32`, `users`.`select` = d1_new.`select`;
 INSERT INTO `staging`.`users` (`a int64`, `a float64`, `a string`, `a binary`, `a timestamp`, `a date32`, `select`) SELECT d1_new.`a int64`, d1_new.`a float64`, d1_new.`a string`, d1_new.`a binary`, d1_new.`a timestamp`, d1_new.`a date32`, d1_new.`select` FROM `staging`.`_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06` AS d1_new LEFT JOIN `staging`.`users` ON `users`.`a int64` = d1_new.`a int64` AND `users`.`a string` = d1_new.`a string` AND CAST(`users`.`a string` AS BINARY) = CAST(d1_new.`a string` AS BINARY) WHERE `users`.`a int64` IS NULL;
 INSERT INTO `staging`.`_d1_loads` (`loaded_at`, `manifest`, `database_id`, `database_name`, `bookmark`, `dump_sha256`, `table_name`, `rows`, `mode`, `sequence`) VALUES (UTC_TIMESTAMP(6), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'users', 3, 'merge', 1);
+COMMIT;
+START TRANSACTION;
 INSERT INTO `staging`.`orders-2026` (`id`) SELECT d1_new.`id` FROM `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1` AS d1_new LEFT JOIN `staging`.`orders-2026` ON `orders-2026`.`id` = d1_new.`id` WHERE `orders-2026`.`id` IS NULL;
 INSERT INTO `staging`.`_d1_loads` (`loaded_at`, `manifest`, `database_id`, `database_name`, `bookmark`, `dump_sha256`, `table_name`, `rows`, `mode`, `sequence`) VALUES (UTC_TIMESTAMP(6), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'orders-2026', 3, 'merge', 1);
+COMMIT;
 DROP TABLE IF EXISTS `staging`.`_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06`;
 DROP TABLE IF EXISTS `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1`;

@@ -5,10 +5,14 @@ COPY INTO "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06" FROM @op
 CREATE TABLE "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1" ("id" NUMBER(38, 0));
 COPY INTO "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1" FROM @ops.public.d1_stage FILES = ('d1/shop''s/t1/part-00000.parquet', 'd1/shop''s/t1/part-00001.parquet') FILE_FORMAT = (TYPE = PARQUET BINARY_AS_TEXT = FALSE USE_LOGICAL_TYPE = TRUE) MATCH_BY_COLUMN_NAME = CASE_SENSITIVE ON_ERROR = ABORT_STATEMENT FORCE = TRUE;
 CREATE TABLE IF NOT EXISTS "staging"."users" ("a int64" NUMBER(38, 0), "a float64" FLOAT, "a string" VARCHAR, "a binary" BINARY, "a timestamp" TIMESTAMP_NTZ(6), "a date32" DATE, "select" NUMBER(38, 0));
+BEGIN;
 INSERT INTO "staging"."users" ("a int64", "a float64", "a string", "a binary", "a timestamp", "a date32", "select") SELECT "a int64", "a float64", "a string", "a binary", "a timestamp", "a date32", "select" FROM "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06";
 INSERT INTO "staging"."_d1_loads" ("loaded_at", "manifest", "database_id", "database_name", "bookmark", "dump_sha256", "table_name", "rows", "mode", "sequence") VALUES (SYSDATE(), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'users', 3, 'append', 1);
+COMMIT;
 CREATE TABLE IF NOT EXISTS "staging"."orders-2026" ("id" NUMBER(38, 0));
+BEGIN;
 INSERT INTO "staging"."orders-2026" ("id") SELECT "id" FROM "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1";
 INSERT INTO "staging"."_d1_loads" ("loaded_at", "manifest", "database_id", "database_name", "bookmark", "dump_sha256", "table_name", "rows", "mode", "sequence") VALUES (SYSDATE(), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'orders-2026', 3, 'append', 1);
+COMMIT;
 DROP TABLE IF EXISTS "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06";
 DROP TABLE IF EXISTS "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1";

@@ -4,9 +4,13 @@ CREATE TABLE "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06" ("a i
 COPY INTO "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06" FROM @ops.public.d1_stage FILES = ('d1/shop''s/t0/part-00000.parquet', 'd1/shop''s/t0/part-00001.parquet') FILE_FORMAT = (TYPE = PARQUET BINARY_AS_TEXT = FALSE USE_LOGICAL_TYPE = TRUE) MATCH_BY_COLUMN_NAME = CASE_SENSITIVE ON_ERROR = ABORT_STATEMENT FORCE = TRUE;
 CREATE TABLE "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1" ("id" NUMBER(38, 0));
 COPY INTO "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1" FROM @ops.public.d1_stage FILES = ('d1/shop''s/t1/part-00000.parquet', 'd1/shop''s/t1/part-00001.parquet') FILE_FORMAT = (TYPE = PARQUET BINARY_AS_TEXT = FALSE USE_LOGICAL_TYPE = TRUE) MATCH_BY_COLUMN_NAME = CASE_SENSITIVE ON_ERROR = ABORT_STATEMENT FORCE = TRUE;
+BEGIN;
 MERGE INTO "staging"."users" USING "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06" AS d1_new ON "users"."a int64" = d1_new."a int64" AND "users"."a string" = d1_new."a string" WHEN MATCHED THEN UPDATE SET "a float64" = d1_new."a float64", "a binary" = d1_new."a binary", "a timestamp" = d1_new."a timestamp", "a date32" = d1_new."a date32", "select" = d1_new."select" WHEN NOT MATCHED THEN INSERT ("a int64", "a float64", "a string", "a binary", "a timestamp", "a date32", "select") VALUES (d1_new."a int64", d1_new."a float64", d1_new."a string", d1_new."a binary", d1_new."a timestamp", d1_new."a date32", d1_new."select");
 INSERT INTO "staging"."_d1_loads" ("loaded_at", "manifest", "database_id", "database_name", "bookmark", "dump_sha256", "table_name", "rows", "mode", "sequence") VALUES (SYSDATE(), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'users', 3, 'merge', 1);
+COMMIT;
+BEGIN;
 MERGE INTO "staging"."orders-2026" USING "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1" AS d1_new ON "orders-2026"."id" = d1_new."id" WHEN MATCHED THEN UPDATE SET "id" = d1_new."id" WHEN NOT MATCHED THEN INSERT ("id") VALUES (d1_new."id");
 INSERT INTO "staging"."_d1_loads" ("loaded_at", "manifest", "database_id", "database_name", "bookmark", "dump_sha256", "table_name", "rows", "mode", "sequence") VALUES (SYSDATE(), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'orders-2026', 3, 'merge', 1);
+COMMIT;
 DROP TABLE IF EXISTS "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06";
 DROP TABLE IF EXISTS "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1";
