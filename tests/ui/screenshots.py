@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 LARGEST = 150_000
+#: Airflow makes a node as wide as the task's name, measured on a canvas outside of the page, and at least 200 pixels,
+#: which is too narrow for the longest name of an operator
+WIDER_NODES = """
+const measure = CanvasRenderingContext2D.prototype.measureText;
+CanvasRenderingContext2D.prototype.measureText = function (text) {
+  const measured = measure.call(this, text);
+  return this.canvas.isConnected ? measured : { width: Math.max(measured.width, 250) };
+};
+"""
 
 
 def main() -> int:
@@ -34,6 +43,7 @@ def main() -> int:
 
 def take_all(ui: Ui) -> None:
     """One picture for each thing that a user sees first."""
+    ui.page.add_init_script(WIDER_NODES)
     fields = {"host": "https://api.cloudflare.com/client/v4", "login": ui.emulator.account_id, "password": ui.token}
     form = ui.fill_in_connection("d1_default", {**fields, "port": "443", "schema": "shop"})
     take(ui, "connection-form")

@@ -373,3 +373,24 @@ def test_a_sensor_that_reaches_its_execution_timeout_is_retried() -> None:
     arguments = {"prefix": "s3://bucket/prefix", "timeout": 600, "execution_timeout": timedelta(seconds=60)}
     with pytest.raises(AirflowTaskTimeout, match="execution_timeout=60 s"):
         make("D1ChangeSensor", arguments).execute_complete(context(), event)
+
+
+@pytest.mark.parametrize("name", operators())
+def test_every_argument_has_a_rule_that_converts_what_a_template_renders(name: str) -> None:
+    """A template renders text; the argument gets the type of its default."""
+    operator: Any = operators()[name]
+    # an export is another task's output, which has its own check
+    assert set(parameters_of(operator)) - {"export"} <= set(operator.rules)
+    defaults = {
+        parameter.name: parameter.default
+        for cls in operator.__mro__
+        if cls.__module__.startswith("airflow_provider_d1") and "__init__" in vars(cls)
+        for parameter in inspect.signature(cls.__init__).parameters.values()
+        if parameter.default not in (inspect.Parameter.empty, None)
+    }
+    for argument, value in defaults.items():
+        if ATTRIBUTES.get(argument, argument) in operator.template_fields:
+            default = list(value) if isinstance(value, tuple) else value
+            converted = operator.rules[argument].from_rendered(str(default).replace("'", '"'))
+            assert converted == default, argument
+            assert isinstance(converted, str) == isinstance(default, str), argument
