@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_d1.exceptions import D1WarehouseError
 from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.batches import schema_of, staged_batches
+from airflow_provider_d1.warehouses.clickhouse_parts import SETTINGS, partitions_of_helper, warn_of_materialized_views
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.drift import no_drift
 from airflow_provider_d1.warehouses.fitting import fitted
@@ -118,7 +119,9 @@ class ClickHouse(Warehouse[ClickHouseSession]):
 
         # query parameters then are in the body of a request and not in its URL, which HTTP clients and proxies log
         options = {"form_encode_query_params": True}
-        hook = ClickHouseHook(clickhouse_conn_id=connections.conn_id, client_kwargs=options)
+        hook = ClickHouseHook(
+            clickhouse_conn_id=connections.conn_id, client_kwargs=options, session_settings=dict(SETTINGS)
+        )
         parts = [part for table in plan.tables for part in table.parts]
         access = None
         if files.s3_hook is not None and plan.file_format == "parquet" and parts:
@@ -151,6 +154,7 @@ class ClickHouse(Warehouse[ClickHouseSession]):
             if table.name in others:
                 what = f"has the engine {others[table.name]}, not a MergeTree"
                 raise self.not_a_table(run.plan, table.name, what)
+        warn_of_materialized_views(run)
 
     def attached_query(self, plan: LoadPlan, table: str) -> str:
         """Views and grants go by the table's name; what defines the table itself would go with it."""
@@ -258,9 +262,7 @@ class ClickHouse(Warehouse[ClickHouseSession]):
         super().publish(run, works)
 
     def load_rows(self, run: Run[ClickHouseSession], work: TableLoad) -> None:
-        schema, name, helper = (
-            run.plan.dialect.literal(name) for name in (run.plan.options.schema, work.table.name, work.into)
-        )
+        schema, name = (run.plan.dialect.literal(name) for name in (run.plan.options.schema, work.table.name))
         columns = run.session.rows(
             f"SELECT name FROM system.columns WHERE database = {schema} AND table = {name} "
             "AND default_kind NOT IN ('MATERIALIZED', 'ALIAS', 'EPHEMERAL') ORDER BY position"
@@ -268,10 +270,7 @@ class ClickHouse(Warehouse[ClickHouseSession]):
         staged = {column.name for column in work.drift.targets}
         work.other_columns = [str(column) for (column,) in columns if column not in staged]
         super().load_rows(run, work)
-        partitions = run.session.rows(
-            f"SELECT DISTINCT partition_id FROM system.parts WHERE active AND database = {schema} AND table = {helper}"
-        )
-        work.partitions = [str(partition) for (partition,) in partitions]
+        work.partitions = partitions_of_helper(run, work)
 
     def fill_statements(self, plan: LoadPlan, work: TableLoad) -> list[str]:
         if plan.file_format == "parquet" and plan.origin.manifest.startswith("s3://"):

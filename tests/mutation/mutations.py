@@ -990,6 +990,22 @@ MUTATIONS = (
         ("tests/unit/warehouses/test_databricks_statements.py",),
     ),
     Mutation(
+        "ClickHouse: an append attaches all rows or fails",
+        "warehouses/clickhouse_parts",
+        "partitions_of_helper",
+        "rows != work.table.rows",
+        "False",
+        ("tests/integration/warehouses/test_clickhouse_materialized_views.py",),
+    ),
+    Mutation(
+        "ClickHouse: queries read the rows of other nodes",
+        "warehouses/clickhouse",
+        "ClickHouse.connect",
+        "dict(SETTINGS)",
+        "{}",
+        ("tests/integration/warehouses/test_clickhouse_materialized_views.py",),
+    ),
+    Mutation(
         "replace_strategy='rows' makes no new table",
         "warehouses/loader",
         "Load._check_attached",

@@ -118,6 +118,19 @@ def test_replace_keeps_what_is_attached(engine, schema, load_staged, stage, name
         assert engine.execute(f"SELECT * FROM {names['s']}.orders ORDER BY n") == [(1, 2), (2, 3)]
 
 
+@pytest.mark.parametrize("mode", ["append", "merge"])
+@pytest.mark.parametrize("kind", ["index", "comment on a column", "partitions", "trigger", "view"])
+def test_append_and_merge_keep_what_is_attached(engine, schema, load_staged, stage, names, mode, kind) -> None:
+    load_staged(stage(OLD))
+    for statement in ATTACHED[kind]:
+        engine.execute(statement.format(**names))
+    before = definition(engine, schema, names)
+    added = NEW.slice(2)
+    load_staged(stage(added, keys={"users": ["id"]}), mode=mode)
+    assert definition(engine, schema, names) == before
+    assert engine.execute(f"SELECT id, name, boss FROM {names['t']} ORDER BY id") == values(OLD) + values(added)
+
+
 @pytest.mark.parametrize("action", ["CASCADE", "SET NULL", "RESTRICT"])
 def test_only_rows_that_are_gone_touch_those_that_refer_to_them(
     engine, schema, load_staged, stage, names, action

@@ -233,6 +233,19 @@ def test_replace_keeps_what_is_attached(engine, schema, load_staged, stage, name
         assert engine.execute(f"SELECT id FROM {names['s']}.old_users") == [(1,)]
 
 
+@pytest.mark.parametrize("mode", ["append", "merge"])
+def test_append_and_merge_keep_what_is_attached(engine, schema, load_staged, stage, names, mode) -> None:
+    load_staged(stage(OLD))
+    for statement in [statement for name in TOGETHER for statement in ATTACHED[name]]:
+        engine.execute(statement.format(**names))
+    before, table = dump(engine), oid(engine, names)
+    added = NEW.slice(2)
+    load_staged(stage(added, keys={"users": ["id"]}), mode=mode)
+    assert dump(engine) == before
+    assert oid(engine, names) == table
+    assert users(engine, names) == [tuple(row.values()) for content in (OLD, added) for row in content.to_pylist()]
+
+
 def test_a_table_with_nothing_attached_is_swapped(engine, schema, load_staged, stage, names) -> None:
     """A swap writes every row once and leaves no dead ones; here nothing is lost by it."""
     load_staged(stage(OLD))

@@ -13,6 +13,7 @@ from tests.integration.warehouses.staged import write_staged
 
 USERS = pa.table({"id": [1, 2], "name": ["Ada", None]})
 MORE = pa.table({"id": [2, 3], "name": ["Grace", ""]})
+ADDED = pa.table({"id": [4, 5], "name": ["Alan", "Edsger"]})
 
 #: engine → statements on the table {t}, and a query that shows what they did
 TOUCHED = {
@@ -78,6 +79,28 @@ def test_rows_are_replaced_and_the_table_stays(engine, schema, load_staged, tmp_
         assert sorted(engine.rows(schema, "users")) == [(2, "Grace"), (3, "")]
         assert sorted(engine.execute(f"SELECT * FROM {names['v']}")) == [("",), ("Grace",)]
     assert engine.tables(schema) - {"names"} == {"users", "_d1_loads"}
+
+
+@pytest.mark.parametrize("mode", ["append", "merge"])
+def test_append_and_merge_keep_the_table(engine, schema, load_staged, tmp_path: Path, mode) -> None:
+    uris = []
+    for number, content in enumerate((USERS, ADDED)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        uris.append(write_staged(folder, {"users": content}, bookmark=str(number), keys={"users": ["id"]}))
+    load_staged(uris[0])
+    statements, query = TOUCHED[engine.name]
+    names = {"t": engine.quoted(schema, "users"), "v": engine.quoted(schema, "names")}
+    for statement in statements:
+        engine.execute(statement.format(**names))
+    load_staged(uris[0], replace_strategy="rows")
+    query += f" AND {'database' if engine.name == 'clickhouse' else 'schema_name'} = '{schema}'"
+    before = engine.execute(query)
+    load_staged(uris[1], mode=mode)
+    assert engine.execute(query) == before
+    expected = sorted(tuple(row.values()) for table in (USERS, ADDED) for row in table.to_pylist())
+    assert sorted(engine.rows(schema, "users")) == expected
+    assert len(engine.execute(f"SELECT * FROM {names['v']}")) == len(expected)
 
 
 def test_a_swap_that_would_lose_something_is_refused(engine, schema, load_staged, tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""What ClickHouse's system tables say of the parts of a helper table and of the views that read a table."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_d1.exceptions import D1WarehouseError
+
+if TYPE_CHECKING:
+    from airflow_provider_d1.warehouses.session import Run
+    from airflow_provider_d1.warehouses.table_load import TableLoad
+
+log = logging.getLogger(__name__)
+
+#: of several nodes, one that has not all rows yet does not answer
+SETTINGS = {"select_sequential_consistency": 1}
+
+
+def partitions_of_helper(run: Run[Any], work: TableLoad) -> list[str]:
+    """The partitions of the helper table, which an append attaches to the table.
+
+    :raises D1WarehouseError: retryable, when they have not all rows: ``system.parts`` is that of one node, which may
+        not have the others' parts yet.
+    """
+    schema, helper = (run.plan.dialect.literal(name) for name in (run.plan.options.schema, work.into))
+    found = run.session.rows(
+        "SELECT partition_id, sum(rows) FROM system.parts "
+        f"WHERE active AND database = {schema} AND table = {helper} GROUP BY partition_id ORDER BY partition_id"
+    )
+    rows = sum(int(count) for _, count in found)
+    if work.action == "append" and not work.drift.altered and rows != work.table.rows:
+        raise D1WarehouseError(
+            f"table {work.table.name!r} is unchanged: ClickHouse lists partitions with {rows} of {work.table.rows} "
+            "loaded rows; another node may not have the other ones yet",
+            retryable=True,
+        )
+    return [str(partition) for partition, _ in found]
+
+
+def warn_of_materialized_views(run: Run[Any]) -> None:
+    """Log the materialized views that read a table of the load: they get rows of an INSERT into it only."""
+    schema = run.plan.dialect.literal(run.plan.options.schema)
+    found = run.session.rows(
+        "SELECT name, arrayStringConcat(arrayMap((d, t) -> concat(d, '.', t), dependencies_database, "
+        f"dependencies_table), ', ') FROM system.tables WHERE database = {schema} AND notEmpty(dependencies_table)"
+    )
+    names = {table.name for table in run.plan.tables}
+    for name, views in found:
+        if name in names:
+            log.warning("table=%s materialized_views=%s get_rows=false", name, views)
