@@ -11,7 +11,7 @@ from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.batches import check_parquet
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.session import Connections, CursorSession, Run, is_permanent_sqlstate
-from airflow_provider_d1.warehouses.staged_files import split_s3
+from airflow_provider_d1.warehouses.snowflake_stage import described_url, names_in_stage
 from airflow_provider_d1.warehouses.table_load import TableLoad, WarehouseOption
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ class Snowflake(Warehouse[SnowflakeSession]):
     options = (
         WarehouseOption(
             "stage",
-            "Snowflake: an external stage (``DB.SCHEMA.STAGE``) whose URL is the bucket; None uploads the files from "
-            "the worker to an internal one.",
+            "Snowflake: an external stage (``DB.SCHEMA.STAGE``) whose URL is the bucket or a folder in it; None "
+            "uploads the files from the worker to an internal one.",
             "ops.public.d1_stage",
         ),
     )
@@ -87,7 +87,9 @@ class Snowflake(Warehouse[SnowflakeSession]):
     def connect(self, plan: LoadPlan, files: StagedFiles, connections: Connections) -> SnowflakeSession:
         from airflow.providers.snowflake.hooks.snowflake import SnowflakeHook
 
-        return SnowflakeSession(SnowflakeHook(snowflake_conn_id=connections.conn_id, login_timeout=45).get_conn())
+        connection: Any = SnowflakeHook(snowflake_conn_id=connections.conn_id, login_timeout=45).get_conn()
+        connection.autocommit(True)  # an account or a user may have AUTOCOMMIT = FALSE; BEGIN and COMMIT are statements
+        return SnowflakeSession(connection)
 
     def columns_query(self, plan: LoadPlan, table: str) -> str:
         literal = plan.dialect.literal
@@ -124,21 +126,31 @@ class Snowflake(Warehouse[SnowflakeSession]):
     def rename_helper(self, plan: LoadPlan, work: TableLoad) -> str:
         return f"ALTER TABLE {plan.path(work.into)} RENAME TO {plan.path(work.table.name)}"
 
+    def create_helper(self, plan: LoadPlan, work: TableLoad) -> list[str]:
+        create = self.create_table(plan, work.into, work.columns)
+        if work.action == "create" and plan.options.mode == "replace":
+            return [create]  # it becomes the table itself, which would stay transient
+        # it is dropped at the end: no Time Travel and no Fail-safe, whose storage is paid for
+        create = create.replace("CREATE TABLE ", "CREATE TRANSIENT TABLE ", 1)
+        return [f"{create} DATA_RETENTION_TIME_IN_DAYS = 0"]
+
     def fill_statements(self, plan: LoadPlan, work: TableLoad) -> list[str]:
-        copies = self._copies(plan, work)
+        copies = self._copies(plan, work, self._names_in_stage(plan, work, None))
         if plan.options.engine.get("stage") is not None:
             return copies
         uploads = [self._put(plan, work, part.uri) for part in work.table.parts]
         return [self._create_stage(plan, work), *uploads, *copies]
 
     def fill(self, run: Run[SnowflakeSession], work: TableLoad) -> int:
-        if run.plan.options.engine.get("stage") is None:
+        stage, url = run.plan.options.engine.get("stage"), None
+        if stage is None:
             self._upload(run, work)
         else:
+            url = described_url(stage, run.session.rows(f"DESC STAGE {stage}"))
             run.files.check_contents(work.table)
-        table, names = work.table, self._names_in_stage(run.plan, work)
+        table, names = work.table, self._names_in_stage(run.plan, work, url)
         rows = 0
-        for statement in self._copies(run.plan, work):
+        for statement in self._copies(run.plan, work, names):
             for file, _status, _parsed, loaded, *_ in (row for row in run.execute(statement) if len(row) > 3):
                 part = next((p for p, name in zip(table.parts, names, strict=True) if str(file).endswith(name)), None)
                 if part is None:
@@ -169,9 +181,9 @@ class Snowflake(Warehouse[SnowflakeSession]):
             "AUTO_COMPRESS = FALSE SOURCE_COMPRESSION = NONE OVERWRITE = TRUE"
         )
 
-    def _copies(self, plan: LoadPlan, work: TableLoad) -> list[str]:
+    def _copies(self, plan: LoadPlan, work: TableLoad, names: list[str]) -> list[str]:
         """Load exactly the listed files, columns by name; any error fails the whole statement."""
-        literal, names = plan.dialect.literal, self._names_in_stage(plan, work)
+        literal = plan.dialect.literal
         source = plan.options.engine.get("stage") or self._internal_stage(plan, work)
         into, matched = f"{plan.path(work.into)} FROM @{source}", "MATCH_BY_COLUMN_NAME = CASE_SENSITIVE "
         if any(column.source is not None for column in work.table.columns):
@@ -190,10 +202,11 @@ class Snowflake(Warehouse[SnowflakeSession]):
         values = ", ".join(f"$1:{identifier(column.source_name)}::{types[column.type]}" for column in columns)
         return f"{plan.path(work.into)} ({names}) FROM (SELECT {values} FROM @{source})"
 
-    def _names_in_stage(self, plan: LoadPlan, work: TableLoad) -> list[str]:
-        if plan.options.engine.get("stage") is None:
+    def _names_in_stage(self, plan: LoadPlan, work: TableLoad, url: str | None) -> list[str]:
+        stage = plan.options.engine.get("stage")
+        if stage is None:
             return [_staged_name(number) for number in range(len(work.table.parts))]
-        return [split_s3(part.uri)[1] for part in work.table.parts]
+        return names_in_stage(stage, url, [part.uri for part in work.table.parts])
 
     def _internal_stage(self, plan: LoadPlan, work: TableLoad) -> str:
         return plan.path(f"{work.into}_STAGE".upper())

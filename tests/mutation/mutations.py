@@ -1102,7 +1102,7 @@ MUTATIONS = (
         "_copies",
         "long and not truncates",
         "False",
-        ("tests/integration/warehouses/test_warehouse_redshift.py",),
+        ("tests/integration/warehouses/test_warehouse_redshift.py::test_a_text_that_is_too_long",),
     ),
     Mutation(
         "what COPY reads besides the staged files is deleted",
@@ -1127,6 +1127,22 @@ MUTATIONS = (
         "session.rows(_FOLD_NAMES)",
         "",
         ("tests/integration/warehouses/test_warehouse_redshift.py",),
+    ),
+    Mutation(
+        "a table in Snowflake that was a helper table first is not transient",
+        "warehouses/snowflake",
+        "Snowflake.create_helper",
+        "work.action == 'create' and plan.options.mode == 'replace'",
+        "False",
+        ("tests/unit/warehouses/test_snowflake_stage.py",),
+    ),
+    Mutation(
+        "Snowflake's session commits each statement that is in no transaction",
+        "warehouses/snowflake",
+        "Snowflake.connect",
+        "connection.autocommit(True)",
+        "",
+        ("tests/unit/warehouses/test_snowflake_stage.py",),
     ),
     Mutation(
         "another database is not replaced",

@@ -1,8 +1,8 @@
 CREATE SCHEMA IF NOT EXISTS "staging";
 CREATE TABLE IF NOT EXISTS "staging"."_d1_loads" ("loaded_at" TIMESTAMP_NTZ(6), "manifest" VARCHAR, "database_id" VARCHAR, "database_name" VARCHAR, "bookmark" VARCHAR, "dump_sha256" VARCHAR, "table_name" VARCHAR, "rows" NUMBER(38, 0), "mode" VARCHAR, "sequence" NUMBER(38, 0));
-CREATE TABLE "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06" ("a int64" NUMBER(38, 0), "a float64" FLOAT, "a string" VARCHAR, "a binary" BINARY, "a timestamp" TIMESTAMP_NTZ(6), "a date32" DATE, "select" NUMBER(38, 0));
+CREATE TRANSIENT TABLE "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06" ("a int64" NUMBER(38, 0), "a float64" FLOAT, "a string" VARCHAR, "a binary" BINARY, "a timestamp" TIMESTAMP_NTZ(6), "a date32" DATE, "select" NUMBER(38, 0)) DATA_RETENTION_TIME_IN_DAYS = 0;
 COPY INTO "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06" FROM @ops.public.d1_stage FILES = ('d1/shop''s/t0/part-00000.parquet', 'd1/shop''s/t0/part-00001.parquet') FILE_FORMAT = (TYPE = PARQUET BINARY_AS_TEXT = FALSE USE_LOGICAL_TYPE = TRUE) MATCH_BY_COLUMN_NAME = CASE_SENSITIVE ON_ERROR = ABORT_STATEMENT FORCE = TRUE;
-CREATE TABLE "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1" ("id" NUMBER(38, 0));
+CREATE TRANSIENT TABLE "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1" ("id" NUMBER(38, 0)) DATA_RETENTION_TIME_IN_DAYS = 0;
 COPY INTO "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1" FROM @ops.public.d1_stage FILES = ('d1/shop''s/t1/part-00000.parquet', 'd1/shop''s/t1/part-00001.parquet') FILE_FORMAT = (TYPE = PARQUET BINARY_AS_TEXT = FALSE USE_LOGICAL_TYPE = TRUE) MATCH_BY_COLUMN_NAME = CASE_SENSITIVE ON_ERROR = ABORT_STATEMENT FORCE = TRUE;
 CREATE TABLE IF NOT EXISTS "staging"."users" ("a int64" NUMBER(38, 0), "a float64" FLOAT, "a string" VARCHAR, "a binary" BINARY, "a timestamp" TIMESTAMP_NTZ(6), "a date32" DATE, "select" NUMBER(38, 0));
 BEGIN;
