@@ -166,6 +166,10 @@ class Warehouse(ABC, Generic[S]):
         """Add columns to a table that is there."""
         return [self.add_column(plan, table, column) for column in columns]
 
+    def drop_columns(self, plan: LoadPlan, table: str, names: Sequence[str]) -> list[str]:
+        """Drop columns; shown to a person only."""
+        return [f"ALTER TABLE {plan.path(table)} DROP COLUMN {plan.dialect.identifier(name)}" for name in names]
+
     def alterable(self, old: str, new: str) -> bool:
         """Whether :meth:`alter_column` may be run; else a person is shown it."""
         return False

@@ -139,6 +139,10 @@ class Databricks(Warehouse[CursorSession]):
         # the other columns, which are not known here, may have names that need the mapping
         return [f"CREATE OR REPLACE TABLE {path}{self.table_suffix} TBLPROPERTIES ({_MAPPING}) AS {changed}"]
 
+    def drop_columns(self, plan: LoadPlan, table: str, names: Sequence[str]) -> list[str]:
+        mapping = f"ALTER TABLE {plan.path(table)} SET TBLPROPERTIES ({_MAPPING})"  # Delta drops none without it
+        return [*([mapping] if names else []), *super().drop_columns(plan, table, names)]
+
     def create_table(self, plan: LoadPlan, name: str, columns: Sequence[Column], clause: str = "") -> str:
         statement = super().create_table(plan, name, columns, clause)
         return f"{statement} TBLPROPERTIES ({_MAPPING})" if _need_mapping(columns) else statement

@@ -318,7 +318,7 @@ class Load(Run[Any]):
     def _changes_to_staged(self, table: Table) -> list[str]:
         """The statements that would give a table the staged columns, for a person to run."""
         warehouse, plan, existing = self.warehouse, self.plan, self._columns(table.name)
-        fold, path = plan.dialect.fold, plan.path(table.name)
+        fold = plan.dialect.fold
         staged, held = {fold(column.name): column for column in table.columns}, {fold(name): name for name in existing}
         added = [column for name, column in staged.items() if name not in held]
         result = warehouse.add_columns(plan, table.name, added)
@@ -326,8 +326,8 @@ class Load(Run[Any]):
             known = plan.dialect.known_types.get(existing[held[name]].lower()) if name in held else column.type
             if known != column.type:
                 result += warehouse.alter_column(plan, table.name, held[name], known or "string", column.type)
-        gone = [plan.dialect.identifier(held[name]) for name in held.keys() - staged.keys()]
-        return [*result, *(f"ALTER TABLE {path} DROP COLUMN {name}" for name in sorted(gone))]
+        gone = sorted(held[name] for name in held.keys() - staged.keys())
+        return [*result, *warehouse.drop_columns(plan, table.name, gone)]
 
     def _check_exact(self, work: TableLoad) -> None:
         """Integers become doubles only as far as they are exact."""

@@ -1006,6 +1006,14 @@ MUTATIONS = (
         ("tests/integration/warehouses/test_clickhouse_materialized_views.py",),
     ),
     Mutation(
+        "Databricks: a stopped SQL warehouse is waited for",
+        "warehouses/databricks",
+        "Databricks.connect",
+        "DatabricksSqlHook(databricks_conn_id=connections.conn_id)",
+        "DatabricksSqlHook(databricks_conn_id=connections.conn_id, _retry_stop_after_attempts_duration=30)",
+        ("tests/unit/warehouses/test_databricks_stopped.py",),
+    ),
+    Mutation(
         "replace_strategy='rows' makes no new table",
         "warehouses/loader",
         "Load._check_attached",

@@ -93,3 +93,13 @@ def test_a_timestamp_column_is_added_with_its_table_feature(kind: str) -> None:
     feature = "ALTER TABLE `staging`.`users` SET TBLPROPERTIES ('delta.feature.timestampNtz' = 'supported')"
     assert (feature in ddl) == (kind == "timestamp[us]")
     assert ddl[-1].startswith("ALTER TABLE `staging`.`users` ADD COLUMN `at` ")
+
+
+def test_columns_are_dropped_with_column_mapping_only() -> None:
+    """The statements that a refused load shows; Delta drops no column of a table without it."""
+    made = plan(Databricks(), manifest())
+    assert Databricks().drop_columns(made, "users", []) == []
+    assert Databricks().drop_columns(made, "users", ["old"]) == [
+        f"ALTER TABLE `staging`.`users` SET TBLPROPERTIES ({MAPPING})",
+        "ALTER TABLE `staging`.`users` DROP COLUMN `old`",
+    ]
