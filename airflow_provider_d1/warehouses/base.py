@@ -124,6 +124,8 @@ class Warehouse(ABC, Generic[S]):
         """Let loads into one schema follow each other, where a lock can do that."""
         return []
 
+    #: True where the session has a lock for its whole time, so that no other load into the schema runs
+    locks_schema: ClassVar[bool] = False
     #: True where the locks have to be the first statements of the transaction
     locks_first: ClassVar[bool] = False
 
@@ -332,8 +334,11 @@ class Warehouse(ABC, Generic[S]):
 
     def record(self, run: Run[S], tables: Sequence[Table], mode: str = "") -> None:
         """Record in ``_d1_loads`` that tables were loaded, where the lock or the transaction is that of their rows."""
-        ((last,),) = run.session.rows(load_history.last_query(run.plan))
-        run.execute(load_history.insert_statement(run.plan, tables, self.now, int(last or 0) + 1, mode))
+        if run.last_record is None or not self.locks_schema:
+            ((last,),) = run.session.rows(load_history.last_query(run.plan))
+            run.last_record = int(last or 0)
+        run.last_record += 1
+        run.execute(load_history.insert_statement(run.plan, tables, self.now, run.last_record, mode))
 
     def check_published(self, run: Run[S], work: TableLoad, before: int) -> None:
         """Count the rows in the table itself. Other loads may append at the same time, where they need not wait.

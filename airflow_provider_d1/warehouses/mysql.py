@@ -125,6 +125,7 @@ class MySQL(Warehouse[MySQLSession]):
     statement = "INSERT"
     timestamp_type = "datetime(6)"
     now = "UTC_TIMESTAMP(6)"
+    locks_schema = True
     begin = "START TRANSACTION"
     fits_values_here = True
     table_suffix = " ENGINE=InnoDB"

@@ -86,6 +86,8 @@ class Run(Generic[S]):
         self.session = session
         #: names of helper tables that are to be dropped
         self.helpers: list[str] = []
+        #: the last ``sequence`` in ``_d1_loads`` that is known
+        self.last_record: int | None = None
 
     def execute(self, statement: str, shown: str | None = None) -> list[tuple[Any, ...]]:
         """Log a statement and run it.

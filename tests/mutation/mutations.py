@@ -1153,6 +1153,14 @@ MUTATIONS = (
         ("tests/unit/warehouses/test_snowflake_stage.py",),
     ),
     Mutation(
+        "a record's number is asked for again where other loads may have added records",
+        "warehouses/base",
+        "Warehouse.record",
+        "not self.locks_schema",
+        "False",
+        ("tests/unit/warehouses/test_load_preparation.py",),
+    ),
+    Mutation(
         "another database is not replaced",
         "warehouses/load_history",
         "other_owners",

@@ -8,6 +8,7 @@ import pytest
 
 from airflow_provider_d1.warehouses.loader import Load
 from airflow_provider_d1.warehouses.plan import LOADS_TABLE
+from airflow_provider_d1.warehouses.session import Run
 from tests.unit.warehouses.test_load_steps import TABLES, Recorder
 from tests.unit.warehouses.warehouse_plans import ENGINES, manifest, plan
 
@@ -95,3 +96,30 @@ def test_what_cannot_be_made_is_an_error(name) -> None:
             prepare(name, warehouse)
         assert failure.value is warehouse.refuses
         assert len(warehouse.ran) == 1
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_the_last_number_is_asked_for_once_where_no_other_load_runs(name) -> None:
+    """It takes a scan of ``_d1_loads``; elsewhere other loads may have added records since."""
+    made, asked = plan(ENGINES[name], manifest(TABLES)), []
+
+    class History(Recorder):
+        def rows(self, statement: str) -> list[tuple[Any, ...]]:
+            if statement.startswith("SELECT MAX("):
+                asked.append(statement)
+                return [(40 + len(asked),)]
+            return super().rows(statement)
+
+    session = History([])
+    run = Run(made, None, session)
+    for _ in range(3):
+        ENGINES[name].record(run, made.tables)
+    records = [statement for statement in session.ran if statement.startswith("INSERT INTO")]
+    numbers = [int(statement.rpartition(", ")[2].removesuffix(")")) for statement in records]
+    assert numbers == [42, 43, 44]
+    assert len(asked) == (1 if ENGINES[name].locks_schema else 3)
+
+
+def test_only_engines_whose_session_has_a_lock_count_by_themselves() -> None:
+    """Postgres, Redshift and DuckDB record once for the whole load."""
+    assert [name for name in ENGINES if ENGINES[name].locks_schema] == ["mysql"]
