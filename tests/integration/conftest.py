@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_d1.emulator.server import Emulator
+from harness.clickhouse import ClickHouseServer, clickhouse_server
 from harness.mariadb import MariaDBServer, mariadb_missing, mariadb_server
 from harness.postgres import PostgresServer, postgres_server
 from harness.seaweed import S3Server, s3_server
@@ -76,6 +77,13 @@ def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDBServer]
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A real Postgres server, started when a test first asks for it."""
     with postgres_server(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
+    """ClickHouse's engine in a process of its own, reached over HTTP."""
+    with clickhouse_server(tmp_path_factory.mktemp("clickhouse")) as server:
         yield server
 
 

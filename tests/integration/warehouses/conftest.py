@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,6 @@ from tests.integration.warehouses.warehouse_engines import (
 Load = Callable[..., dict[str, Any]]
 
 
-@pytest.fixture(scope="session")
-def clickhouse_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The one place in which the embedded ClickHouse of this process can keep its data; always open, as a server is."""
-    import clickhouse_connect
-
-    folder = tmp_path_factory.mktemp("clickhouse") / "data"
-    with closing(clickhouse_connect.get_client(interface="chdb", path=str(folder))):
-        yield folder
-
-
 @pytest.fixture
 def postgres_engine(postgres: Any) -> Postgres:
     return Postgres(postgres)
@@ -51,8 +40,8 @@ def duckdb_engine(tmp_path: Path) -> DuckDB:
 
 
 @pytest.fixture
-def clickhouse_engine(clickhouse_folder: Path) -> ClickHouse:
-    return ClickHouse(clickhouse_folder)
+def clickhouse_engine(clickhouse: Any) -> ClickHouse:
+    return ClickHouse(clickhouse)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
+    from harness.clickhouse import ClickHouseServer
     from harness.mariadb import MariaDBServer
     from harness.postgres import PostgresServer
 
@@ -147,17 +148,14 @@ class ClickHouse(Engine):
     ordered = False
     all_or_nothing = False
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, server: ClickHouseServer) -> None:
+        self.server = server
 
     def airflow_connection(self) -> str:
-        options = {"interface": "chdb", "path": str(self.folder)}
-        return json.dumps({"conn_type": "clickhouse", "extra": {"client_kwargs": options}})
+        return self.server.airflow_connection()
 
     def _client(self):
-        import clickhouse_connect
-
-        return closing(clickhouse_connect.get_client(interface="chdb", path=str(self.folder)))
+        return closing(self.server.connect())
 
     def execute(self, sql: str) -> list[tuple[Any, ...]]:
         with self._client() as client:
