@@ -63,6 +63,8 @@ bench: $(VENV)/.ready ## measure every figure of benchmarks/README.md; needs an 
 	$(VENV)/bin/python -m benchmarks.stage_to_s3 --size 2G --pairs 3
 	$(VENV)/bin/python -m benchmarks.many_tables --pairs 3
 	$(VENV)/bin/python -m benchmarks.warehouse_load --pairs 5
+	$(VENV)/bin/python -m benchmarks.warehouse_modes --pairs 3
+	$(VENV)/bin/python -m benchmarks.load_history --pairs 3
 	$(VENV)/bin/python -m benchmarks.import_time
 
 audit: $(VENV)/.ready ## check the pinned dependencies for known vulnerabilities; exit code 3 if no list is reachable

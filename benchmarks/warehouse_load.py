@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
@@ -95,11 +96,12 @@ def duckdb(folder: Path, parquet: str, pairs: int) -> None:
     report("DuckDB", {"CREATE TABLE AS": fresh(by_hand), "ours": fresh(lambda: load(parquet))}, pairs)
 
 
-def load(uri: str) -> None:
+def load(uri: str, **options: Any) -> None:
     """Run the operator, as a task does."""
     from airflow_provider_d1.transfers.staging_to_warehouse import D1StagingToWarehouseOperator
 
-    D1StagingToWarehouseOperator(task_id="load", manifest=uri, conn_id="warehouse", schema=SCHEMA).execute({})
+    arguments = {"schema": SCHEMA, **options}
+    D1StagingToWarehouseOperator(task_id="load", manifest=uri, conn_id="warehouse", **arguments).execute({})
 
 
 def run_psql(server: PostgresServer, command: str) -> None:
@@ -111,11 +113,17 @@ def run_psql(server: PostgresServer, command: str) -> None:
     )
 
 
-def report(warehouse: str, ways: dict[str, Callable[[], None]], pairs: int) -> None:
-    """Time the ways in turn, after one round that doesn't count, and print medians and ratios of each round."""
+def report(
+    warehouse: str, ways: dict[str, Callable[[], None]], pairs: int, prepare: Callable[[], None] = lambda: None
+) -> None:
+    """Time the ways in turn, after one round that doesn't count, and print medians and ratios of each round.
+
+    :param prepare: what comes before each of them and does not count.
+    """
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(pairs + 1):
         for way in list(ways)[:: 1 if number % 2 else -1]:
+            prepare()
             started = time.perf_counter()
             ways[way]()
             if number:
