@@ -14,7 +14,8 @@ from typing import Any
 class Interleaving(logging.Handler):
     """A context manager; ``start`` loads inside it, then let them run step by step. At its end all run freely.
 
-    :param blocked: seconds, longer than any statement takes unless it waits for a lock that another load holds.
+    :param blocked: seconds after which a statement counts as waiting for a lock that another load holds. On a busy
+        machine a slow one may count too: then the next load's turn comes while it runs.
     """
 
     def __init__(self, blocked: float = 10.0) -> None:

@@ -94,7 +94,7 @@ def test_the_end_is_that_of_some_order(engine, staged, one, other, standing, sch
     if standing:
         load(staged["old"], schema, "replace")
     loads = {"one": one, "other": other}
-    with Interleaving(blocked=0.5 if engine.name in ("postgres", "snowflake") else 30) as turns:
+    with Interleaving(blocked=0.1 if engine.name in ("postgres", "snowflake") else 30) as turns:
         for name, (source, mode) in loads.items():
             turns.start(name, lambda source=source, mode=mode: load(staged[source], schema, mode))
         for turn in schedule:
