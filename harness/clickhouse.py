@@ -1,7 +1,7 @@
 """A ClickHouse server on loopback: the engine of the wheel ``chdb`` in a process of its own, behind ClickHouse's HTTP.
 
-ClickHouse itself is in no package of PyPI, and Debian's is of 2018. The engine is the real one; of the protocol there is
-what ``clickhouse_connect`` uses: queries in the body, the URL or a form, settings, sessions, inserts, error codes.
+ClickHouse itself is in no package of PyPI, and Debian's is of 2018. The engine is the real one. Of the protocol there
+is what ``clickhouse_connect`` uses: queries in the body, the URL or a form, settings, sessions, inserts, error codes.
 Sessions are kept until the end, results are not compressed, and an insert begins when its data have arrived.
 """
 
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from harness.process import free_ports, running
+from harness.process import Server, free_ports, running
 
 _USER = "harness"
 #: parameters of a request that are no settings of the engine
@@ -40,10 +40,11 @@ _CODE = re.compile(r"Code: (\d+)")
 
 @dataclass(frozen=True)
 class ClickHouseServer:
-    """Where the server listens, and the account that its clients log in with."""
+    """Where the server listens, and the account of its clients; ``process`` can be killed and started again."""
 
     port: int
     password: str = field(repr=False)
+    process: Server = field(repr=False)
     host: str = "127.0.0.1"
     user: str = _USER
 
@@ -63,9 +64,7 @@ class ClickHouseServer:
         """A client of ``clickhouse_connect``."""
         import clickhouse_connect
 
-        return clickhouse_connect.get_client(
-            host=self.host, port=self.port, username=self.user, password=self.password
-        )
+        return clickhouse_connect.get_client(host=self.host, port=self.port, username=self.user, password=self.password)
 
 
 @contextmanager
@@ -73,11 +72,13 @@ def clickhouse_server(folder: Path) -> Iterator[ClickHouseServer]:
     """Run a server with its log and its data in ``folder`` (created)."""
     folder.mkdir(parents=True, exist_ok=True)
     (port,) = free_ports(1)
-    server = ClickHouseServer(port, secrets.token_urlsafe(16))
+    log = folder / "clickhouse.log"
+    process = Server(lambda: running(command, log=log, ready=lambda: _answers(server), env=env))
+    server = ClickHouseServer(port, secrets.token_urlsafe(16), process)
     command = [sys.executable, "-m", "harness.clickhouse", str(port), str(folder / "data")]
     env = {"PATH": os.environ.get("PATH", ""), "CLICKHOUSE_PASSWORD": server.password, "HOME": str(folder)}
     env |= {"PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": tempfile.gettempdir(), "NO_PROXY": "*"}
-    with running(command, log=folder / "clickhouse.log", ready=lambda: _answers(server), env=env):
+    with process:
         yield server
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.process import free_ports, running
+from harness.process import Server, free_ports, running
 
 _USER = "harness"
 #: Debian installs the server where only root looks by default
@@ -23,10 +23,11 @@ _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sb
 
 @dataclass(frozen=True)
 class MariaDBServer:
-    """Where the server listens, and an account that may do everything."""
+    """Where the server listens, and an account that may do everything; ``process`` can be killed and started again."""
 
     port: int
     password: str = field(repr=False)
+    process: Server = field(repr=False)
     host: str = "127.0.0.1"
     user: str = _USER
 
@@ -91,14 +92,16 @@ def mariadb_server(folder: Path) -> Iterator[MariaDBServer]:
         accounts = place / "accounts.sql"
         accounts.touch(mode=0o600)
         accounts.write_text(  # one statement in each line
-            f"CREATE USER '{_USER}'@'%' IDENTIFIED BY '{password}';\n"
+            f"CREATE USER IF NOT EXISTS '{_USER}'@'%' IDENTIFIED BY '{password}';\n"
             f"GRANT ALL ON *.* TO '{_USER}'@'%' WITH GRANT OPTION;\n"
             "DROP USER IF EXISTS 'root'@'localhost', 'root'@'127.0.0.1', 'root'@'::1';\n"
         )
         if user is not None:
             os.chown(accounts, pwd.getpwnam(user).pw_uid, pwd.getpwnam(user).pw_gid)
         (port,) = free_ports(1)
-        server = MariaDBServer(port, password)
+        log = folder / "mariadb.log"
+        process = Server(lambda: running(command, log=log, ready=lambda: _answers(server), user=user, env=env))
+        server = MariaDBServer(port, password, process)
         settings = {
             "datadir": data,
             "port": port,
@@ -107,14 +110,14 @@ def mariadb_server(folder: Path) -> Iterator[MariaDBServer]:
             "pid-file": place / "pid",
             "init-file": accounts,
             "skip-name-resolve": 1,
-            "innodb-flush-log-at-trx-commit": 0,
+            "innodb-flush-log-at-trx-commit": 2,  # what is committed outlives the process, though not the machine
             "innodb-fast-shutdown": 2,
             "innodb-buffer-pool-size": "256M",
             "max-connections": 100,
         }
         command = [shutil.which("mariadbd", path=_PATH) or "mariadbd", "--no-defaults"]
         command += [f"--{name}={value}" for name, value in settings.items()]
-        with running(command, log=folder / "mariadb.log", ready=lambda: _answers(server), user=user, env=env):
+        with process:
             yield server
 
 

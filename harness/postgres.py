@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from harness.process import free_ports, running
+from harness.process import Server, free_ports, running
 
 _USER = "harness"
 _DATABASE = "warehouse"
@@ -24,11 +24,12 @@ _DATABASE = "warehouse"
 
 @dataclass(frozen=True)
 class PostgresServer:
-    """Where the server listens, and its superuser."""
+    """Where the server listens, and its superuser; ``process`` can be killed and started again."""
 
     port: int
     programs: Path
     password: str = field(repr=False)
+    process: Server = field(repr=False)
     host: str = "127.0.0.1"
     user: str = _USER
     database: str = _DATABASE
@@ -117,7 +118,8 @@ def _running(folder: Path, log: Path) -> Iterator[PostgresServer]:
     )
     password_file.unlink()
     (port,) = free_ports(1)
-    server = PostgresServer(port, programs, password)
+    process = Server(lambda: running(command, log=log, ready=lambda: _answers(server), user=user, env=env))
+    server = PostgresServer(port, programs, password, process)
     settings = {
         "listen_addresses": server.host,
         "port": port,
@@ -130,7 +132,7 @@ def _running(folder: Path, log: Path) -> Iterator[PostgresServer]:
     command = [programs / "postgres", "-D", data]
     for name, value in settings.items():
         command += ["-c", f"{name}={value}"]
-    with running(command, log=log, ready=lambda: _answers(server), user=user, env=env):
+    with process:
         yield server
 
 

@@ -6,8 +6,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 
 def free_ports(count: int) -> list[int]:
@@ -74,3 +76,36 @@ def end(process: subprocess.Popen[bytes], grace: float) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
     process.wait()
+
+
+class Server:
+    """A context manager for a server process that can be killed, as when its machine fails, and started again.
+
+    :param start: the process, from the moment that it answers.
+    """
+
+    def __init__(self, start: Callable[[], AbstractContextManager[subprocess.Popen[bytes]]]) -> None:
+        self._start = start
+        self._stack = ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def start(self) -> None:
+        """Start the process and return when it answers."""
+        self._process = self._stack.enter_context(self._start())
+
+    def kill(self) -> None:
+        """Kill the process and all its children with SIGKILL."""
+        if self._process is None:
+            raise RuntimeError("the server was not started")
+        process = psutil.Process(self._process.pid)
+        for each in [process, *process.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        self._stack.close()
