@@ -11,11 +11,11 @@ from harness.s3_faults import Fault
 from tests.system.environment import BIG, HUGE, TIMEOUT, Environment, Scenario
 
 
-def killed(scenario: Scenario, run: str) -> None:
+def killed(scenario: Scenario, run: str, task_id: str = "stage") -> None:
     """Kill the process in which the task runs, and wait until the retry runs."""
-    assert scenario.attempts(run) == 1
-    scenario.airflow.task_process(scenario.name, run, "stage").send_signal(signal.SIGKILL)
-    wait_until(lambda: scenario.attempts(run) == 2, "the second attempt starts", TIMEOUT)
+    assert scenario.attempts(run, task_id) == 1
+    scenario.airflow.task_process(scenario.name, run, task_id).send_signal(signal.SIGKILL)
+    wait_until(lambda: scenario.attempts(run, task_id) == 2, "the second attempt starts", TIMEOUT)
 
 
 def whole(scenario: Scenario, run: str) -> list[str]:

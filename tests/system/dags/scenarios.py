@@ -160,6 +160,40 @@ with DAG("staged_during_load", schedule=None, catchup=False) as staged_during_lo
         schema="staged_during_load",
     )
 
+with DAG("two_loads", schedule=None, catchup=False) as two_loads:
+    staged = D1ToS3Operator(
+        task_id="stage",
+        d1_conn_id="two_loads",
+        aws_conn_id="two_loads_s3",
+        database="shop",
+        tables=["users"],
+        s3_bucket=BUCKET,
+        s3_prefix="two_loads",
+    )
+    for conn_id, s3 in (("two_loads_warehouse", "two_loads_s3"), ("two_loads_clickhouse", "two_loads_clickhouse_s3")):
+        D1StagingToWarehouseOperator(
+            task_id=conn_id,
+            manifest=staged.output,
+            conn_id=conn_id,
+            aws_conn_id=s3,
+            schema="two_loads",
+            retries=2,
+            retry_delay=timedelta(seconds=1),
+        )
+
+for name in ("load_killed", "restarted_postgres", "restarted_mysql"):
+    with stage(name, retries=2, **SMALL_PARTS) as dag:  # a busy machine may fail to start a worker in time
+        D1StagingToWarehouseOperator(
+            task_id="load",
+            manifest=dag.get_task("stage").output,
+            conn_id=f"{name}_warehouse",
+            aws_conn_id=f"{name}_s3",
+            schema=name,
+            retries=1,
+            retry_delay=timedelta(seconds=1),
+        )
+    globals()[name] = dag
+
 with DAG("celery", schedule=None, catchup=False) as celery:
     places = {"queue": "celery", "executor": "CeleryExecutor", "aws_conn_id": "celery_s3"}
     staged = StageTogether.partial(
