@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -231,10 +231,35 @@ class Load(Run[Any]):
             changed = {"nul_replaced": dict(work.nul_replaced), "texts_truncated": dict(work.texts_truncated)}
             results.append(self._loaded(table, warehouse.statement_for(work), rows=table.rows, **changed))
         self._find_missing()
-        warehouse.publish_all(self, works)
+        self._publish(works)
         if works and warehouse.transaction == "load":
             warehouse.record(self, [work.table for work in works])
         return results
+
+    def _publish(self, works: Sequence[TableLoad]) -> None:
+        """Publish all tables. Where another load adds the same columns first, the next attempt finds them there."""
+        warehouse = self.warehouse
+        errors = warehouse.driver_errors()
+        try:
+            warehouse.publish_all(self, works)
+        except errors as error:
+            added: list[str] = []
+            if warehouse.transaction != "load" and "ADD COLUMN" in self.statement:
+                with suppress(*errors):  # the first error is the one to be raised
+                    added = [work.table.name for work in works if work.drift.added and self._has_added(work)]
+            if not added:
+                raise
+            text = self.session.without_secrets(str(error).strip())
+            raise D1WarehouseError(
+                f"table {added[0]!r} got the same columns from another load at the same time; the next attempt finds "
+                f"them there: {text}",
+                retryable=True,
+            ) from None
+
+    def _has_added(self, work: TableLoad) -> bool:
+        fold = self.plan.dialect.fold
+        held = {fold(name) for name in self._columns(work.table.name)}
+        return any(fold(column.name) in held for column in work.drift.added)
 
     def _loaded(self, table: Table, statement: str, *, rows: int, **more: Any) -> LoadedTable:
         plan = self.plan

@@ -86,6 +86,8 @@ class Run(Generic[S]):
         self.session = session
         #: names of helper tables that are to be dropped
         self.helpers: list[str] = []
+        #: the statement that runs, or ran last
+        self.statement = ""
         #: the last ``sequence`` in ``_d1_loads`` that is known
         self.last_record: int | None = None
 
@@ -95,6 +97,7 @@ class Run(Generic[S]):
         :param shown: what is logged instead of a statement with secrets.
         """
         self.announce(shown or statement)
+        self.statement = shown or statement
         return self.session.rows(statement)
 
     def announce(self, statement: str) -> None:

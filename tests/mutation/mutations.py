@@ -1161,6 +1161,14 @@ MUTATIONS = (
         ("tests/unit/warehouses/test_load_preparation.py",),
     ),
     Mutation(
+        "a column that another load adds at the same moment may be tried again",
+        "warehouses/loader",
+        "Load._publish",
+        "not added",
+        "True",
+        ("tests/unit/warehouses/test_load_preparation.py",),
+    ),
+    Mutation(
         "another database is not replaced",
         "warehouses/load_history",
         "other_owners",

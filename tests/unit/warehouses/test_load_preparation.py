@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_d1.exceptions import D1WarehouseError
 from airflow_provider_d1.warehouses.loader import Load
 from airflow_provider_d1.warehouses.plan import LOADS_TABLE
 from airflow_provider_d1.warehouses.session import Run
-from tests.unit.warehouses.test_load_steps import TABLES, Recorder
+from tests.unit.warehouses.test_load_steps import NOT_WHOLE, TABLES, Recorder, existing, load
 from tests.unit.warehouses.warehouse_plans import ENGINES, manifest, plan
 
 OLDER = [("table_name", "text")]
@@ -18,10 +19,7 @@ CURRENT = [*OLDER, ("sequence", "bigint")]
 
 def driver_error(name: str) -> Exception:
     """An error of the engine's driver, as for a column that is there already."""
-    kind = ENGINES[name].driver_errors()[0]
-    error: Exception = kind.__new__(kind)
-    error.args = ("it exists already",)
-    return error
+    return ENGINES[name].driver_errors()[0]("it exists already")
 
 
 class Schema(Recorder):
@@ -123,3 +121,25 @@ def test_the_last_number_is_asked_for_once_where_no_other_load_runs(name) -> Non
 def test_only_engines_whose_session_has_a_lock_count_by_themselves() -> None:
     """Postgres, Redshift and DuckDB record once for the whole load."""
     assert [name for name in ENGINES if ENGINES[name].locks_schema] == ["mysql"]
+
+
+@pytest.mark.parametrize("name", NOT_WHOLE)
+@pytest.mark.parametrize("there", [True, False])
+def test_a_column_that_another_load_adds_at_the_same_moment_may_be_tried_again(name, there) -> None:
+    """The driver calls it an error for good, as the column exists."""
+
+    class Racing(Recorder):
+        def rows(self, statement: str) -> list[tuple[Any, ...]]:
+            if "ADD COLUMN" in statement:
+                if there:
+                    self.columns += existing(name, name="string")
+                raise driver_error(name)
+            return super().rows(statement)
+
+    recorder = Racing(existing(name, id="int64"))
+    with pytest.raises(D1WarehouseError if there else type(driver_error(name))) as failure:
+        load(name, recorder, "append")
+    assert "it exists already" in str(failure.value)
+    if there:
+        assert failure.value.retryable
+        assert "'users' got the same columns from another load" in str(failure.value)
