@@ -1014,6 +1014,22 @@ MUTATIONS = (
         ("tests/unit/warehouses/test_databricks_stopped.py",),
     ),
     Mutation(
+        "BigQuery: many tables are one transaction and one record",
+        "warehouses/bigquery",
+        "BigQuery",
+        "tables_at_once = 90",
+        "tables_at_once = 1",
+        ("tests/unit/warehouses/test_load_steps.py",),
+    ),
+    Mutation(
+        "Databricks: only names that need it have column mapping",
+        "warehouses/databricks",
+        "Databricks.create_table",
+        "_need_mapping(columns)",
+        "True",
+        ("tests/unit/warehouses/test_databricks_statements.py",),
+    ),
+    Mutation(
         "replace_strategy='rows' makes no new table",
         "warehouses/loader",
         "Load._check_attached",
