@@ -87,7 +87,8 @@ class ClickHouse(Warehouse[ClickHouseSession]):
             "nullable(datetime64(6, 'utc'))": "timestamp[us]",
             "nullable(date32)": "date32",
         },
-        max_length=206,  # a table's name becomes a file's
+        max_length=206,
+        max_file_name=213,
         quote="`",
         quote_escape="backslash",
         backslash=True,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+_PLAIN = frozenset(f"{string.ascii_letters}{string.digits}_".encode())
 
 Escape = Literal["double", "backslash"]
 
@@ -24,6 +27,8 @@ class Dialect:
     :param known_types: the warehouse's own type names (lower case, as its catalogue gives them) → the staged type
         that holds the same values; narrower ones are absent on purpose.
     :param max_length: longest identifier.
+    :param max_file_name: longest name of a table together with its schema's where both are names of files, in which
+        each byte but ASCII letters, digits and ``_`` takes three.
     :param length_in: whether that counts bytes of UTF-8 or characters.
     :param fold: two names with the same image are one name in the warehouse.
     :param quote: the character around identifiers.
@@ -42,6 +47,7 @@ class Dialect:
     known_types: Mapping[str, str]
     max_length: int
     length_in: Literal["bytes", "characters"] = "bytes"
+    max_file_name: int | None = None
     fold: Callable[[str], str] = exact
     quote: str = '"'
     quote_escape: Escape = "double"
@@ -77,6 +83,13 @@ class Dialect:
     def length(self, name: str) -> int:
         """How long a name is to the warehouse."""
         return len(name.encode()) if self.length_in == "bytes" else len(name)
+
+    def room(self, schema: str, name: str, *, column: bool) -> int:
+        """By how much a name is shorter than the longest possible one; negative for one that is too long."""
+        room = self.max_length - self.length(name)
+        if column or self.max_file_name is None:
+            return room
+        return min(room, self.max_file_name - sum(1 if byte in _PLAIN else 3 for byte in (schema + name).encode()))
 
     def name_problem(self, name: str, *, column: bool) -> str | None:
         """Why this warehouse can't hold a name exactly as it is; None when it can."""

@@ -5,6 +5,7 @@ Readers have what was there when they began until the commit, so no helper table
 
 from __future__ import annotations
 
+import string
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -104,22 +105,21 @@ class DuckDB(Warehouse[DuckDBSession]):
     def schema_query(self, plan: LoadPlan) -> str:
         return (
             "SELECT 1 FROM duckdb_schemas() WHERE database_name = current_database() "
-            f"AND lower(schema_name) = {_folded(plan, plan.options.schema)}"
+            f"AND {_is('schema_name', plan.options.schema)}"
         )
 
     def columns_query(self, plan: LoadPlan, table: str) -> str:
         return (
             "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = current_database() "
-            f"AND lower(schema_name) = {_folded(plan, plan.options.schema)} "
-            f"AND lower(table_name) = {_folded(plan, table)} ORDER BY column_index"
+            f"AND {_is('schema_name', plan.options.schema)} "
+            f"AND {_is('table_name', table)} ORDER BY column_index"
         )
 
     def check_targets(self, run: Run[DuckDBSession]) -> None:
         """Refuse views, and tables whose names differ only in case: they are neither replaced nor appended to."""
         plan = run.plan
         rest = (
-            "WHERE database_name = current_database() AND NOT internal "
-            f"AND lower(schema_name) = {_folded(plan, plan.options.schema)}"
+            f"WHERE database_name = current_database() AND NOT internal AND {_is('schema_name', plan.options.schema)}"
         )
         views = {fold_case(name) for (name,) in run.session.rows(f"SELECT view_name FROM duckdb_views() {rest}")}
         tables = {
@@ -137,8 +137,8 @@ class DuckDB(Warehouse[DuckDBSession]):
 
     def attached_query(self, plan: LoadPlan, table: str) -> str:
         of = (
-            f"database_name = current_database() AND lower(schema_name) = {_folded(plan, plan.options.schema)} "
-            f"AND lower(table_name) = {_folded(plan, table)}"
+            f"database_name = current_database() AND {_is('schema_name', plan.options.schema)} "
+            f"AND {_is('table_name', table)}"
         )
         return (
             f"SELECT 'index ' || index_name FROM duckdb_indexes() WHERE {of} "
@@ -300,8 +300,10 @@ def _names(plan: LoadPlan, columns: Sequence[Column]) -> str:
     return ", ".join(plan.dialect.identifier(column.name) for column in columns)
 
 
-def _folded(plan: LoadPlan, name: str) -> str:
-    return plan.dialect.literal(fold_case(name))
+def _is(column: str, name: str) -> str:
+    """The condition for a name in the catalogue; ``lower()`` would take É for é, which DuckDB does not."""
+    folded = f"translate({column}, '{string.ascii_uppercase}', '{string.ascii_lowercase}')"
+    return f"{folded} = {DuckDB.dialect.literal(fold_case(name))}"
 
 
 def _reader(run: Run[DuckDBSession], work: TableLoad) -> pa.RecordBatchReader:

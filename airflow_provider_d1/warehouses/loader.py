@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: a longer name is logged without its middle
+_SHOWN_NAME = 40
+
 
 def load(warehouse: Warehouse[Any], plan: LoadPlan, files: StagedFiles, connections: Connections) -> LoadResult:
     """Load the plan's tables.
@@ -75,10 +78,15 @@ def log_renamed(plan: LoadPlan) -> None:
     tables = plan.renamed_tables()
     columns = {f"{t.source_name}.{old}": new for t in plan.tables for old, new in plan.renamed(t).items()}
     if tables or columns:
-        shown = abridged((f"{old!r} → {new!r}" for old, new in {**columns, **tables}.items()), longest=150)
+        pairs = ((_shortened(old), _shortened(new)) for old, new in {**tables, **columns}.items())
+        shown = abridged((f"{old!r} → {new!r}" for old, new in pairs), longest=150)
         name = plan.dialect.name
         counts = "warehouse=%s renamed_tables=%d renamed_columns=%d names=%s"
         log.warning(counts, name, len(tables), len(columns), shown)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _SHOWN_NAME else f"{name[: _SHOWN_NAME // 2]}…{name[-_SHOWN_NAME // 2 :]}"
 
 
 def planned_statements(warehouse: Warehouse[Any], plan: LoadPlan) -> list[str]:

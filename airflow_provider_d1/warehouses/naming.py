@@ -25,19 +25,22 @@ _LETTERS: Mapping[Letters, Mapping[int, int]] = {
     "lower": str.maketrans(string.ascii_uppercase, string.ascii_lowercase),
 }
 _DIGITS = 8
+#: that a character takes in a name; 12 where each of its bytes takes three
+_MOST_BYTES = 12
 #: a prefix leaves room for at least so many characters of a table's name, with a suffix
 _LEAST_ROOM = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """How the tables and columns of a manifest are called in one warehouse.
+    """How the tables and columns of a manifest are called in one schema of a warehouse.
 
     :param letters: the operator's ``names``: whether ASCII letters stay, or become upper or lower case.
     :param table_prefix: what stands before the name of each table.
     """
 
     dialect: Dialect
+    schema: str
     letters: Letters = "exact"
     table_prefix: str = ""
 
@@ -52,13 +55,13 @@ class Naming:
         """
         if not self.table_prefix:
             return
-        prefix, size = self.asked("", column=False), self.dialect.max_length - _LEAST_ROOM
+        prefix = self.asked("", column=False)
         problem = self.dialect.name_problem(f"{prefix}t", column=False)
-        if problem is None and self.dialect.length(prefix) > size:
-            problem = f"has {self.dialect.length(prefix)} {self.dialect.length_in}, at most {size} are possible"
+        if problem is None and self._room(prefix, column=False) < _LEAST_ROOM:
+            problem = "is too long"
         if problem is not None:
             raise D1ConfigurationError(
-                f"table_prefix: {prefix!r} {problem} in {self.dialect.name}; choose another prefix"
+                f"table_prefix: {prefix!r} {problem} for {self.dialect.name}; choose another prefix"
             )
 
     def tables(self, sources: Iterable[str], reserved: Callable[[str], bool]) -> dict[str, str]:
@@ -84,7 +87,7 @@ class Naming:
         for source in sorted(sources, key=lambda source: asked[source] != spelling + source):
             name = asked[source]
             free = fold(name) not in taken and not reserved(fold(name))
-            if free and self.dialect.name_problem(name, column=column) is None:
+            if free and self._fits(name, column=column):
                 names[source] = name
                 taken.add(fold(name))
         for source in sources:
@@ -103,12 +106,18 @@ class Naming:
         suffix = f"_{digest}".translate(_LETTERS[self.letters])
         kind = ("column" if column else "table").translate(_LETTERS[self.letters])
         for stem in (name, self._held(name, column=column)):
-            shortened = (stem or kind)[: self.dialect.max_length]
-            while self.dialect.length(shortened) > self.dialect.max_length - len(suffix):
-                shortened = shortened[:-1]
-            if self.dialect.name_problem(shortened + suffix, column=column) is None:
+            shortened = stem or kind
+            while shortened and (room := self._room(shortened + suffix, column=column)) < 0:
+                shortened = shortened[: room // _MOST_BYTES]
+            if self._fits(shortened + suffix, column=column):
                 return shortened + suffix
         return kind + suffix
+
+    def _room(self, name: str, *, column: bool) -> int:
+        return self.dialect.room(self.schema, name, column=column)
+
+    def _fits(self, name: str, *, column: bool) -> bool:
+        return self._room(name, column=column) >= 0 and self.dialect.name_problem(name, column=column) is None
 
     def _held(self, name: str, *, column: bool) -> str:
         """The name with ``_`` in place of what the warehouse can't hold."""

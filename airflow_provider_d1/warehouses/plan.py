@@ -288,7 +288,7 @@ def make_plan(
 
 
 def _naming(dialect: Dialect, options: LoadOptions) -> Naming:
-    return Naming(dialect, options.names, options.table_prefix)
+    return Naming(dialect, options.schema, options.names, options.table_prefix)
 
 
 def _is_own(name: str) -> bool:

@@ -197,9 +197,10 @@ class Snowflake(Warehouse[SnowflakeSession]):
 
     def _renaming(self, plan: LoadPlan, work: TableLoad, source: str) -> str:
         """Target and source of a COPY INTO whose columns have other names in the files than in the table."""
-        identifier, types, columns = plan.dialect.identifier, plan.dialect.types, work.table.columns
+        identifier, literal, types = plan.dialect.identifier, plan.dialect.literal, plan.dialect.types
+        columns = work.table.columns
         names = ", ".join(identifier(column.name) for column in columns)
-        values = ", ".join(f"$1:{identifier(column.source_name)}::{types[column.type]}" for column in columns)
+        values = ", ".join(f"$1[{literal(column.source_name)}]::{types[column.type]}" for column in columns)
         return f"{plan.path(work.into)} ({names}) FROM (SELECT {values} FROM @{source})"
 
     def _names_in_stage(self, plan: LoadPlan, work: TableLoad, url: str | None) -> list[str]:

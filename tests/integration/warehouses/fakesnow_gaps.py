@@ -16,6 +16,7 @@ import fakesnow.copy_into
 import fakesnow.cursor
 import fakesnow.transforms
 import pytest
+import sqlglot
 from snowflake.connector.errors import ProgrammingError
 
 #: these wait for each other on one table, until the end of the transaction
@@ -28,9 +29,13 @@ _OVERWRITE = re.compile(r"INSERT OVERWRITE INTO ((?:\"(?:[^\"]|\"\")*\"\.?)+)(.*
 
 @contextmanager
 def fakesnow_without_gaps() -> Iterator[None]:
-    """``fakesnow.patch()`` with ``FILES`` of stages, columns in any case, INSERT OVERWRITE, MERGE, locks, conflicts."""
+    """``fakesnow.patch()`` with what it lacks.
+
+    ``FILES`` of stages, columns in any case, any names in ``$1['…']``, INSERT OVERWRITE, MERGE, locks, conflicts.
+    """
     urls_of = fakesnow.copy_into._source_urls
     execute = fakesnow.cursor.FakeSnowflakeCursor.execute
+    indices = fakesnow.transforms.indices_to_json_extract
 
     def urls(source: str, files: list[str]) -> list[str]:
         internal = fakesnow.copy_into.stage.is_internal(source)
@@ -38,6 +43,15 @@ def fakesnow_without_gaps() -> Iterator[None]:
 
     def exact_names(*table: Any) -> list[str]:
         return [name for name, _ in fakesnow.copy_into._describe_table(*table)]
+
+    def element(expression: Any) -> Any:
+        return expression if _of_staged_row(expression) else indices(expression)
+
+    def columns(select: Any) -> Any:
+        for bracket in list(select.find_all(sqlglot.exp.Bracket)):
+            if _of_staged_row(bracket):
+                bracket.replace(sqlglot.exp.column(bracket.expressions[0].this, quoted=True))
+        return select
 
     def overwrites(cursor: Any, command: str, *arguments: Any, **options: Any) -> Any:
         held: dict[str, threading.Lock] = vars(_held).setdefault("locks", {})
@@ -59,7 +73,13 @@ def fakesnow_without_gaps() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, fakesnow.patch():
         patch.setattr(fakesnow.copy_into, "_source_urls", urls)
         patch.setattr(fakesnow.copy_into, "_get_table_columns", exact_names)
+        patch.setattr(fakesnow.transforms, "indices_to_json_extract", element)
+        patch.setattr(fakesnow.copy_into, "_strip_json_extract", columns)
         # its own MERGE writes to a second database, which no transaction can; DuckDB has the statement
         patch.setattr(fakesnow.transforms, "merge", lambda expression: [expression])
         patch.setattr(fakesnow.cursor.FakeSnowflakeCursor, "execute", overwrites)
         yield
+
+
+def _of_staged_row(expression: Any) -> bool:
+    return isinstance(expression, sqlglot.exp.Bracket) and isinstance(expression.this, sqlglot.exp.Parameter)

@@ -91,10 +91,10 @@ def test_names_do_not_depend_on_the_chosen_tables(name: str) -> None:
 
 def test_a_name_is_the_same_in_every_release() -> None:
     """Tables that earlier loads made are found again."""
-    postgres, bigquery = Naming(ENGINES["postgres"].dialect), Naming(ENGINES["bigquery"].dialect)
+    postgres, bigquery = Naming(ENGINES["postgres"].dialect, "s"), Naming(ENGINES["bigquery"].dialect, "s")
     assert postgres.columns(["xmin", "c" * 70]) == {"xmin": "xmin_eafb2f50", "c" * 70: "c" * 54 + "_6fe5981a"}
     assert bigquery.columns(["a.b", "_PARTITIONDATE"]) == {"a.b": "a_b_2e7336dc", "_PARTITIONDATE": "_DATE_0b5edc61"}
-    upper = Naming(ENGINES["snowflake"].dialect, "upper", "shop_")
+    upper = Naming(ENGINES["snowflake"].dialect, "s", "upper", "shop_")
     assert upper.tables(["users", "É"], lambda _: False) == {"users": "SHOP_USERS", "É": "SHOP_É"}
 
 
@@ -108,7 +108,9 @@ def test_a_name_is_the_same_in_every_release() -> None:
         ("postgres", "_d1_loads", False, "_d1_loads_#"),
         ("snowflake", "_d1_loads", False, "_d1_loads_#"),
         ("snowflake", "t" * 256, False, "t{246}_#"),
-        ("clickhouse", "t" * 207, False, "t{197}_#"),
+        ("clickhouse", "t" * 207, False, "t{197}_#"),  # 213 with the schema's name, staging
+        ("clickhouse", "ü" * 40, False, "ü{32}_#"),
+        ("clickhouse", "ü" * 100, True, "ü{100}"),
         ("mysql", "ü" * 65, True, "ü{55}_#"),
         ("mysql", "😀 ", True, "_ __#"),
         ("redshift", "XMIN", True, "XMIN_#"),
@@ -126,6 +128,11 @@ def test_what_a_warehouse_cannot_hold_gets_a_suffix(name: str, source: str, colu
     found = names.tables[0].columns[0] if column else names.tables[0]
     assert re.fullmatch(expected.replace("#", "[0-9a-f]{8}"), found.name)
     assert found.source_name == source
+
+
+def test_room_for_a_table_in_clickhouse_depends_on_its_schema() -> None:
+    longer = plan(ENGINES["clickhouse"], manifest({"t" * 200: {"a": "int64"}}), schema="s" * 20)
+    assert len(longer.tables[0].name) == 213 - 20
 
 
 @pytest.mark.parametrize(
@@ -148,13 +155,13 @@ def test_of_two_names_that_are_one_the_first_is_exact(name: str, pair: tuple[str
 
 
 def test_a_later_table_does_not_take_the_name_of_an_earlier_one() -> None:
-    databricks = Naming(ENGINES["databricks"].dialect)
+    databricks = Naming(ENGINES["databricks"].dialect, "s")
     first = databricks.tables(["É"], lambda _: False)
     assert databricks.tables(["É", "é"], lambda _: False)["É"] == first["É"] == "É"
 
 
 def test_a_name_that_keeps_its_spelling_comes_before_one_that_is_changed() -> None:
-    lower = Naming(ENGINES["postgres"].dialect, "lower")
+    lower = Naming(ENGINES["postgres"].dialect, "s", "lower")
     found = lower.tables(["Users", "users"], lambda _: False)
     assert found["users"] == "users"
     assert re.fullmatch(r"users_[0-9a-f]{8}", found["Users"])
@@ -193,7 +200,7 @@ def test_a_column_is_read_by_its_name_in_the_files(name: str) -> None:
     reads = {
         "duckdb": 'SELECT "ID", "AT" FROM read_parquet(',
         "clickhouse": "(`ID`, `AT`) SELECT `Id`, `At` FROM s3(",
-        "snowflake": '("ID", "AT") FROM (SELECT $1:"Id"::NUMBER(38, 0), $1:"At"::DATE FROM @',
+        "snowflake": """("ID", "AT") FROM (SELECT $1['Id']::NUMBER(38, 0), $1['At']::DATE FROM @""",
         "databricks": "FROM (SELECT `Id` AS `ID`, `At` AS `AT` FROM 's3://bucket/",
         "bigquery": "parquet, uploaded",  # the worker renames the columns in the files
     }
@@ -207,8 +214,8 @@ def test_a_load_lists_what_it_renamed_in_one_line(caplog: pytest.LogCaptureFixtu
     ((_, level, line),) = caplog.record_tuples
     assert level == logging.WARNING
     assert len(line) <= 300
-    assert line.startswith("warehouse=Postgres renamed_tables=1 renamed_columns=2 names='t.ctid' → 'ctid_")
-    assert "xmin_" in line
+    assert line.startswith("warehouse=Postgres renamed_tables=1 renamed_columns=2 names='uuuuu")
+    assert "'t.ctid' → 'ctid_" in line
     caplog.clear()
     log_renamed(plan(ENGINES["postgres"], HARD))
     assert len(caplog.messages[0]) <= 300
