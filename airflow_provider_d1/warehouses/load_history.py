@@ -1,7 +1,8 @@
 """``_d1_loads``: what was loaded into a schema, when and from where; by it a repeated append is recognised.
 
-What came first is decided by ``sequence``, which grows by one with each record of a table, and not by a clock. Records
-of earlier releases have none; among them ``loaded_at`` decides.
+``table_name`` is a table's name in the warehouse, ``source_name`` the one in D1; records of earlier releases have none,
+as the two were the same. What came first is decided by ``sequence``, which grows by one with each record of a table,
+and not by a clock. Records of earlier releases have none; among them ``loaded_at`` decides.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ COLUMNS = (
     Column("table_name", "string"),
     Column("rows", "int64"),
     Column("mode", "string"),
+    Column("source_name", "string"),
     Column("sequence", "int64"),
 )
+#: those that a table made by an earlier release does not have
+LATER_COLUMNS = COLUMNS[-2:]
 
 
 def create_statement(plan: LoadPlan, timestamp_type: str, suffix: str = "") -> str:
@@ -58,7 +62,7 @@ def insert_statement(plan: LoadPlan, tables: Iterable[Table], now: str, sequence
     common = ", ".join(dialect.literal(text) for text in texts)
     rows = [
         f"({now}, {common}, {dialect.literal(table.name)}, {table.rows}, {dialect.literal(mode or plan.options.mode)}, "
-        f"{sequence})"
+        f"{dialect.literal(table.source_name)}, {sequence})"
         for table in tables
     ]
     return f"INSERT INTO {plan.path(LOADS_TABLE)} ({names}) VALUES {', '.join(rows)}"
@@ -78,20 +82,32 @@ def history_query(plan: LoadPlan) -> str:
 
 
 def source_query(plan: LoadPlan) -> str:
-    """For each table that this database was loaded into: when it was last dropped by a load, and when last loaded."""
+    """For each table that this database was loaded into: its name in D1, when it was last dropped, and last loaded."""
     dialect = plan.dialect
-    table, database, mode = (dialect.identifier(column) for column in ("table_name", "database_id", "mode"))
+    table, source, database, mode = (
+        dialect.identifier(column) for column in ("table_name", "source_name", "database_id", "mode")
+    )
     return (
-        f"SELECT {table}, {_last(dialect, f'{mode} = ' + dialect.literal('drop'))}, "
+        f"SELECT {table}, {source}, {_last(dialect, f'{mode} = ' + dialect.literal('drop'))}, "
         f"{_last(dialect, f'{mode} <> ' + dialect.literal('drop'))} FROM {plan.path(LOADS_TABLE)} "
-        f"WHERE {database} = {dialect.literal(plan.origin.database_id)} GROUP BY {table}"
+        f"WHERE {database} = {dialect.literal(plan.origin.database_id)} GROUP BY {table}, {source}"
     )
 
 
-def loaded_tables(rows: Iterable[tuple[Any, ...]]) -> list[str]:
-    """From :func:`source_query`'s rows: the tables that this database was loaded into and no load has dropped since."""
-    found = [(str(table), _moment(*last[:2]), _moment(*last[2:])) for table, *last in rows]
-    return sorted(table for table, dropped, at in found if at is not None and (dropped is None or at > dropped))
+def loaded_tables(rows: Iterable[tuple[Any, ...]]) -> dict[str, str]:
+    """From :func:`source_query`'s rows: the tables that this database was loaded into and no load has dropped since.
+
+    :returns: name in the warehouse → name in D1.
+    """
+    dropped: dict[str, tuple[int, Any]] = {}
+    loaded: dict[str, tuple[tuple[int, Any], str]] = {}
+    for table, source, *last in rows:
+        name, drop, load = str(table), _moment(*last[:2]), _moment(*last[2:])
+        if drop is not None:
+            dropped[name] = max(drop, dropped.get(name, drop))
+        if load is not None and (name not in loaded or load > loaded[name][0]):
+            loaded[name] = (load, str(source or table))
+    return {name: source for name, (at, source) in sorted(loaded.items()) if name not in dropped or at > dropped[name]}
 
 
 def owners_query(plan: LoadPlan, tables: Iterable[str] | None = None) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1WarehouseError
-from airflow_provider_d1.validation import abridged
+from airflow_provider_d1.validation import abridged, fold_case
 from airflow_provider_d1.warehouses import load_history
 from airflow_provider_d1.warehouses.plan import (
     LOADS_TABLE,
@@ -181,10 +182,11 @@ class Load(Run[Any]):
             self._make(warehouse.create_schema(plan), self._has_schema)
         columns = self._columns(LOADS_TABLE)
         if not columns:
-            self._make(warehouse.create_loads(plan), self._has_sequence)
-        elif not self._has_sequence(columns):  # an earlier release made it
-            column = Column("sequence", "int64")
-            self._make(warehouse.add_column(plan, LOADS_TABLE, column), self._has_sequence)
+            self._make(warehouse.create_loads(plan), partial(self._has_loads_column, load_history.COLUMNS[-1]))
+        for column in load_history.LATER_COLUMNS if columns else ():
+            if not self._has_loads_column(column, columns):  # an earlier release made it
+                made = partial(self._has_loads_column, column)
+                self._make(warehouse.add_column(plan, LOADS_TABLE, column), made)
         if warehouse.transaction != "load":  # else a killed load leaves none
             names = [str(name) for (name,) in self.session.rows(warehouse.helpers_query(plan))]
             for name in leftover_helpers(names):
@@ -204,9 +206,9 @@ class Load(Run[Any]):
     def _has_schema(self) -> bool:
         return bool(self.session.rows(self.warehouse.schema_query(self.plan)))
 
-    def _has_sequence(self, columns: Mapping[str, str] | None = None) -> bool:
+    def _has_loads_column(self, column: Column, columns: Mapping[str, str] | None = None) -> bool:
         columns = self._columns(LOADS_TABLE) if columns is None else columns
-        return any(self.plan.dialect.fold(name) == "sequence" for name in columns)
+        return any(self.plan.dialect.fold(name) == column.name for name in columns)
 
     def _columns(self, table: str) -> dict[str, str]:
         """Name → type of a table's columns, empty when there is no such table."""
@@ -280,7 +282,8 @@ class Load(Run[Any]):
         if plan.in_source is None or not plan.tables:
             return
         known = load_history.loaded_tables(self.session.rows(load_history.source_query(plan)))
-        self.missing = [name for name in known if name not in plan.in_source and self._columns(name)]
+        gone = {name for name, source in known.items() if fold_case(source) not in plan.in_source}
+        self.missing = [name for name in known if name in gone and self._columns(name)]
         if not self.missing or plan.options.on_missing == "keep":
             for name in self.missing:
                 log.warning("table=%s missing_in_source=true kept=true", name)
@@ -295,7 +298,7 @@ class Load(Run[Any]):
                 continue
             log.warning("table=%s missing_in_source=true dropped=true", name)
             warehouse.drop_table(self, name)
-            warehouse.record(self, [Table(name, (), 0, ())], "drop")
+            warehouse.record(self, [Table(name, (), 0, (), source=known[name])], "drop")
             self.dropped.append(name)
 
     def _attached_or_unknown(self, name: str) -> list[str]:

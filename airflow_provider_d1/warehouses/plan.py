@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError, D1WarehouseError
+from airflow_provider_d1.validation import fold_case
 from airflow_provider_d1.warehouses.merge_keys import merge_keys
 from airflow_provider_d1.warehouses.naming import Letters, Naming
 
@@ -152,8 +153,8 @@ class Origin:
 class LoadPlan:
     """A manifest and options that fit together and that the warehouse can hold.
 
-    :param in_source: every table that D1 has, by its name in the warehouse, where the manifest says so: it is of a
-        whole database.
+    :param in_source: every table that D1 has, by its folded name in D1, where the manifest says so: it is of a whole
+        database.
     :param catalog: what the schema is in, Databricks' catalog or BigQuery's project; empty for the connection's own.
     """
 
@@ -282,7 +283,7 @@ def make_plan(
         bookmark=manifest.source.bookmark,
         dump_sha256=manifest.dump.sha256,
     )
-    in_source = frozenset(names.values()) if _is_whole(manifest) else None
+    in_source = frozenset(map(fold_case, names)) if _is_whole(manifest) else None
     catalog = catalog if dialect.catalogs else ""
     return LoadPlan(origin, options, dialect, manifest.format, manifest.compression, tables, in_source, catalog)
 

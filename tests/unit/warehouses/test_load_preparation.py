@@ -14,7 +14,7 @@ from tests.unit.warehouses.test_load_steps import NOT_WHOLE, TABLES, Recorder, e
 from tests.unit.warehouses.warehouse_plans import ENGINES, manifest, plan
 
 OLDER = [("table_name", "text")]
-CURRENT = [*OLDER, ("sequence", "bigint")]
+CURRENT = [*OLDER, ("source_name", "text"), ("sequence", "bigint")]
 
 
 def driver_error(name: str) -> Exception:
@@ -72,8 +72,10 @@ def test_what_is_missing_is_made(name) -> None:
         warehouse.create_schema(made),
         warehouse.create_loads(made),
     ]
-    (added,) = prepare(name, Schema(name, schema=True, loads=OLDER))
-    assert added.startswith("ALTER TABLE")
+    added = prepare(name, Schema(name, schema=True, loads=OLDER))
+    assert [statement.startswith("ALTER TABLE") for statement in added] == [True, True]
+    (added_source,) = prepare(name, Schema(name, schema=True, loads=[*OLDER, ("sequence", "bigint")]))
+    assert "source_name" in added_source
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -53,7 +53,11 @@ class Recorder(Session):
             load_history.owners_query(made, [name for name, *_ in self.loaded]): self.owners,
             **{warehouse.columns_query(made, name): [("id", "x")] for name, *_ in self.loaded},
             **{warehouse.attached_query(made, name) or "": self.policies for name, *_ in self.loaded},
-            warehouse.columns_query(made, LOADS_TABLE): [("table_name", "text"), ("sequence", "bigint")],
+            warehouse.columns_query(made, LOADS_TABLE): [
+                ("table_name", "text"),
+                ("source_name", "text"),
+                ("sequence", "bigint"),
+            ],
             warehouse.helpers_query(made): [(name,) for name in self.helpers],
             **{warehouse.attached_query(made, table.name) or "": self.policies for table in made.tables},
             **{warehouse.columns_query(made, table.name): self.columns for table in made.tables},
@@ -469,12 +473,15 @@ def test_a_table_that_vanished_is_dropped_when_that_is_asked_for(name) -> None:
         if policies and ENGINES[name].attached_query(plan(ENGINES[name], manifest(TABLES)), "gone") is None:
             continue
         recorder = Recorder(existing(name, id="int64", name="string"))
-        recorder.loaded, recorder.owners, recorder.policies = [("gone", None, None, 3, CLOCK)], owners, policies
+        recorder.loaded, recorder.owners, recorder.policies = [("gone", None, None, None, 3, CLOCK)], owners, policies
         load(name, recorder, on_missing=on_missing)
         assert (drop in recorder.ran) == dropped, (owners, policies, on_missing)
         assert any("'gone', 0, 'drop'" in statement for statement in recorder.ran) == dropped
     recorder = Recorder(existing(name, id="int64", name="string"))
-    recorder.loaded = [("gone", 4, CLOCK, 3, CLOCK), ("users", None, None, 3, CLOCK)]  # it was dropped by a load before
+    recorder.loaded = [
+        ("gone", None, 4, CLOCK, 3, CLOCK),
+        ("users", None, None, None, 3, CLOCK),
+    ]  # it was dropped by a load before
     load(name, recorder, on_missing="drop")
     assert drop not in recorder.ran
 

@@ -1,5 +1,5 @@
 CREATE SCHEMA IF NOT EXISTS `staging`;
-CREATE TABLE IF NOT EXISTS `staging`.`_d1_loads` (`loaded_at` datetime(6), `manifest` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, `database_id` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, `database_name` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, `bookmark` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, `dump_sha256` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, `table_name` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, `rows` bigint, `mode` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, `sequence` bigint) ENGINE=InnoDB;
+CREATE TABLE IF NOT EXISTS `staging`.`_d1_loads` (`loaded_at` datetime(6), `manifest` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, `database_id` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, `database_name` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, `bookmark` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, `dump_sha256` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, `table_name` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, `rows` bigint, `mode` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, `source_name` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, `sequence` bigint) ENGINE=InnoDB;
 CREATE TABLE `staging`.`_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06` (`a int64` bigint, `a float64` double, `a string` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, `a binary` longblob, `a timestamp` datetime(6), `a date32` date, `select` bigint) ENGINE=InnoDB;
 INSERT INTO `staging`.`_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06` (`a int64`, `a float64`, `a string`, `a binary`, `a timestamp`, `a date32`, `select`) VALUES (?, ?, ?, ?, ?, ?, ?);
 CREATE TABLE `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1` (`id` bigint) ENGINE=InnoDB;
@@ -7,12 +7,12 @@ INSERT INTO `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1` (`id`)
 CREATE TABLE IF NOT EXISTS `staging`.`users` (`a int64` bigint, `a float64` double, `a string` longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, `a binary` longblob, `a timestamp` datetime(6), `a date32` date, `select` bigint) ENGINE=InnoDB;
 START TRANSACTION;
 INSERT INTO `staging`.`users` (`a int64`, `a float64`, `a string`, `a binary`, `a timestamp`, `a date32`, `select`) SELECT `a int64`, `a float64`, `a string`, `a binary`, `a timestamp`, `a date32`, `select` FROM `staging`.`_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06`;
-INSERT INTO `staging`.`_d1_loads` (`loaded_at`, `manifest`, `database_id`, `database_name`, `bookmark`, `dump_sha256`, `table_name`, `rows`, `mode`, `sequence`) VALUES (UTC_TIMESTAMP(6), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'users', 3, 'append', 1);
+INSERT INTO `staging`.`_d1_loads` (`loaded_at`, `manifest`, `database_id`, `database_name`, `bookmark`, `dump_sha256`, `table_name`, `rows`, `mode`, `source_name`, `sequence`) VALUES (UTC_TIMESTAMP(6), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'users', 3, 'append', 'users', 1);
 COMMIT;
 CREATE TABLE IF NOT EXISTS `staging`.`orders-2026` (`id` bigint) ENGINE=InnoDB;
 START TRANSACTION;
 INSERT INTO `staging`.`orders-2026` (`id`) SELECT `id` FROM `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1`;
-INSERT INTO `staging`.`_d1_loads` (`loaded_at`, `manifest`, `database_id`, `database_name`, `bookmark`, `dump_sha256`, `table_name`, `rows`, `mode`, `sequence`) VALUES (UTC_TIMESTAMP(6), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'orders-2026', 3, 'append', 1);
+INSERT INTO `staging`.`_d1_loads` (`loaded_at`, `manifest`, `database_id`, `database_name`, `bookmark`, `dump_sha256`, `table_name`, `rows`, `mode`, `source_name`, `sequence`) VALUES (UTC_TIMESTAMP(6), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'orders-2026', 3, 'append', 'orders-2026', 1);
 COMMIT;
 DROP TABLE IF EXISTS `staging`.`_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06`;
 DROP TABLE IF EXISTS `staging`.`_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1`;

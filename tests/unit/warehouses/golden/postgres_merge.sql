@@ -4,7 +4,7 @@ SET LOCAL client_encoding = 'UTF8';
 SET LOCAL row_security = off;
 SELECT pg_advisory_xact_lock(5578296984185564650);
 CREATE SCHEMA IF NOT EXISTS "staging";
-CREATE TABLE IF NOT EXISTS "staging"."_d1_loads" ("loaded_at" timestamptz, "manifest" text, "database_id" text, "database_name" text, "bookmark" text, "dump_sha256" text, "table_name" text, "rows" bigint, "mode" text, "sequence" bigint);
+CREATE TABLE IF NOT EXISTS "staging"."_d1_loads" ("loaded_at" timestamptz, "manifest" text, "database_id" text, "database_name" text, "bookmark" text, "dump_sha256" text, "table_name" text, "rows" bigint, "mode" text, "source_name" text, "sequence" bigint);
 CREATE TABLE "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06" ("a int64" bigint, "a float64" double precision, "a string" text, "a binary" bytea, "a timestamp" timestamp, "a date32" date, "select" bigint);
 COPY "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06" ("a int64", "a float64", "a string", "a binary", "a timestamp", "a date32", "select") FROM STDIN WITH (FORMAT binary, FREEZE true);
 CREATE TABLE "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1" ("id" bigint);
@@ -13,5 +13,5 @@ WITH updated AS (UPDATE ONLY "staging"."users" AS old SET "a float64" = new."a f
 INSERT INTO "staging"."orders-2026" ("id") OVERRIDING SYSTEM VALUE SELECT new."id" FROM "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1" new WHERE NOT EXISTS (SELECT FROM ONLY "staging"."orders-2026" old WHERE old."id" = new."id");
 DROP TABLE IF EXISTS "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06";
 DROP TABLE IF EXISTS "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1";
-INSERT INTO "staging"."_d1_loads" ("loaded_at", "manifest", "database_id", "database_name", "bookmark", "dump_sha256", "table_name", "rows", "mode", "sequence") VALUES (clock_timestamp(), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'users', 3, 'merge', 1), (clock_timestamp(), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'orders-2026', 3, 'merge', 1);
+INSERT INTO "staging"."_d1_loads" ("loaded_at", "manifest", "database_id", "database_name", "bookmark", "dump_sha256", "table_name", "rows", "mode", "source_name", "sequence") VALUES (clock_timestamp(), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'users', 3, 'merge', 'users', 1), (clock_timestamp(), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'orders-2026', 3, 'merge', 'orders-2026', 1);
 COMMIT;

@@ -1,5 +1,5 @@
 CREATE SCHEMA IF NOT EXISTS "staging";
-CREATE TABLE IF NOT EXISTS "staging"."_d1_loads" ("loaded_at" timestamp, "manifest" varchar(65535), "database_id" varchar(65535), "database_name" varchar(65535), "bookmark" varchar(65535), "dump_sha256" varchar(65535), "table_name" varchar(65535), "rows" bigint, "mode" varchar(65535), "sequence" bigint);
+CREATE TABLE IF NOT EXISTS "staging"."_d1_loads" ("loaded_at" timestamp, "manifest" varchar(65535), "database_id" varchar(65535), "database_name" varchar(65535), "bookmark" varchar(65535), "dump_sha256" varchar(65535), "table_name" varchar(65535), "rows" bigint, "mode" varchar(65535), "source_name" varchar(65535), "sequence" bigint);
 BEGIN;
 LOCK "staging"."_d1_loads";
 CREATE TABLE "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06" ("a int64" bigint, "a float64" double precision, "a string" varchar(65535), "a binary" varbyte(16777216), "a timestamp" timestamp, "a date32" date, "select" bigint);
@@ -13,5 +13,5 @@ MERGE INTO "staging"."users" USING "staging"."_d1_new_20261122t000000_0badcafe_7
 MERGE INTO "staging"."orders-2026" USING "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1" AS d1_new ON "orders-2026"."id" = d1_new."id" WHEN MATCHED THEN UPDATE SET "id" = d1_new."id" WHEN NOT MATCHED THEN INSERT ("id") VALUES (d1_new."id");
 DROP TABLE IF EXISTS "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06";
 DROP TABLE IF EXISTS "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1";
-INSERT INTO "staging"."_d1_loads" ("loaded_at", "manifest", "database_id", "database_name", "bookmark", "dump_sha256", "table_name", "rows", "mode", "sequence") VALUES (GETDATE(), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'users', 3, 'merge', 1), (GETDATE(), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'orders-2026', 3, 'merge', 1);
+INSERT INTO "staging"."_d1_loads" ("loaded_at", "manifest", "database_id", "database_name", "bookmark", "dump_sha256", "table_name", "rows", "mode", "source_name", "sequence") VALUES (GETDATE(), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'users', 3, 'merge', 'users', 1), (GETDATE(), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'orders-2026', 3, 'merge', 'orders-2026', 1);
 COMMIT;
