@@ -21,6 +21,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow_provider_d1.warehouses import load_history
 from airflow_provider_d1.warehouses.bigquery import BigQuery
 from harness.bigquery import BigQueryEmulator, bigquery_emulator, bigquery_missing
+from tests.integration.warehouses.hard_names import database, keys, named, rows_of
 from tests.integration.warehouses.staged import write_staged
 from tests.integration.warehouses.warehouse_engines import CONN_ID
 
@@ -115,6 +116,22 @@ def test_replace_and_append(emulator, schema, load_staged, stage) -> None:
     assert load_staged(first, mode="append")["skipped"] is True
     assert rows(emulator, schema) == values(USERS, MORE)
     assert tables(emulator, schema) == {"users", "empty", "_d1_loads"}
+
+
+def test_names_that_it_cannot_hold(emulator, schema, load_staged, stage) -> None:
+    tables, columns = ("users", "a.b/c", "_d1_loads"), ("id", "É", "é", "c" * 301, "a.b", "_PARTITIONDATE")
+    first, second, changed = (
+        database(ids, mark, tables, columns) for ids, mark in (([1, 2], ""), ([3], ""), ([2, 4], "changed"))
+    )
+    for letters in ("exact", "upper"):
+        options = {"names": letters, "table_prefix": f"{letters}_"}
+        for _ in range(2):
+            result = load_staged(stage(first), **options)
+        load_staged(stage(second), mode="append", **options)
+        load_staged(stage(changed, keys=keys(tables, columns)), mode="merge", **options)
+        wanted = [database([1], "", tables, columns), second, changed]
+        for source, name in named(result).items():
+            assert rows(emulator, schema, name) == rows_of(*(each[source] for each in wanted))
 
 
 def test_merge(emulator, schema, load_staged, stage) -> None:

@@ -21,13 +21,16 @@ from airflow_provider_d1.exceptions import D1WarehouseError
 from airflow_provider_d1.warehouses import load_history
 from airflow_provider_d1.warehouses.databricks import Databricks
 from airflow_provider_d1.warehouses.session import Session
+from tests.integration.warehouses.hard_names import database, keys, named, rows_of
 from tests.integration.warehouses.staged import write_staged
 from tests.integration.warehouses.warehouse_engines import CONN_ID
 
 USERS = pa.table({"id": [1, 2], "a b": ["it's \\ \n", None], "x": pa.array([b"\0\xff", None], pa.binary())})
 MORE = pa.table({"id": [3, 2**63 - 1], "a b": ["", "é"], "x": pa.array([b"", b"x"], pa.binary())})
 
-_COPY = re.compile(r"COPY INTO (\S+) FROM '(\S+)'.* FILES = \((.*?)\) COPY_OPTIONS")
+_COPY = re.compile(
+    r"COPY INTO (\S+) FROM (?:\(SELECT (.*) FROM )?'(\S+)'\)?.* FILES = \((.*?)\) COPY_OPTIONS", re.DOTALL
+)
 _CLONE = re.compile(r"CREATE OR REPLACE TABLE (\S+) CLONE (\S+)")
 _COLUMNS = re.compile(r"FROM information_schema.columns WHERE table_schema = '(\S+)' AND table_name = '(\S+)'")
 _HELPERS = re.compile(r"FROM information_schema.tables WHERE table_schema = '(\S+)'")
@@ -51,8 +54,8 @@ class SailSession(Session):
         if found := _SCHEMATA.search(statement):
             return [(1,) for name, *_ in self._collect("SHOW DATABASES") if name == found[1]]
         if found := _COPY.search(statement):
-            for name in re.findall(r"'(.*?)'", found[3]):
-                self._collect(f"INSERT INTO {found[1]} SELECT * FROM parquet.`{found[2]}{name}`")
+            for name in re.findall(r"'(.*?)'", found[4]):
+                self._collect(f"INSERT INTO {found[1]} SELECT {found[2] or '*'} FROM parquet.`{found[3]}{name}`")
             return []
         if found := _CLONE.fullmatch(statement):
             self._collect(f"DROP TABLE IF EXISTS {found[1]}")  # CREATE OR REPLACE would want the old columns
@@ -168,6 +171,20 @@ def test_replace_takes_the_new_shape(spark, schema, load_staged, stage) -> None:
     load_staged(stage({"users": USERS}))
     load_staged(stage({"users": pa.table({"email": ["a@example.com"]})}))
     assert rows(spark, schema) == [("a@example.com",)]
+
+
+def test_names_that_it_cannot_hold(spark, schema, load_staged, stage) -> None:
+    tables, columns = ("users", "a.b/c d", "_d1_loads"), ("id", "a\nb", "c" * 300, 'say "hi" `x`')
+    first, second, changed = (
+        database(ids, mark, tables, columns) for ids, mark in (([1, 2], ""), ([3], ""), ([2, 4], "changed"))
+    )
+    for _ in range(2):
+        result = load_staged(stage(first), table_prefix="shop_")
+    load_staged(stage(second), mode="append", table_prefix="shop_")
+    load_staged(stage(changed, keys=keys(tables, columns)), mode="merge", table_prefix="shop_")
+    wanted = [database([1], "", tables, columns), second, changed]
+    for source, name in named(result).items():
+        assert rows(spark, schema, name) == rows_of(*(each[source] for each in wanted))
 
 
 def test_an_error_leaves_no_helper_table(spark, schema, load_staged, stage, monkeypatch) -> None:
