@@ -1,5 +1,5 @@
 CREATE SCHEMA IF NOT EXISTS "staging";
-CREATE TABLE IF NOT EXISTS "staging"."_d1_loads" ("loaded_at" TIMESTAMP_NTZ(6), "manifest" VARCHAR, "database_id" VARCHAR, "database_name" VARCHAR, "bookmark" VARCHAR, "dump_sha256" VARCHAR, "table_name" VARCHAR, "rows" NUMBER(38, 0), "mode" VARCHAR, "sequence" NUMBER(38, 0));
+CREATE TABLE IF NOT EXISTS "staging"."_d1_loads" ("loaded_at" TIMESTAMP_NTZ(6), "manifest" VARCHAR, "database_id" VARCHAR, "database_name" VARCHAR, "bookmark" VARCHAR, "dump_sha256" VARCHAR, "table_name" VARCHAR, "rows" NUMBER(38, 0), "mode" VARCHAR, "source_name" VARCHAR, "sequence" NUMBER(38, 0));
 CREATE TRANSIENT TABLE "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06" ("a int64" NUMBER(38, 0), "a float64" FLOAT, "a string" VARCHAR, "a binary" BINARY, "a timestamp" TIMESTAMP_NTZ(6), "a date32" DATE, "select" NUMBER(38, 0)) DATA_RETENTION_TIME_IN_DAYS = 0;
 COPY INTO "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06" FROM @ops.public.d1_stage FILES = ('d1/shop''s/t0/part-00000.parquet', 'd1/shop''s/t0/part-00001.parquet') FILE_FORMAT = (TYPE = PARQUET BINARY_AS_TEXT = FALSE USE_LOGICAL_TYPE = TRUE) MATCH_BY_COLUMN_NAME = CASE_SENSITIVE ON_ERROR = ABORT_STATEMENT FORCE = TRUE;
 CREATE TRANSIENT TABLE "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1" ("id" NUMBER(38, 0)) DATA_RETENTION_TIME_IN_DAYS = 0;
@@ -7,12 +7,12 @@ COPY INTO "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1" FROM @op
 CREATE TABLE IF NOT EXISTS "staging"."users" ("a int64" NUMBER(38, 0), "a float64" FLOAT, "a string" VARCHAR, "a binary" BINARY, "a timestamp" TIMESTAMP_NTZ(6), "a date32" DATE, "select" NUMBER(38, 0));
 BEGIN;
 INSERT INTO "staging"."users" ("a int64", "a float64", "a string", "a binary", "a timestamp", "a date32", "select") SELECT "a int64", "a float64", "a string", "a binary", "a timestamp", "a date32", "select" FROM "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06";
-INSERT INTO "staging"."_d1_loads" ("loaded_at", "manifest", "database_id", "database_name", "bookmark", "dump_sha256", "table_name", "rows", "mode", "sequence") VALUES (SYSDATE(), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'users', 3, 'append', 1);
+INSERT INTO "staging"."_d1_loads" ("loaded_at", "manifest", "database_id", "database_name", "bookmark", "dump_sha256", "table_name", "rows", "mode", "source_name", "sequence") VALUES (SYSDATE(), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'users', 3, 'append', 'users', 1);
 COMMIT;
 CREATE TABLE IF NOT EXISTS "staging"."orders-2026" ("id" NUMBER(38, 0));
 BEGIN;
 INSERT INTO "staging"."orders-2026" ("id") SELECT "id" FROM "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1";
-INSERT INTO "staging"."_d1_loads" ("loaded_at", "manifest", "database_id", "database_name", "bookmark", "dump_sha256", "table_name", "rows", "mode", "sequence") VALUES (SYSDATE(), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'orders-2026', 3, 'append', 1);
+INSERT INTO "staging"."_d1_loads" ("loaded_at", "manifest", "database_id", "database_name", "bookmark", "dump_sha256", "table_name", "rows", "mode", "source_name", "sequence") VALUES (SYSDATE(), 's3://bucket/d1/shop''s/_manifest.json', 'uuid', 'it''s', '00000-1', 'cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd', 'orders-2026', 3, 'append', 'orders-2026', 1);
 COMMIT;
 DROP TABLE IF EXISTS "staging"."_d1_new_20261122t000000_0badcafe_7dfb4cf67742cb06";
 DROP TABLE IF EXISTS "staging"."_d1_new_20261122t000000_0badcafe_8dd0006dfdb7ebb1";
