@@ -49,6 +49,7 @@ RULES: Mapping[str, Rule] = {
     "on_missing": one_of("keep", "drop"),
     "names": one_of("exact", "upper", "lower"),
     "table_prefix": Rule(lambda value: isinstance(value, str), "a string"),
+    "type_hints": one_of("storage", "declared"),
     "on_nul": one_of("fail", "replace"),
     "verify_checksums": BOOLEAN,
     "allow_other_database": BOOLEAN,
@@ -106,6 +107,9 @@ class D1StagingToWarehouseOperator(BaseOperator):
     :param names: ``"exact"``, or ``"upper"`` or ``"lower"`` for the ASCII letters in the names of tables and columns.
         (templated)
     :param table_prefix: what stands before the name of each table. (templated)
+    :param type_hints: ``"storage"`` gives columns the types of what SQLite stores. ``"declared"`` gives those that are
+        declared ``BOOLEAN``, ``DATE``, ``DATETIME`` or ``TIMESTAMP``, ``DECIMAL(p,s)`` or ``NUMERIC(p,s)``, and
+        ``JSON`` the warehouse's native type where every value fits exactly. (templated)
     :param on_nul: for texts with a NUL character where the warehouse can't hold one (Postgres): ``"fail"``, or
         ``"replace"`` it by U+FFFD. (templated)
     :param verify_checksums: compare the SHA-256 of each staged file, besides its size and rows, which always are.
@@ -152,6 +156,7 @@ class D1StagingToWarehouseOperator(BaseOperator):
         on_missing: Literal["keep", "drop"] = "keep",
         names: Literal["exact", "upper", "lower"] = "exact",
         table_prefix: str = "",
+        type_hints: Literal["storage", "declared"] = "storage",
         on_nul: Literal["fail", "replace"] = "fail",
         verify_checksums: bool = False,
         allow_other_database: bool = False,
@@ -172,6 +177,7 @@ class D1StagingToWarehouseOperator(BaseOperator):
         self.on_missing = on_missing
         self.names = names
         self.table_prefix = table_prefix
+        self.type_hints = type_hints
         self.on_nul = on_nul
         self.verify_checksums = verify_checksums
         self.allow_other_database = allow_other_database
@@ -273,6 +279,7 @@ class D1StagingToWarehouseOperator(BaseOperator):
             on_missing=self.on_missing,
             names=self.names,
             table_prefix=self.table_prefix,
+            type_hints=self.type_hints,
             engine={name: getattr(self, name) for name in engine_options()},
         )
         return make_plan(manifest, uri, warehouse.dialect, options)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, ClassVar, Generic, Literal
 
 from airflow_provider_d1.exceptions import D1WarehouseError
-from airflow_provider_d1.warehouses import load_history, merge
-from airflow_provider_d1.warehouses.drift import Drift, columns_as_staged, find_drift, no_drift
+from airflow_provider_d1.warehouses import load_history, merge, native_types
 from airflow_provider_d1.warehouses.merge import KeyColumn, Match
 from airflow_provider_d1.warehouses.session import Connections, Run, S
 from airflow_provider_d1.warehouses.table_load import Publication, TableLoad, WarehouseOption
@@ -151,8 +150,9 @@ class Warehouse(ABC, Generic[S]):
 
     def create_table(self, plan: LoadPlan, name: str, columns: Sequence[Column], clause: str = "") -> str:
         """Make a table; ``clause`` may be ``IF NOT EXISTS``."""
-        dialect = plan.dialect
-        listed = ", ".join(f"{dialect.identifier(c.name)} {dialect.types[c.type]}" for c in columns)
+        listed = ", ".join(
+            f"{plan.dialect.identifier(c.name)} {plan.dialect.type_of(c.type, c.native)}" for c in columns
+        )
         return f"CREATE TABLE {clause}{plan.path(name)} ({listed}){self.table_suffix}"
 
     def drop_helper(self, plan: LoadPlan, name: str) -> str:
@@ -161,8 +161,8 @@ class Warehouse(ABC, Generic[S]):
 
     def add_column(self, plan: LoadPlan, table: str, column: Column) -> str:
         """Add a column, NULL in the rows that are there."""
-        name, type_name = plan.dialect.identifier(column.name), plan.dialect.types[column.type]
-        return f"ALTER TABLE {plan.path(table)} ADD COLUMN {name} {type_name}"
+        name = plan.dialect.identifier(column.name)
+        return f"ALTER TABLE {plan.path(table)} ADD COLUMN {name} {plan.dialect.type_of(column.type, column.native)}"
 
     def add_columns(self, plan: LoadPlan, table: str, columns: Sequence[Column]) -> list[str]:
         """Add columns to a table that is there."""
@@ -182,17 +182,19 @@ class Warehouse(ABC, Generic[S]):
         wider = plan.dialect.identifier(f"{column}_wider")
         return [
             f"ALTER TABLE {path} ADD COLUMN {wider} {plan.dialect.types[new]}",
-            f"UPDATE {path} SET {wider} = {self.cast(name, old, new)}",
+            f"UPDATE {path} SET {wider} = {native_types.converted(self, name, old, new)}",
             f"ALTER TABLE {path} DROP COLUMN {name}",
             f"ALTER TABLE {path} RENAME COLUMN {wider} TO {name}",
         ]
 
-    def insert_from_helper(self, plan: LoadPlan, work: TableLoad, verb: str = "INSERT INTO") -> str:
-        """Bring the helper table's rows into the table, each column in the type that it has there."""
+    def insert_from_helper(
+        self, plan: LoadPlan, work: TableLoad, verb: str = "INSERT INTO", into: str | None = None
+    ) -> str:
+        """Bring the helper table's rows into the table, or into another one, in the types of the table's columns."""
         values = self.staged_values(plan, work)
         names = ", ".join(plan.dialect.identifier(name) for name in values)
         return (
-            f"{verb} {plan.path(work.table.name)} ({names}) SELECT {', '.join(values.values())} "
+            f"{verb} {plan.path(into or work.table.name)} ({names}) SELECT {', '.join(values.values())} "
             f"FROM {plan.path(work.into)}"
         )
 
@@ -204,8 +206,38 @@ class Warehouse(ABC, Generic[S]):
         values = {}
         for held, target in zip(work.columns, work.drift.targets, strict=True):
             value = f"{row}{plan.dialect.identifier(held.name)}"
-            values[target.name] = value if held.type == target.type else self.cast(value, held.type, target.type)
+            if target.native and not held.native:
+                kind = native_types.kind_in(target, target.native)
+                value = self.fit(plan, work, row, held, target.native, kind).value
+            elif held.type != target.type:
+                value = self.cast(value, held.type, target.type)
+            values[target.name] = value
         return values
+
+    def fit(
+        self, plan: LoadPlan, work: TableLoad, row: str, held: Column, native: str, kind: str = ""
+    ) -> native_types.Fit:
+        """How the helper table's value gets into a type that is not a staged one.
+
+        :param kind: what the type is used as; by default what it is.
+        """
+        return native_types.fit(self, f"{row}{plan.dialect.identifier(held.name)}", held.type, native, kind)
+
+    #: True where :meth:`fit` adds columns to the helper table
+    fits_widen_helper: ClassVar[bool] = False
+
+    def retype(self, run: Run[S], work: TableLoad, *, new_table: bool) -> list[str]:
+        """Make and fill a helper table with the types of the table's columns, where it becomes the table."""
+        targets = work.drift.targets
+        if not new_table or not (self.fits_widen_helper or any(column.native for column in targets)):
+            return []
+        create = self.create_table(run.plan, work.table.typed, targets)
+        return [create, self.insert_from_helper(run.plan, work, into=work.table.typed)]
+
+    @contextmanager
+    def savepoint(self, run: Run[S]) -> Iterator[None]:
+        """A place to which a transaction of the whole load goes back after an error, where the engine has such."""
+        yield
 
     def table_value(self, plan: LoadPlan, work: TableLoad, name: str) -> str:
         """The value of one of the table's columns, beside a row of the helper table."""
@@ -295,6 +327,8 @@ class Warehouse(ABC, Generic[S]):
         # an empty table has nothing to copy; where the worker sends the rows, sending none costs nothing
         rows = self.fill(run, work) if work.table.rows or self.fits_values_here else 0
         self.check_filled(work, rows)
+        if work.checked:
+            run.settle_types(work)
         if work.key:
             in_table = work.action == "merge" and self.transaction == "statement"  # else it is seen before the commit
             merge.check_keys(self.match(run.plan, work), run.session.rows, in_table=in_table)
@@ -322,7 +356,7 @@ class Warehouse(ABC, Generic[S]):
         with run.transaction(self.begin) if self.transaction == "table" else nullcontext():
             for work, publication in publications:
                 before = work.rows_before
-                if work.into == work.table.helper and run.plan.options.mode == "append" and not publication.renames:
+                if work.into != work.table.name and run.plan.options.mode == "append" and not publication.renames:
                     before = run.count(work.table.name)
                 for statement in publication.dml:
                     run.execute(statement)
@@ -358,43 +392,3 @@ class Warehouse(ABC, Generic[S]):
                 "changed it at the same time",
                 retryable=True,
             )
-
-    def plan_table(self, plan: LoadPlan, table: Table, existing: Mapping[str, str] | None) -> TableLoad:
-        """Decide what is done with a table.
-
-        :param existing: its columns in the warehouse with their types, empty when there is none; None when that is not
-            known, and the likely case is wanted.
-        :raises D1WarehouseError: when a column of the table can't be widened, or one of the key is missing.
-        """
-        drift = no_drift(table.columns)
-        strategy = plan.options.replace_strategy
-        mode = plan.options.mode
-        action: Literal["create", "overwrite", "swap", "append", "merge"] = "create"
-        if mode != "replace":
-            if existing:
-                action, drift = mode, self.find_drift(plan, table, existing)
-            elif existing is None and mode == "merge":
-                action = mode
-        elif existing is None:
-            action = "swap" if strategy == "swap" else "overwrite"
-        elif existing:
-            same = columns_as_staged(plan.dialect, table, existing)
-            alters = strategy != "swap" and self.alters_to_replace
-            action = "swap" if strategy == "swap" or (same is None and not alters) else "overwrite"
-            drift = no_drift(same or table.columns)
-        columns = drift.targets if self.fits_values_here else table.columns
-        work = TableLoad(table, action, drift, "", columns, key=merge.target_key(table, drift))
-        work.delete_missing = plan.options.delete_missing
-        work.into = self.loads_into(plan, work)
-        return work
-
-    def find_drift(self, plan: LoadPlan, table: Table, existing: Mapping[str, str]) -> Drift:
-        """Compare a staged table with the one in the warehouse.
-
-        :raises D1WarehouseError: when a column can't be widened.
-        """
-
-        def alter(column: str, old: str, new: str) -> list[str]:
-            return self.alter_column(plan, table.name, column, old, new)
-
-        return find_drift(plan.dialect, table, existing, alter, self.alterable)

@@ -8,6 +8,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -15,11 +16,12 @@ from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError
 from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.batches import write_renamed
 from airflow_provider_d1.warehouses.dialect import Dialect
+from airflow_provider_d1.warehouses.native_types import Fit, converted, kind_of
 from airflow_provider_d1.warehouses.session import Connections, Run, Session
 from airflow_provider_d1.warehouses.table_load import TableLoad, WarehouseOption
 
 if TYPE_CHECKING:
-    from airflow_provider_d1.warehouses.plan import LoadPlan, Table
+    from airflow_provider_d1.warehouses.plan import Column, LoadPlan, Table
     from airflow_provider_d1.warehouses.staged_files import StagedFiles
 
 _CONNECT_TIMEOUT = 30
@@ -92,6 +94,17 @@ class BigQuery(Warehouse[BigQuerySession]):
         max_length=300,
         length_in="characters",
         fold=str.lower,  # columns always, tables as a dataset may ask for
+        native={
+            "boolean": "BOOL",
+            "date": "DATE",
+            "timestamp": "DATETIME",
+            "decimal": "NUMERIC({precision}, {scale})",
+        },
+        no_native={"json": "BigQuery's JSON changes the text"},
+        largest_decimal=(38, 9, 29),
+        try_cast="SAFE_CAST({value} AS {type})",
+        zoned=frozenset({"timestamp"}),
+        zoned_in_utc=True,
         quote="`",
         quote_escape="backslash",
         backslash=True,
@@ -219,7 +232,25 @@ class BigQuery(Warehouse[BigQuerySession]):
             return f"REGEXP_REPLACE(CAST({name} AS STRING), r'^(-?[0-9]+)$', r'\\1.0')"
         if (old, new) == ("binary", "string"):
             return f"UPPER(TO_HEX({name}))"
+        if (old, new) == ("timestamp[us]", "string"):
+            text = f"FORMAT_DATETIME('%Y-%m-%d %H:%M:%E6S', {name})"
+            return f"RTRIM(RTRIM({text}, '0'), '.')"
         return f"CAST({name} AS {self.dialect.types[new]})"
+
+    def fit(self, plan: LoadPlan, work: TableLoad, row: str, held: Column, native: str, kind: str = "") -> Fit:
+        """Without the type's parameters, which CAST does not take: they become conditions."""
+        name, _, listed = native.rstrip(")").partition("(")
+        found, kind = super().fit(plan, work, row, held, name, kind), kind or kind_of(native)
+        parameters = [int(number) for number in re.findall(r"\d+", listed)]
+        if not parameters:
+            return found
+        if kind == "decimal":
+            digits, scale = (*parameters, 0)[:2]
+            largest = f"CAST('1e{digits - scale}' AS BIGNUMERIC)"
+            unfit = f"ROUND({found.value}, {scale}) <> {found.value} OR ABS({found.value}) >= {largest}"
+        else:
+            unfit = f"LENGTH({found.value}) > {parameters[0]}"
+        return replace(found, misfit=f"{found.misfit} OR {unfit}")
 
     def alterable(self, old: str, new: str) -> bool:
         return (old, new) == ("int64", "float64")
@@ -228,7 +259,7 @@ class BigQuery(Warehouse[BigQuerySession]):
         path, name = plan.path(table), plan.dialect.identifier(column)
         if self.alterable(old, new):
             return [f"ALTER TABLE {path} ALTER COLUMN {name} SET DATA TYPE {plan.dialect.types[new]}"]
-        changed = f"SELECT * REPLACE ({self.cast(name, old, new)} AS {name}) FROM {path}"
+        changed = f"SELECT * REPLACE ({converted(self, name, old, new)} AS {name}) FROM {path}"
         return [f"CREATE OR REPLACE TABLE {path} AS {changed}"]
 
     def overwrite(self, plan: LoadPlan, work: TableLoad) -> list[str]:

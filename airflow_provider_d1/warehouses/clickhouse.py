@@ -5,25 +5,25 @@ There are no transactions: each table changes in one step, one table after the o
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from airflow_provider_d1.exceptions import D1WarehouseError
 from airflow_provider_d1.warehouses.base import Warehouse
-from airflow_provider_d1.warehouses.batches import schema_of, staged_batches
 from airflow_provider_d1.warehouses.clickhouse_parts import SETTINGS, partitions_of_helper, warn_of_materialized_views
+from airflow_provider_d1.warehouses.clickhouse_session import ClickHouseSession, arrow_stream, table_state
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.drift import no_drift
-from airflow_provider_d1.warehouses.fitting import fitted
+from airflow_provider_d1.warehouses.native_types import Fit, converted
 from airflow_provider_d1.warehouses.s3_access import S3Access, s3_access
-from airflow_provider_d1.warehouses.session import Connections, Run, Session
 from airflow_provider_d1.warehouses.staged_files import split_s3
 from airflow_provider_d1.warehouses.table_load import Publication, TableLoad
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.plan import Column, LoadPlan
+    from airflow_provider_d1.warehouses.session import Connections, Run
     from airflow_provider_d1.warehouses.staged_files import StagedFiles
 
 #: String holds text and bytes alike; a comment records which, for a later append
@@ -35,35 +35,7 @@ _CODE = re.compile(r"\bCode: (\d+)")
 #: permissions, wrong credentials. Not 57 (the table exists: another load may have made it) nor 499 (any error of S3).
 _PERMANENT_CODES = frozenset(
     (6, 10, 16, 20, 27, 36, 38, 41, 42, 43, 44, 46, 47, 48, 50, 53, 60, 62, 69, 70, 72, 81)
-) | frozenset((115, 117, 122, 164, 192, 193, 194, 291, 344, 349, 450, 497, 516, 636))
-
-
-class ClickHouseSession(Session):
-    """A client of ``clickhouse_connect``.
-
-    :param s3: what the server needs to read the parts from S3; None where they are streamed to it from here.
-    """
-
-    def __init__(self, client: Any, s3: S3Access | None) -> None:
-        self.client = client
-        self.s3 = s3
-        #: helper table → the table's identity and rows before they were copied into it
-        self.copied: dict[str, tuple[str, int]] = {}
-
-    def rows(self, statement: str) -> list[tuple[Any, ...]]:
-        """Run a statement and return its rows, none for one that has no result."""
-        if statement.startswith("SELECT"):
-            return [tuple(row) for row in self.client.query(statement).result_rows]
-        self.client.command(statement)
-        return []
-
-    def close(self) -> None:
-        """End the connection."""
-        self.client.close()
-
-    def without_secrets(self, text: str) -> str:
-        """The text of a driver's error without the keys."""
-        return text if self.s3 is None else self.s3.hidden_in(text)
+) | frozenset((115, 117, 122, 164, 192, 193, 194, 291, 344, 349, 450, 497, 516, 636, 691))
 
 
 class ClickHouse(Warehouse[ClickHouseSession]):
@@ -87,6 +59,16 @@ class ClickHouse(Warehouse[ClickHouseSession]):
             "nullable(datetime64(6, 'utc'))": "timestamp[us]",
             "nullable(date32)": "date32",
         },
+        native={
+            "boolean": "Nullable(Bool)",
+            "date": "Nullable(Date32)",
+            "timestamp": "Nullable(DateTime64(6, 'UTC'))",
+            "decimal": "Nullable(Decimal({precision}, {scale}))",
+        },
+        no_native={"json": "ClickHouse's JSON changes the text"},
+        largest_decimal=(76, 76, 76),
+        try_cast="accurateCastOrNull({value}, {literal})",
+        zoned_in_utc=True,
         max_length=206,
         max_file_name=213,
         quote="`",
@@ -190,11 +172,11 @@ class ClickHouse(Warehouse[ClickHouseSession]):
             whole = f"concat(toString(toInt64({name})), '.0')"
             return f"if({name} = trunc({name}) AND abs({name}) < 1e17, {whole}, {text})"
         if (old, new) == ("timestamp[us]", "string"):
-            text = f"replaceRegexpOne(toString({name}), '0{{1,6}}$', '')"
+            text = f"replaceRegexpOne(toString({name}), '([.][0-9]*?)0+$', {literal(chr(92) + '1')})"
             return f"replaceRegexpOne({text}, '[.]$', '')"
         if (old, new) == ("binary", "string"):
             return f"hex({name})"
-        return f"CAST({name}, {literal(self.dialect.types[new])})"
+        return f"CAST({name}, {literal(self.dialect.types[new].removesuffix(_COMMENT))})"
 
     def alterable(self, old: str, new: str) -> bool:
         return True
@@ -207,7 +189,7 @@ class ClickHouse(Warehouse[ClickHouseSession]):
 
     def create_helper(self, plan: LoadPlan, work: TableLoad) -> list[str]:
         """Where the table stays, with all that defines it: engine, keys, TTL, codecs, defaults, comments."""
-        if work.action in ("create", "swap", "merge"):
+        if work.action in ("create", "swap", "merge") or work.checked:
             return super().create_helper(plan, work)
         return self._create_alike(plan, work, work.into)
 
@@ -217,6 +199,27 @@ class ClickHouse(Warehouse[ClickHouseSession]):
             *(self.add_column(plan, name, column) for column in work.drift.added),
             *(s for c in work.drift.altered for s in self.alter_column(plan, name, c.column, c.old, c.new)),
         ]
+
+    def fit(self, plan: LoadPlan, work: TableLoad, row: str, held: Column, native: str, kind: str = "") -> Fit:
+        found = super().fit(plan, work, row, held, native, kind)
+        misfit, value = found.misfit, f"{row}{plan.dialect.identifier(held.name)}"
+        if "Nullable(" not in native:
+            misfit += f" OR {value} IS NULL"
+        decimal = re.search(r"Decimal\((\d+), (\d+)\)", native)
+        if decimal is not None and held.type in ("int64", "float64"):  # it holds more digits than it has
+            misfit += f" OR abs({value}) >= 1e{int(decimal[1]) - int(decimal[2])}"
+        return replace(found, misfit=misfit)
+
+    def retype(self, run: Run[ClickHouseSession], work: TableLoad, *, new_table: bool) -> list[str]:
+        """Here it is a helper table like the table that becomes the table, unless there is nothing to keep."""
+        plan, typed = run.plan, work.table.typed
+        if work.action in ("create", "swap", "merge"):
+            return super().retype(run, work, new_table=new_table)
+        result = self._create_alike(plan, work, typed)
+        if work.action == "append" and work.drift.altered:
+            run.session.copied[typed] = table_state(run, work.table.name)
+            result.append(self._copy_old(plan, work, typed))
+        return [*result, self.insert_from_helper(plan, work, into=typed)]
 
     def drop_helper(self, plan: LoadPlan, name: str) -> str:
         return f"DROP TABLE IF EXISTS {plan.path(name)} SYNC"
@@ -246,7 +249,7 @@ class ClickHouse(Warehouse[ClickHouseSession]):
     def check_published(self, run: Run[ClickHouseSession], work: TableLoad, before: int) -> None:
         old = _successor(work)
         copied = run.session.copied.get(old)
-        if copied is not None and _state(run, old) != copied:
+        if copied is not None and table_state(run, old) != copied:
             # it is another table than the one that was copied, or it got rows that were not
             run.execute(self.exchange(run.plan, work))
             raise D1WarehouseError(
@@ -259,7 +262,7 @@ class ClickHouse(Warehouse[ClickHouseSession]):
     def publish(self, run: Run[ClickHouseSession], works: Sequence[TableLoad]) -> None:
         for work in works:
             if work.action == "merge":
-                run.session.copied[work.table.merged] = _state(run, work.table.name)
+                run.session.copied[work.table.merged] = table_state(run, work.table.name)
         super().publish(run, works)
 
     def load_rows(self, run: Run[ClickHouseSession], work: TableLoad) -> None:
@@ -281,8 +284,8 @@ class ClickHouse(Warehouse[ClickHouseSession]):
     def fill(self, run: Run[ClickHouseSession], work: TableLoad) -> int:
         table, session = work.table, run.session
         copied = 0
-        if work.action == "append" and work.drift.altered:
-            session.copied[work.into] = _state(run, table.name)
+        if work.action == "append" and work.drift.altered and not work.checked:
+            session.copied[work.into] = table_state(run, table.name)
             run.execute(self._copy_old(run.plan, work, work.into))
             copied = run.count(work.into)
         as_staged = [column.type for column in work.columns] == [column.type for column in table.columns]
@@ -291,7 +294,7 @@ class ClickHouse(Warehouse[ClickHouseSession]):
         else:
             run.announce(self._insert_from_client(run.plan, work))
             names = [column.name for column in work.columns]
-            session.client.raw_insert(run.plan.path(work.into), names, _stream(run, work), fmt="ArrowStream")
+            session.client.raw_insert(run.plan.path(work.into), names, arrow_stream(run, work), fmt="ArrowStream")
         return run.count(work.into) - copied
 
     def _fill_from_s3(self, run: Run[ClickHouseSession], work: TableLoad, access: S3Access) -> None:
@@ -330,7 +333,7 @@ class ClickHouse(Warehouse[ClickHouseSession]):
     def table_value(self, plan: LoadPlan, work: TableLoad, name: str) -> str:
         value = super().table_value(plan, work, name)
         change = next((change for change in work.drift.altered if change.column == name), None)
-        return value if change is None else self.cast(value, change.old, change.new)
+        return value if change is None else converted(self, value, change.old, change.new)
 
     def _copy_old(self, plan: LoadPlan, work: TableLoad, into: str) -> str:
         """Bring the old rows into a table with the new types: text in SQLite's layout, blobs hexadecimal."""
@@ -368,27 +371,5 @@ def _successor(work: TableLoad) -> str:
     return work.table.merged if work.action == "merge" else work.into
 
 
-def _state(run: Run[ClickHouseSession], table: str) -> tuple[str, int]:
-    """A table's identity, which goes with it when it is renamed, and its rows."""
-    schema, name = (run.plan.dialect.literal(name) for name in (run.plan.options.schema, table))
-    found = run.session.rows(f"SELECT toString(uuid) FROM system.tables WHERE database = {schema} AND name = {name}")
-    return str(found), run.count(table)
-
-
 def _names(plan: LoadPlan, columns: Sequence[Column]) -> str:
     return ", ".join(plan.dialect.identifier(column.name) for column in columns)
-
-
-def _stream(run: Run[ClickHouseSession], work: TableLoad) -> Iterator[bytes]:
-    """The staged rows as one Arrow stream."""
-    import pyarrow as pa
-
-    buffer = io.BytesIO()
-    writer = pa.ipc.new_stream(buffer, schema_of(work.columns))
-    for batch in fitted(staged_batches(run.files, work.table, run.plan.file_format), work.table, work.columns):
-        writer.write_batch(batch)
-        yield buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
-    writer.close()
-    yield buffer.getvalue()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from airflow_provider_d1.exceptions import D1ConfigurationError
 from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.dialect import Dialect
+from airflow_provider_d1.warehouses.native_types import converted
 from airflow_provider_d1.warehouses.session import Connections, CursorSession, Run, is_permanent_sqlstate
 from airflow_provider_d1.warehouses.table_load import TableLoad, WarehouseOption
 
@@ -50,6 +51,16 @@ class Databricks(Warehouse[CursorSession]):
             "timestamp_ntz": "timestamp[us]",
             "date": "date32",
         },
+        native={
+            "boolean": "BOOLEAN",
+            "date": "DATE",
+            "timestamp": "TIMESTAMP_NTZ",
+            "decimal": "DECIMAL({precision},{scale})",
+        },
+        no_native={"json": "a VARIANT changes the text"},
+        largest_decimal=(38, 38, 38),
+        text_length="CHAR_LENGTH({value})",
+        zoned=frozenset({"timestamp"}),
         max_length=255,
         length_in="characters",
         fold=str.lower,
@@ -135,7 +146,7 @@ class Databricks(Warehouse[CursorSession]):
 
     def alter_column(self, plan: LoadPlan, table: str, column: str, old: str, new: str) -> list[str]:
         path, name = plan.path(table), plan.dialect.identifier(column)  # Delta rewrites the table for it
-        changed = f"SELECT * EXCEPT ({name}), {self.cast(name, old, new)} AS {name} FROM {path}"
+        changed = f"SELECT * EXCEPT ({name}), {converted(self, name, old, new)} AS {name} FROM {path}"
         # the other columns, which are not known here, may have names that need the mapping
         return [f"CREATE OR REPLACE TABLE {path}{self.table_suffix} TBLPROPERTIES ({_MAPPING}) AS {changed}"]
 
@@ -150,7 +161,7 @@ class Databricks(Warehouse[CursorSession]):
     def add_columns(self, plan: LoadPlan, table: str, columns: Sequence[Column]) -> list[str]:
         """A table that was made without such columns has to be given the table features that they need."""
         properties = [_MAPPING] if _need_mapping(columns) else []
-        if any(column.type == "timestamp[us]" for column in columns):
+        if any(self.dialect.type_of(column.type, column.native).startswith("TIMESTAMP_NTZ") for column in columns):
             properties.append(_TIMESTAMP_NTZ)
         features = f"ALTER TABLE {plan.path(table)} SET TBLPROPERTIES ({', '.join(properties)})"
         return [*([features] if properties else []), *super().add_columns(plan, table, columns)]

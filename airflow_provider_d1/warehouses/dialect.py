@@ -40,6 +40,15 @@ class Dialect:
     :param forbidden_table: what no schema's or table's name may contain, besides.
     :param reserved_columns: folded column names that the warehouse reserves.
     :param catalogs: whether a schema's name may be qualified: Databricks' catalog, BigQuery's project.
+    :param native: what a declared type may ask for (``boolean``, ``date``, ``timestamp``, ``decimal``, ``json``) → the
+        warehouse's type as its catalogue writes it; without those whose values it would not keep as they are.
+    :param no_native: why one of these is missing, where the reason is the warehouse's own.
+    :param largest_decimal: most digits, most of them after the point, most of them before it.
+    :param try_cast: how ``{value}`` is cast to ``{type}`` (``{literal}``, as a string) when it may not fit: NULL,
+        another value or an error comes of it.
+    :param text_length: the length of a text ``{value}`` as the types of texts count it; empty where a cast to such a
+        type cuts what is longer.
+    :param zoned_in_utc: whether timestamps without a time zone are cast to those with one as UTC.
     """
 
     name: str
@@ -58,6 +67,21 @@ class Dialect:
     forbidden_table: re.Pattern[str] | None = None
     reserved_columns: frozenset[str] = frozenset()
     catalogs: bool = False
+    native: Mapping[str, str] = field(default_factory=dict)
+    no_native: Mapping[str, str] = field(default_factory=dict)
+    largest_decimal: tuple[int, int, int] = (38, 37, 38)
+    #: more names of types than the usual ones that have a time zone
+    zoned: frozenset[str] = frozenset()
+    try_cast: str = "TRY_CAST({value} AS {type})"
+    text_length: str = ""
+    zoned_in_utc: bool = False
+
+    def type_of(self, staged: str, native: str) -> str:
+        """A column's type in this warehouse.
+
+        :param native: its own type, empty where it has the staged one.
+        """
+        return native or self.types[staged]
 
     def identifier(self, *parts: str) -> str:
         """Quote one name, or several as a qualified one."""

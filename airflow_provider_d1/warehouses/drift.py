@@ -69,8 +69,18 @@ def wider(one: str, other: str) -> str:
     return "string"
 
 
+def _decided_by_values(held: str | None, staged: str) -> bool:
+    """Whether the values decide if a column keeps its type.
+
+    :param held: the staged type that holds the same values as the column; None for any other type.
+    """
+    return held is None or (held in ("date32", "timestamp[us]") and staged == "string")
+
+
 def columns_as_staged(dialect: Dialect, table: Table, existing: Mapping[str, str]) -> tuple[Column, ...] | None:
-    """The warehouse's columns in staged order if they are the staged ones, with the staged types; else None.
+    """The warehouse's columns in staged order if they are the staged ones; else None.
+
+    They have the staged types, or others that may hold the values (``native``).
 
     :param existing: the warehouse's columns, with their types as its catalogue gives them.
     """
@@ -80,9 +90,13 @@ def columns_as_staged(dialect: Dialect, table: Table, existing: Mapping[str, str
     columns = []
     for column in table.columns:
         name = by_fold.get(dialect.fold(column.name))
-        if name is None or dialect.known_types.get(existing[name].lower()) != column.type:
+        if name is None:
             return None
-        columns.append(Column(name, column.type))
+        held = dialect.known_types.get(existing[name].lower())
+        if held != column.type and not _decided_by_values(held, column.type):
+            return None
+        native = "" if held == column.type else existing[name]
+        columns.append(Column(name, column.type, native=native, hint=column.hint))
     return tuple(columns)
 
 
@@ -94,6 +108,9 @@ def find_drift(
     alterable: Callable[[str, str], bool],
 ) -> Drift:
     """Compare a staged table with the one in the warehouse.
+
+    A column of a type that is not staged, and one of dates where texts are staged, keeps its type (``native``) for the
+    time being: the values decide, when they are in the warehouse.
 
     :param existing: the warehouse's columns in order, with their types as its catalogue gives them.
     :param alter: writes the statements that would widen a column.
@@ -110,11 +127,8 @@ def find_drift(
             continue
         declared = existing[name]
         held = dialect.known_types.get(declared.lower())
-        if held is None:
-            refused.append(
-                f"column {name!r} is {declared}: that type cannot represent every staged {column.type} value exactly: "
-                + "; ".join(alter(name, "string", column.type))
-            )
+        if held is None or _decided_by_values(held, column.type):
+            targets.append(Column(name, column.type, native=declared, hint=column.hint))
             continue
         wanted = wider(held, column.type)
         targets.append(Column(name, wanted))

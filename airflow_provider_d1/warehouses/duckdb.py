@@ -17,6 +17,7 @@ from airflow_provider_d1.warehouses.batches import schema_of, staged_batches
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.duckdb_session import DuckDBSession
 from airflow_provider_d1.warehouses.fitting import fitted
+from airflow_provider_d1.warehouses.native_types import converted
 from airflow_provider_d1.warehouses.plan import LOADS_TABLE
 from airflow_provider_d1.warehouses.s3_access import s3_access
 from airflow_provider_d1.warehouses.staged_files import split_s3
@@ -54,6 +55,14 @@ class DuckDB(Warehouse[DuckDBSession]):
             "timestamp": "timestamp[us]",
             "date": "date32",
         },
+        native={
+            "boolean": "BOOLEAN",
+            "date": "DATE",
+            "timestamp": "TIMESTAMP",
+            "decimal": "DECIMAL({precision},{scale})",
+            "json": "JSON",  # a checked text
+        },
+        largest_decimal=(38, 38, 38),
         max_length=4096,  # it has no limit of its own
         fold=fold_case,
     )
@@ -164,13 +173,13 @@ class DuckDB(Warehouse[DuckDBSession]):
     def alter_column(self, plan: LoadPlan, table: str, column: str, old: str, new: str) -> list[str]:
         name = plan.dialect.identifier(column)
         alter = f"ALTER TABLE {plan.path(table)} ALTER COLUMN {name}"
-        return [f"{alter} TYPE {plan.dialect.types[new]} USING {self.cast(name, old, new)}"]
+        return [f"{alter} TYPE {plan.dialect.types[new]} USING {converted(self, name, old, new)}"]
 
     def loads_into(self, plan: LoadPlan, work: TableLoad) -> str:
-        return work.table.helper if work.action == "merge" else work.table.name
+        return work.table.helper if work.action == "merge" or work.checked else work.table.name
 
     def publication(self, plan: LoadPlan, work: TableLoad) -> Publication:
-        return super().publication(plan, work) if work.action == "merge" else Publication()
+        return Publication() if work.into == work.table.name else super().publication(plan, work)
 
     def merge(self, plan: LoadPlan, work: TableLoad) -> list[str]:
         # it has MERGE since version 1.4 only
@@ -187,17 +196,19 @@ class DuckDB(Warehouse[DuckDBSession]):
         return "CREATE TABLE AS" if work.action in ("create", "swap") else self.statement
 
     def load_rows(self, run: Run[DuckDBSession], work: TableLoad) -> None:
-        if work.action == "append":
+        straight = work.into == work.table.name
+        if straight and work.action == "append":
             for statement in self.alterations(run.plan, work):
                 run.execute(statement)
-        elif work.action == "overwrite":
+        elif straight and work.action == "overwrite":
             run.execute(self._delete(run.plan, work))
         super().load_rows(run, work)
 
     def fill_statements(self, plan: LoadPlan, work: TableLoad) -> list[str]:
         parquet = plan.file_format == "parquet"
         source = _parquet_source(plan, work, [part.uri for part in work.table.parts]) if parquet else _BATCHES
-        delete = [self._delete(plan, work)] if work.action == "overwrite" else []
+        straight = work.into == work.table.name
+        delete = [self._delete(plan, work)] if straight and work.action == "overwrite" else []
         return [*delete, self._load_from(plan, work, source)]
 
     def fill(self, run: Run[DuckDBSession], work: TableLoad) -> int:
@@ -229,7 +240,7 @@ class DuckDB(Warehouse[DuckDBSession]):
         """Make the table from what the source holds, or add that to it."""
         targets = _names(plan, work.columns)
         staged = targets if source == _BATCHES else _names(plan, work.table.columns)
-        if work.action in ("create", "swap"):
+        if work.into == work.table.name and work.action in ("create", "swap"):
             create = "CREATE OR REPLACE TABLE" if work.action == "swap" else "CREATE TABLE"
             return f"{create} {plan.path(work.into)} AS SELECT {staged} FROM {source}"
         return f"INSERT INTO {plan.path(work.into)} ({targets}) SELECT {staged} FROM {source}"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1WarehouseError
 from airflow_provider_d1.validation import abridged, fold_case
-from airflow_provider_d1.warehouses import load_history
+from airflow_provider_d1.warehouses import load_history, target_types
+from airflow_provider_d1.warehouses.native_types import old_type
 from airflow_provider_d1.warehouses.plan import (
     LOADS_TABLE,
     Column,
@@ -22,6 +23,7 @@ from airflow_provider_d1.warehouses.plan import (
     leftover_helpers,
 )
 from airflow_provider_d1.warehouses.session import Run
+from airflow_provider_d1.warehouses.table_planning import plan_table
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.base import Warehouse
@@ -100,7 +102,7 @@ def planned_statements(warehouse: Warehouse[Any], plan: LoadPlan) -> list[str]:
     prepare = [warehouse.create_schema(plan), warehouse.create_loads(plan)]
     start = [warehouse.begin, *warehouse.lock(plan)] if whole else []
     result = [*prepare, *start] if warehouse.locks_first else [*start, *prepare]
-    works = [warehouse.plan_table(plan, table, None) for table in plan.tables]
+    works = [plan_table(warehouse, plan, table, None) for table in plan.tables]
     helpers = []
     for work in works:
         if work.into == work.table.helper:
@@ -230,13 +232,16 @@ class Load(Run[Any]):
                 log.info("Skipped %s: this export is already loaded", path)
                 results.append(self._loaded(table, warehouse.statement, rows=0, skipped=True))
                 continue
-            work = warehouse.plan_table(plan, table, existing)
+            work = plan_table(warehouse, plan, table, existing)
             self._check_exact(work)
-            if work.action == "swap":
+            planned = work.action
+            if planned == "swap":
                 self._check_attached(work)
             if work.into == table.name and work.action == "append":
                 work.rows_before = self.count(table.name)
             warehouse.load_rows(self, work)
+            if work.action == "swap" != planned:  # the values do not fit the types that the table has
+                self._check_attached(work)
             works.append(work)
             changed = {"nul_replaced": dict(work.nul_replaced), "texts_truncated": dict(work.texts_truncated)}
             results.append(self._loaded(table, warehouse.statement_for(work), rows=table.rows, **changed))
@@ -330,7 +335,7 @@ class Load(Run[Any]):
         """Drop nothing together with a table: who was kept from rows by a policy would see them in the new one."""
         plan, name = self.plan, work.table.name
         if plan.options.replace_strategy == "rows":
-            changes = "; ".join(self._changes_to_staged(work.table))
+            changes = "; ".join(self._changes_to_staged(work))
             raise D1WarehouseError(
                 f"Table {name!r} is unchanged: its columns are not the staged ones any more, and "
                 f"replace_strategy='rows' makes no new table in its place. Run {changes}, or allow a swap"
@@ -344,24 +349,27 @@ class Load(Run[Any]):
             log.warning("table=%s policies=unknown, grants are not kept: %s", name, error)
             return
         if found:
-            changes = "; ".join(self._changes_to_staged(work.table))
+            changes = "; ".join(self._changes_to_staged(work))
             remedy = f"Run {changes}" if changes else "Pass replace_strategy='rows'"
             raise D1WarehouseError(
                 f"Table {name!r} is unchanged: a new table in its place would not have {', '.join(found)}. "
                 f"{remedy}, or drop it"
             )
 
-    def _changes_to_staged(self, table: Table) -> list[str]:
+    def _changes_to_staged(self, work: TableLoad) -> list[str]:
         """The statements that would give a table the staged columns, for a person to run."""
-        warehouse, plan, existing = self.warehouse, self.plan, self._columns(table.name)
+        warehouse, plan, table = self.warehouse, self.plan, work.table
+        existing = self._columns(table.name)
+        kept = {c.name: target.native for c, target in zip(table.columns, work.drift.targets, strict=True)}
         fold = plan.dialect.fold
         staged, held = {fold(column.name): column for column in table.columns}, {fold(name): name for name in existing}
         added = [column for name, column in staged.items() if name not in held]
         result = warehouse.add_columns(plan, table.name, added)
         for name, column in staged.items():
             known = plan.dialect.known_types.get(existing[held[name]].lower()) if name in held else column.type
-            if known != column.type:
-                result += warehouse.alter_column(plan, table.name, held[name], known or "string", column.type)
+            if known != column.type and not kept[column.name]:
+                old = old_type(plan.dialect, existing[held[name]])
+                result += warehouse.alter_column(plan, table.name, held[name], old, column.type)
         gone = sorted(held[name] for name in held.keys() - staged.keys())
         return [*result, *warehouse.drop_columns(plan, table.name, gone)]
 
@@ -378,6 +386,9 @@ class Load(Run[Any]):
                         f"table {work.table.name!r} is unchanged: {count} integers in column {change.column!r} would "
                         f"be rounded by {change.statement}"
                     )
+
+    def settle_types(self, work: TableLoad, *, new_table: bool | None = None) -> None:
+        target_types.settle(self.warehouse, self, work, new_table=new_table)
 
     def _drop_helpers(self) -> None:
         for name in self.helpers:

@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-import ssl
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from airflow_provider_d1.cloudflare.credentials import Secret
-from airflow_provider_d1.exceptions import D1ConfigurationError, D1WarehouseError
+from airflow_provider_d1.exceptions import D1WarehouseError
 from airflow_provider_d1.staging.workers import ahead
+from airflow_provider_d1.warehouses import native_types
 from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.batches import staged_batches
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.fitting import fitted
 from airflow_provider_d1.warehouses.insert_values import refuse_non_finite, value_lists
-from airflow_provider_d1.warehouses.session import CursorSession, while_in_use
+from airflow_provider_d1.warehouses.mysql_session import MySQLSession, connect, error_number
+from airflow_provider_d1.warehouses.native_types import Fit, converted, kind_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airflow_provider_d1.warehouses.plan import LoadPlan
+    from airflow_provider_d1.warehouses.plan import Column, LoadPlan
     from airflow_provider_d1.warehouses.session import Connections, Run
     from airflow_provider_d1.warehouses.staged_files import StagedFiles
     from airflow_provider_d1.warehouses.table_load import TableLoad
 
 #: bytes of rows in one INSERT; the server's max_allowed_packet is 16 MiB in MariaDB, 64 MiB in MySQL 8, if not less
 _LARGEST_INSERT = 4 << 20
-_CONNECT_TIMEOUT = 20
-#: how long a load waits for another one into the same schema, in seconds
-_OTHER_LOAD = 6 * 3600
 #: permanent errors; all others are taken as transient: a deadlock (1213), a lock (1205),
 #: a full disk (1021, 1114), a server that shuts down, is read-only (1290, 1836) or has gone (2006, 2013)
 _PERMANENT = frozenset(
@@ -51,42 +47,6 @@ _TEXT = "longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 def fold(name: str) -> str:
     """Names with the same image are one name of a column."""
     return "".join(character.lower()[:1] for character in name)
-
-
-class MySQLSession(CursorSession):
-    """A PyMySQL cursor in autocommit mode; loads into one schema follow each other by a lock of the server."""
-
-    def __init__(self, connection: Any, schema: str, waits: int = _OTHER_LOAD) -> None:
-        super().__init__(connection)
-        for statement in (
-            # no value is cut or rounded in silence, and a backslash escapes in literals
-            "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO'",
-            "SET SESSION time_zone = '+00:00', wait_timeout = 28800",
-            # rows that other sessions add while rows are replaced have to wait
-            "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
-        ):
-            self.rows(statement)
-        ((version, self.largest_statement),) = self.rows("SELECT VERSION(), @@max_allowed_packet")
-        self._shortest_wait = 0 if "mariadb" in str(version).lower() else 1
-        ((self._wait,),) = self.rows("SELECT @@lock_wait_timeout")
-        name = "d1:" + hashlib.sha256(schema.encode()).hexdigest()[:32]
-        ((taken,),) = self.rows(f"SELECT GET_LOCK('{name}', {waits})")
-        if taken != 1:
-            raise D1WarehouseError(
-                f"Another load into schema {schema!r} has been running for more than {waits} seconds; nothing was "
-                "loaded, try again later",
-                retryable=True,
-            )
-
-    def rows(self, statement: str) -> list[tuple[Any, ...]]:
-        """Run a statement and return its rows; one that changes a table gives way to the table's readers."""
-        if not statement.startswith(("RENAME TABLE", "ALTER TABLE", "DROP TABLE `")):
-            return super().rows(statement)
-        super().rows(f"SET SESSION lock_wait_timeout = {self._shortest_wait}")
-        try:
-            return while_in_use(lambda: super(MySQLSession, self).rows(statement), lambda error: _number(error) == 1205)
-        finally:
-            super().rows(f"SET SESSION lock_wait_timeout = {self._wait}")
 
 
 class MySQL(Warehouse[MySQLSession]):
@@ -111,6 +71,16 @@ class MySQL(Warehouse[MySQLSession]):
             "datetime(6)": "timestamp[us]",
             "date": "date32",
         },
+        native={
+            "boolean": "tinyint(1)",
+            "date": "date",
+            "timestamp": "datetime(6)",
+            "decimal": "decimal({precision},{scale})",
+        },
+        no_native={"json": "MySQL's JSON changes the text"},
+        largest_decimal=(65, 30, 65),
+        try_cast="CAST({value} AS {type})",
+        zoned_in_utc=True,
         max_length=64,
         length_in="characters",
         fold=fold,
@@ -128,6 +98,7 @@ class MySQL(Warehouse[MySQLSession]):
     locks_schema = True
     begin = "START TRANSACTION"
     fits_values_here = True
+    fits_widen_helper = True
     table_suffix = " ENGINE=InnoDB"
     loads_suffix = " ENGINE=InnoDB"
 
@@ -137,7 +108,7 @@ class MySQL(Warehouse[MySQLSession]):
         return (Error,)
 
     def is_permanent(self, error: Exception) -> bool:
-        number = _number(error)
+        number = error_number(error)
         # a missing helper table was dropped by another session: the next load makes a new one
         return number in _PERMANENT and not (number == 1146 and "_d1_new_" in str(error))
 
@@ -146,7 +117,8 @@ class MySQL(Warehouse[MySQLSession]):
 
     def columns_query(self, plan: LoadPlan, table: str) -> str:
         return (
-            "SELECT column_name, column_type FROM information_schema.columns "
+            "SELECT column_name, CONCAT(column_type, CASE WHEN character_set_name <> 'utf8mb4' "
+            "THEN CONCAT(' CHARACTER SET ', character_set_name) ELSE '' END) FROM information_schema.columns "
             f"WHERE {_of(plan, table)} ORDER BY ordinal_position"
         )
 
@@ -170,6 +142,10 @@ class MySQL(Warehouse[MySQLSession]):
             return _real_as_text(name)
         if (old, new) == ("binary", "string"):
             return f"HEX({name})"
+        if (old, new) == ("timestamp[us]", "string"):
+            text = f"CAST({name} AS CHAR CHARACTER SET utf8mb4)"
+            shorter = f"TRIM(TRAILING '.' FROM TRIM(TRAILING '0' FROM {text}))"
+            return f"IF(LOCATE('.', {text}) > 0, {shorter}, {text})"
         if new == "string":
             return f"CAST({name} AS CHAR CHARACTER SET utf8mb4)"
         return name
@@ -179,19 +155,35 @@ class MySQL(Warehouse[MySQLSession]):
 
     def alter_column(self, plan: LoadPlan, table: str, column: str, old: str, new: str) -> list[str]:
         path, name, kind = plan.path(table), plan.dialect.identifier(column), plan.dialect.types[new]
-        if self.cast(name, old, new) in (name, f"CAST({name} AS CHAR CHARACTER SET utf8mb4)"):
+        if converted(self, name, old, new) in (name, f"CAST({name} AS CHAR CHARACTER SET utf8mb4)"):
             return [f"ALTER TABLE {path} MODIFY COLUMN {name} {kind}"]
         # MODIFY would not give SQLite's form. The second column has a name that only this load has
         wider = plan.dialect.identifier(f"_d1_{plan.tables[0].token}")
         return [
             f"ALTER TABLE {path} ADD COLUMN {wider} {kind} AFTER {name}",
-            f"UPDATE {path} SET {wider} = {self.cast(name, old, new)}",
+            f"UPDATE {path} SET {wider} = {converted(self, name, old, new)}",
             f"ALTER TABLE {path} DROP COLUMN {name}, CHANGE COLUMN {wider} {name} {kind}",
         ]
 
     def exactly(self, value: str, type_name: str) -> str:
         # a collation may ignore spaces at the end, and case
         return f"CAST({value} AS BINARY)" if type_name == "string" else value
+
+    def fit(self, plan: LoadPlan, work: TableLoad, row: str, held: Column, native: str, kind: str = "") -> Fit:
+        """By a second column of the helper table: CAST does not have all types that columns can have.
+
+        IGNORE makes other values of those that do not fit, so that the two columns differ.
+        """
+        path, identifier, sources = plan.path(work.into), plan.dialect.identifier, list[str]()
+        column = identifier(shadow_name(held))
+
+        def cast(source: str) -> str:
+            sources.append(source)
+            return f"{row}{column}"
+
+        found = native_types.fit(self, f"{row}{identifier(held.name)}", held.type, native, kind, cast)
+        prepare = [f"ALTER TABLE {path} ADD COLUMN {column} {native} NULL"] if sources else []
+        return replace(found, prepare=[*prepare, *(f"UPDATE IGNORE {path} SET {column} = {each}" for each in sources)])
 
     def merge(self, plan: LoadPlan, work: TableLoad) -> list[str]:
         """A foreign key to the table itself is not checked until all rows are there: they are checked one by one."""
@@ -298,11 +290,21 @@ class MySQL(Warehouse[MySQLSession]):
             yield from value_lists(batch, self.dialect, largest)
 
 
+def shadow_name(column: Column) -> str:
+    """The helper table's second column, with a staged column's values in the type that the table's column has."""
+    return f"_d1_{hashlib.sha256(column.name.encode()).hexdigest()[:16]}"
+
+
 def _index_key(plan: LoadPlan, work: TableLoad) -> str:
     """Without an index the helper table's rows would be compared with the table's one by one."""
-    long = {column.name for column in work.columns if column.type in ("string", "binary")}
-    columns = ", ".join(f"{plan.dialect.identifier(name)}{'(191)' if name in long else ''}" for name in work.key)
-    return f"CREATE INDEX d1_key ON {plan.path(work.into)} ({columns})"
+    columns = []
+    for held, target in zip(work.columns, work.drift.targets, strict=True):
+        name, kind = held.name, kind_in(target, plan.dialect.type_of(target.type, target.native))
+        if target.native and kind != "boolean":
+            name = shadow_name(held)
+        if target.name in work.key:
+            columns.append(f"{plan.dialect.identifier(name)}{'(191)' if kind in ('text', 'binary') else ''}")
+    return f"CREATE INDEX d1_key ON {plan.path(work.into)} ({', '.join(columns)})"
 
 
 def _of(plan: LoadPlan, table: str, schema_column: str = "table_schema", table_column: str = "table_name") -> str:
@@ -338,61 +340,3 @@ def _real_as_text(name: str) -> str:
         f"THEN {scientific(small, f'(CHAR_LENGTH({small}) - CHAR_LENGTH({fraction}) - 1)')} "
         f"ELSE {text} END)"
     )
-
-
-def connect(conn_id: str, schema: str) -> MySQLSession:
-    """Open a session as the connection says; its fields are those of Airflow's own MySQL provider.
-
-    :raises D1ConfigurationError: for a field that PyMySQL has nothing for.
-    """
-    import pymysql
-    from airflow.providers.common.compat.sdk import BaseHook
-
-    connection = BaseHook.get_connection(conn_id)
-    extra = connection.extra_dejson
-    options: dict[str, Any] = {
-        "host": connection.host or "localhost",
-        "port": connection.port or 3306,
-        "user": connection.login,
-        "password": Secret(connection.password or ""),
-        "charset": "utf8mb4",
-        "autocommit": True,
-    }
-    del connection  # its repr shows the password, and error reporters send the repr of local variables
-    if extra.get("iam"):
-        raise D1ConfigurationError(
-            f"Connection {conn_id!r} asks for IAM authentication (extra 'iam'), which is not supported here: give it a "
-            "user with a password"
-        )
-    options["connect_timeout"] = int(extra.get("connect_timeout", _CONNECT_TIMEOUT))
-    if extra.get("unix_socket"):
-        options["unix_socket"] = extra["unix_socket"]
-    if (context := _tls(conn_id, extra)) is not None:
-        options["ssl"] = context
-    return MySQLSession(pymysql.connect(**options), schema)
-
-
-def _tls(conn_id: str, extra: Mapping[str, Any]) -> ssl.SSLContext | None:
-    """What ``ssl`` (ca, cert, key) and ``ssl_mode`` of the extra ask for."""
-    files = extra.get("ssl") or {}
-    if isinstance(files, str):
-        files = json.loads(files)
-    mode = str(extra.get("ssl_mode") or ("VERIFY_CA" if files.get("ca") else "REQUIRED" if files else "")).upper()
-    if mode in ("", "DISABLED", "PREFERRED"):
-        return None
-    if mode not in ("REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY"):
-        raise D1ConfigurationError(
-            f"Connection {conn_id!r}: ssl_mode is {mode!r}, expected REQUIRED, VERIFY_CA or VERIFY_IDENTITY"
-        )
-    context = ssl.create_default_context(cafile=files.get("ca"))
-    context.check_hostname = mode == "VERIFY_IDENTITY"
-    if mode == "REQUIRED":
-        context.verify_mode = ssl.CERT_NONE
-    if files.get("cert"):
-        context.load_cert_chain(files["cert"], files.get("key"))
-    return context
-
-
-def _number(error: Exception) -> int | None:
-    number = error.args[0] if error.args else None
-    return number if isinstance(number, int) else None

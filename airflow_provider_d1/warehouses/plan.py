@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1ManifestError, D1WarehouseError
 from airflow_provider_d1.validation import fold_case
+from airflow_provider_d1.warehouses.declared_types import hint_for
 from airflow_provider_d1.warehouses.merge_keys import merge_keys
 from airflow_provider_d1.warehouses.naming import Letters, Naming
 
 if TYPE_CHECKING:
     from airflow_provider_d1.staging.manifest import Manifest
     from airflow_provider_d1.staging.manifest_tables import TableEntry
+    from airflow_provider_d1.warehouses.declared_types import Hint
     from airflow_provider_d1.warehouses.dialect import Dialect
 
 Mode = Literal["replace", "append", "merge"]
 OnNul = Literal["fail", "replace"]
 ReplaceStrategy = Literal["auto", "rows", "swap"]
 OnMissing = Literal["keep", "drop"]
+TypeHints = Literal["storage", "declared"]
 
 #: the loader's own table, one in each schema
 LOADS_TABLE = "_d1_loads"
@@ -65,26 +68,35 @@ class LoadOptions:
     on_missing: OnMissing = "keep"
     names: Letters = "exact"
     table_prefix: str = ""
+    type_hints: TypeHints = "storage"
     engine: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column to be loaded.
+    """A column to be loaded, or the one in the warehouse that it goes into.
 
     :param name: in the warehouse.
     :param type: as staged.
     :param source: its name in the files, where that is another one; else None.
+    :param native: the warehouse's type, where it is not the one of the staged type.
+    :param hint: what the declared type asks for, with ``type_hints="declared"``.
     """
 
     name: str
     type: str
     source: str | None = None
+    native: str = ""
+    hint: Hint | None = None
 
     @property
     def source_name(self) -> str:
         """Its name in the files and in the manifest."""
         return self.name if self.source is None else self.source
+
+    def as_staged(self) -> Column:
+        """The column with the type that every staged value fits into."""
+        return replace(self, native="", hint=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +145,11 @@ class Table:
     def copied(self) -> str:
         """Name of the table that files are copied into where the helper table's types have to be converted to."""
         return self._helper_name(f"{self.name}\0copied")
+
+    @property
+    def typed(self) -> str:
+        """Name of the helper table with the types that were chosen when the values were in the first one."""
+        return self._helper_name(f"{self.name}\0typed")
 
     def _helper_name(self, content: str) -> str:
         return f"_d1_new_{self.token}_{hashlib.sha256(content.encode()).hexdigest()[:16]}"
@@ -275,7 +292,10 @@ def make_plan(
     naming = _naming(dialect, options)
     naming.check_prefix()
     names = naming.tables([*(entry.name for entry in manifest.tables), *_skipped(manifest)], _is_own)
-    tables = tuple(_table(entry, names[entry.name], naming, token, keys.get(entry.name, ())) for entry in chosen)
+    hinted = dialect if options.type_hints == "declared" else None
+    tables = tuple(
+        _table(entry, names[entry.name], naming, token, keys.get(entry.name, ()), hinted) for entry in chosen
+    )
     origin = Origin(
         manifest=uri,
         database_id=manifest.source.database_id,
@@ -308,13 +328,20 @@ def _is_whole(manifest: Manifest) -> bool:
     return manifest.source.database_id is not None and manifest.source.options.tables is None
 
 
-def _table(entry: TableEntry, name: str, naming: Naming, token: str, key: tuple[str, ...]) -> Table:
+def _table(
+    entry: TableEntry, name: str, naming: Naming, token: str, key: tuple[str, ...], hinted: Dialect | None
+) -> Table:
     listed = sum(file.rows or 0 for file in entry.files)
     if listed != entry.rows:
         raise D1ManifestError(f"table {entry.name!r}: the manifest says {entry.rows} rows, its files have {listed}")
     names = naming.columns(column.name for column in entry.columns)
     columns = tuple(
-        Column(names[column.name], column.type, None if names[column.name] == column.name else column.name)
+        Column(
+            names[column.name],
+            column.type,
+            None if names[column.name] == column.name else column.name,
+            hint=None if hinted is None else hint_for(hinted, column.declared_type, column.type),
+        )
         for column in entry.columns
     )
     parts = tuple(Part(file.uri, file.rows or 0, file.bytes, file.sha256) for file in entry.files)

@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1WarehouseError
@@ -19,6 +20,7 @@ from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.batches import staged_batches
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.fitting import fitted, nul_free
+from airflow_provider_d1.warehouses.native_types import converted
 from airflow_provider_d1.warehouses.plan import Table
 from airflow_provider_d1.warehouses.postgres_copy import HEADER, TRAILER, encoded, send
 from airflow_provider_d1.warehouses.postgres_publish import Finish, PostgresSession, drop, publish
@@ -31,6 +33,7 @@ from airflow_provider_d1.warehouses.postgres_statements import (
 )
 from airflow_provider_d1.warehouses.session import Connections, Run, limit_connect_time
 from airflow_provider_d1.warehouses.table_load import Publication, TableLoad
+from airflow_provider_d1.warehouses.table_planning import drift_of
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.plan import LoadPlan
@@ -64,6 +67,16 @@ class Postgres(Warehouse[PostgresSession]):
             "timestamp without time zone": "timestamp[us]",
             "date": "date32",
         },
+        native={
+            "boolean": "boolean",
+            "date": "date",
+            "timestamp": "timestamp without time zone",
+            "decimal": "numeric({precision},{scale})",
+            "json": "json",  # jsonb would change the text
+        },
+        largest_decimal=(1000, 1000, 1000),
+        try_cast="CAST({value} AS {type})",
+        zoned_in_utc=True,
         max_length=63,
         reserved_columns=frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}),
     )
@@ -106,6 +119,8 @@ class Postgres(Warehouse[PostgresSession]):
         return [
             "SET LOCAL standard_conforming_strings = on",
             "SET LOCAL client_encoding = 'UTF8'",
+            # timestamps are in UTC, also where they get into a column with a time zone
+            "SET LOCAL timezone = 'UTC'",
             # a policy that applies to this role would hide rows from DELETE and from count(*); now it is an error
             "SET LOCAL row_security = off",
             # loads into one schema go one after the other: else both might find that an export isn't loaded yet
@@ -145,11 +160,21 @@ class Postgres(Warehouse[PostgresSession]):
     def alter_column(self, plan: LoadPlan, table: str, column: str, old: str, new: str) -> list[str]:
         name = plan.dialect.identifier(column)
         alter = f"ALTER TABLE {plan.path(table)} ALTER COLUMN {name}"
-        return [f"{alter} TYPE {plan.dialect.types[new]} USING {self.cast(name, old, new)}"]
+        return [f"{alter} TYPE {plan.dialect.types[new]} USING {converted(self, name, old, new)}"]
 
     def loads_into(self, plan: LoadPlan, work: TableLoad) -> str:
         # an ALTER TABLE locks readers out until the commit, so it comes after the rows are in a helper table
-        return work.table.name if work.action == "append" and not work.drift else work.table.helper
+        straight = work.action == "append" and not work.drift and not work.checked
+        return work.table.name if straight else work.table.helper
+
+    @contextmanager
+    def savepoint(self, run: Run[PostgresSession]) -> Iterator[None]:
+        run.session.rows("SAVEPOINT d1_types")
+        try:
+            yield
+        except self.driver_errors():
+            run.session.rows("ROLLBACK TO SAVEPOINT d1_types")
+            raise
 
     def publication(self, plan: LoadPlan, work: TableLoad) -> Publication:
         """What is likely: a table of ``replace`` that has something attached gets its rows replaced instead."""
@@ -204,6 +229,8 @@ class Postgres(Warehouse[PostgresSession]):
                 self._load_for_rows(run, work, existing)
                 return
         self._copy(run, work)
+        if work.checked:
+            run.settle_types(work, new_table=work.action in ("create", "overwrite", "swap"))
         if work.key:
             merge.check_keys(self.match(run.plan, work), session.rows, in_table=False)
         run.execute(f"ANALYZE {run.plan.path(work.into)}")  # else it has no statistics until autovacuum comes by
@@ -227,20 +254,11 @@ class Postgres(Warehouse[PostgresSession]):
 
     def _load_for_rows(self, run: Run[PostgresSession], work: TableLoad, existing: Relation) -> None:
         plan, session, table = run.plan, run.session, work.table
-        # a type that a user chose stays while every value fits: drift takes it for the staged type
-        staged = {column.name for column in table.columns}
-        chosen = {
-            name: kind
-            for name, kind in existing.columns.items()
-            if name in staged and kind not in plan.dialect.known_types
-        }
-        held = {**existing.columns, **{name: self._catalog_type(table, name) for name in chosen}}
-        work.drift = self.find_drift(plan, table, held)
-        work.columns = work.drift.targets
+        # a type that a user chose stays while every value fits
+        work.drift = drift_of(self, plan, table, existing.columns)
+        work.columns = tuple(column.as_staged() for column in work.drift.targets)
         self._fill_helper(run, work, existing)
-        values = {column.name: f"new.{plan.dialect.identifier(column.name)}" for column in work.columns}
-        for name, kind in chosen.items():
-            values[name] = self._checked_cast(run, table, name, kind)
+        values = self.staged_values(plan, work, "new.")
         key = postgres_catalog.key_with_actions(session.rows, existing)
         if missing := [name for name in key if name not in values]:
             raise D1WarehouseError(
@@ -262,11 +280,13 @@ class Postgres(Warehouse[PostgresSession]):
         self._finish_kept(run, work, existing, self.merge(run.plan, work, partitioned=existing.partitioned))
 
     def _fill_helper(self, run: Run[PostgresSession], work: TableLoad, existing: Relation) -> None:
-        for change in work.drift.altered:
-            self._check_alterable(run, work.table, existing, change.column, change.statement)
         create = self.create_table(run.plan, work.into, work.columns)
         run.execute(create.replace("CREATE TABLE", "CREATE UNLOGGED TABLE", 1))
         self._copy(run, work)
+        if work.checked or any(column.native for column in work.drift.targets):
+            run.settle_types(work, new_table=False)
+        for change in work.drift.altered:
+            self._check_alterable(run, work.table, existing, change.column, change.statement)
         run.execute(f"ANALYZE {run.plan.path(work.into)}")
 
     def _finish_kept(
@@ -293,30 +313,6 @@ class Postgres(Warehouse[PostgresSession]):
         finish = [*changes, *statements]
         self._finish_with(run, work.table, existing, finish, check=check, cleanup=cleanup, waits_for_readers=waits)
 
-    def _checked_cast(self, run: Run[PostgresSession], table: Table, column: str, kind: str) -> str:
-        """The expression that turns a staged column into the type that a user gave the target's column."""
-        plan = run.plan
-        name, staged = f"new.{plan.dialect.identifier(column)}", self._catalog_type(table, column)
-        cast = f"CAST({name} AS {kind})"
-        cause: Exception | None = None
-        try:
-            ((count,),) = run.session.rows(
-                f"SELECT count(*) FROM {plan.path(table.helper)} new "
-                f"WHERE CAST({cast} AS {staged}) IS DISTINCT FROM {name}"
-            )
-        except self.driver_errors() as error:
-            if not self.is_permanent(error):
-                raise
-            problem, cause = str(error).strip().partition("\n")[0], error
-        else:
-            if not count:
-                return cast
-            problem = f"{count} staged values would change in it"
-        (statement,) = self.alter_column(plan, table.name, column, "string", plan.dialect.known_types[staged])
-        raise D1WarehouseError(
-            f"table {table.name!r} is unchanged: its column {column!r} is {kind}, and {problem}; run {statement}"
-        ) from cause
-
     def _check_alterable(
         self, run: Run[PostgresSession], table: Table, existing: Relation, column: str, statement: str
     ) -> None:
@@ -328,11 +324,6 @@ class Postgres(Warehouse[PostgresSession]):
                 f"change the type of a column that these use: {'; '.join(dependents)}. Drop them, run {statement}, and "
                 "create them again"
             )
-
-    def _catalog_type(self, table: Table, column: str) -> str:
-        """The type of a staged column as ``format_type`` writes it."""
-        staged = next(c.type for c in table.columns if c.name == column)
-        return next(name for name, held in self.dialect.known_types.items() if held == staged)
 
     def fill_statements(self, plan: LoadPlan, work: TableLoad) -> list[str]:
         return [copy(plan, work.into, work.columns, new=work.into == work.table.helper)]

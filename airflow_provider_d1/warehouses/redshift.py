@@ -82,6 +82,15 @@ class Redshift(Warehouse[RedshiftSession]):
             "timestamp without time zone": "timestamp[us]",
             "date": "date32",
         },
+        native={
+            "boolean": "boolean",
+            "date": "date",
+            "timestamp": "timestamp without time zone",
+            "decimal": "numeric({precision},{scale})",
+        },
+        no_native={"json": "a SUPER changes the text"},
+        text_length="OCTET_LENGTH({value})",
+        try_cast="TRY_CAST({value}::varchar(65535) AS {type})",
         max_length=127,
         fold=str.lower,  # quoted names too, as the session turns enable_case_sensitive_identifier off
         backslash=True,
@@ -158,7 +167,8 @@ class Redshift(Warehouse[RedshiftSession]):
     def columns_query(self, plan: LoadPlan, table: str) -> str:
         return (
             "SELECT column_name, data_type || CASE WHEN data_type IN ('character varying', 'binary varying') "
-            "THEN COALESCE('(' || character_maximum_length || ')', '') ELSE '' END FROM svv_columns "
+            "THEN COALESCE('(' || character_maximum_length || ')', '') WHEN data_type = 'numeric' "
+            "THEN '(' || numeric_precision || ',' || numeric_scale || ')' ELSE '' END FROM svv_columns "
             f"WHERE {_catalogued(plan, table)} ORDER BY ordinal_position"
         )
 

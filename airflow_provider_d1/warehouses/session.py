@@ -16,6 +16,7 @@ from airflow_provider_d1.exceptions import D1WarehouseError
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.plan import LoadPlan
     from airflow_provider_d1.warehouses.staged_files import StagedFiles
+    from airflow_provider_d1.warehouses.table_load import TableLoad
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,10 @@ class Run(Generic[S]):
         self.announce(shown or statement)
         self.statement = shown or statement
         return self.session.rows(statement)
+
+    def settle_types(self, work: TableLoad, *, new_table: bool | None = None) -> None:
+        """Decide from the helper table's values which types the table's columns have (``target_types``)."""
+        raise NotImplementedError
 
     def announce(self, statement: str) -> None:
         """Log a statement that is about to run."""

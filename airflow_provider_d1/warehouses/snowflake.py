@@ -59,6 +59,15 @@ class Snowflake(Warehouse[SnowflakeSession]):
         max_length=255,
         length_in="characters",
         backslash=True,
+        native={
+            "boolean": "BOOLEAN",
+            "date": "DATE",
+            "timestamp": "TIMESTAMP_NTZ(6)",
+            "decimal": "NUMBER({precision},{scale})",
+        },
+        no_native={"json": "a VARIANT changes the text"},
+        text_length="LENGTH({value})",
+        try_cast="TRY_CAST({value}::VARCHAR AS {type})",  # it takes nothing else
     )
     extra = "snowflake"
     modules = ("airflow.providers.snowflake.hooks.snowflake", "snowflake.connector.errors")
@@ -95,7 +104,11 @@ class Snowflake(Warehouse[SnowflakeSession]):
         literal = plan.dialect.literal
         return (
             "SELECT column_name, data_type || CASE WHEN data_type = 'NUMBER' "
-            "THEN '(' || numeric_precision || ',' || numeric_scale || ')' ELSE '' END FROM information_schema.columns "
+            "THEN '(' || numeric_precision || ',' || numeric_scale || ')' "
+            "WHEN data_type IN ('TEXT', 'BINARY') AND character_maximum_length < 8388608 "
+            "THEN '(' || character_maximum_length || ')' "
+            "WHEN data_type LIKE 'TIMESTAMP%' AND datetime_precision < 6 THEN '(' || datetime_precision || ')' "
+            "ELSE '' END FROM information_schema.columns "
             f"WHERE table_schema = {literal(plan.options.schema)} AND table_name = {literal(table)} "
             "ORDER BY ordinal_position"
         )
@@ -105,6 +118,11 @@ class Snowflake(Warehouse[SnowflakeSession]):
             return f"REGEXP_REPLACE({name}::VARCHAR, '^(-?[0-9]+)$', '\\\\1.0')"
         if (old, new) == ("binary", "string"):
             return f"HEX_ENCODE({name})"
+        if (old, new) == ("timestamp[us]", "string"):  # ::VARCHAR has the session's format
+            text = f"TO_VARCHAR({name}, 'YYYY-MM-DD HH24:MI:SS.FF6')"
+            return f"RTRIM(RTRIM({text}, '0'), '.')"
+        if (old, new) == ("date32", "string"):
+            return f"TO_VARCHAR({name}, 'YYYY-MM-DD')"
         return f"{name}::{self.dialect.types[new]}"
 
     def overwrite(self, plan: LoadPlan, work: TableLoad) -> list[str]:

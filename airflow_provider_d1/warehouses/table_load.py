@@ -34,6 +34,7 @@ class TableLoad:
     :param drift: how the table has to change before an append, and the columns that the staged ones go into.
     :param into: the table that the staged files are loaded into: a helper table, or the table itself.
     :param columns: the columns of ``into`` that the files are loaded into, in staged order.
+    :param checked: the values in ``into`` decide which types the table's columns have.
     :param rows_before: the rows that the table had, where they stay and the files are loaded into the table itself.
     :param key: the table's columns by which rows are matched, empty where none are.
     :param delete_missing: delete the rows whose keys are not staged.
@@ -50,6 +51,7 @@ class TableLoad:
     drift: Drift
     into: str
     columns: tuple[Column, ...]
+    checked: bool = False
     rows_before: int = 0
     key: tuple[str, ...] = ()
     delete_missing: bool = False

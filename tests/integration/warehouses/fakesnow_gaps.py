@@ -31,7 +31,8 @@ _OVERWRITE = re.compile(r"INSERT OVERWRITE INTO ((?:\"(?:[^\"]|\"\")*\"\.?)+)(.*
 def fakesnow_without_gaps() -> Iterator[None]:
     """``fakesnow.patch()`` with what it lacks.
 
-    ``FILES`` of stages, columns in any case, any names in ``$1['…']``, INSERT OVERWRITE, MERGE, locks, conflicts.
+    ``FILES`` of stages, columns in any case, any names in ``$1['…']``, INSERT OVERWRITE, MERGE, locks, conflicts,
+    ``DATETIME_PRECISION``.
     """
     urls_of = fakesnow.copy_into._source_urls
     execute = fakesnow.cursor.FakeSnowflakeCursor.execute
@@ -59,6 +60,8 @@ def fakesnow_without_gaps() -> Iterator[None]:
         if (locking := _LOCKING.match(command)) is not None and locking[1] not in held:
             _LOCKS[locking[1]].acquire()
             held[locking[1]] = _LOCKS[locking[1]]
+        # its catalogue has no such column; all timestamps have the default
+        command = command.replace("datetime_precision", "9")
         try:
             if (found := _OVERWRITE.fullmatch(command)) is not None:
                 execute(cursor, f"DELETE FROM {found[1]}")

@@ -27,11 +27,13 @@ def write_staged(
     bookmark: str | None = "bookmark-1",
     rows_in_part: int = 1000,
     keys: Mapping[str, Sequence[str]] | None = None,
+    declared: Mapping[str, str] | None = None,
     uri: str | None = None,
 ) -> str:
     """Write parts and manifest into ``folder`` and return the manifest's URI.
 
     :param keys: table → its primary key.
+    :param declared: column → its declared type.
     :param uri: what the folder is called in the manifest; by default its ``file://`` URI.
     """
     uri = uri or f"file://{quote(str(folder))}"
@@ -53,7 +55,7 @@ def write_staged(
                     "sha256": hashlib.sha256(content).hexdigest(),
                 }
             )
-        entries.append(_entry(name, table, files, (keys or {}).get(name, ())))
+        entries.append(_entry(name, table, files, (keys or {}).get(name, ()), declared or {}))
     manifest = {
         "version": 1,
         "created_at": "2026-11-22T00:00:00+00:00",
@@ -89,12 +91,18 @@ def edit_manifest(folder: Path, change: Any) -> None:
     path.write_text(json.dumps(manifest))
 
 
-def _entry(name: str, table: pa.Table, files: Sequence[Mapping[str, Any]], key: Sequence[str]) -> dict[str, Any]:
+def _entry(
+    name: str,
+    table: pa.Table,
+    files: Sequence[Mapping[str, Any]],
+    key: Sequence[str],
+    declared: Mapping[str, str],
+) -> dict[str, Any]:
     nothing = {"integer": 0, "real": 0, "text": 0, "blob": 0}
     columns = [
         {
             "name": field.name,
-            "declared_type": "",
+            "declared_type": declared.get(field.name, ""),
             "type": {"date32[day]": "date32", "double": "float64"}.get(str(field.type), str(field.type)),
             "nullable": True,
             "primary_key": list(key).index(field.name) + 1 if field.name in key else 0,

@@ -1,8 +1,9 @@
 """Snowflake as far as fakesnow goes: PUT, COPY of Parquet by column names, rename, replace, append, drift.
 
-fakesnow (0.11) is Snowflake's Python connector with DuckDB behind it. Three gaps are filled by fakesnow_gaps.py:
+fakesnow (0.11) is Snowflake's Python connector with DuckDB behind it. Four gaps are filled by fakesnow_gaps.py:
 ``FILES`` of an internal stage, ``MATCH_BY_COLUMN_NAME = CASE_SENSITIVE`` for columns that are not upper-case, and
-``INSERT OVERWRITE``, as DELETE and INSERT. It does not support, and these tests do not cover:
+``INSERT OVERWRITE``, as DELETE and INSERT; ``DATETIME_PRECISION`` is the default.
+It does not support, and these tests do not cover:
 
 - an external stage, columns that differ in nothing but case;
 - a schema whose name has a space or a quote (its own stage folders), an apostrophe in any name (its SQL);

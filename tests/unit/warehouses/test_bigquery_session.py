@@ -19,6 +19,7 @@ from airflow_provider_d1.warehouses.bigquery import BigQuery
 from airflow_provider_d1.warehouses.loader import load, planned_statements
 from airflow_provider_d1.warehouses.session import Connections, Run, abbreviated
 from airflow_provider_d1.warehouses.staged_files import StagedFiles
+from airflow_provider_d1.warehouses.table_planning import plan_table
 from tests.unit.warehouses.warehouse_plans import manifest, plan
 
 CONNECTIONS = Connections("any", None)
@@ -188,7 +189,7 @@ def test_all_parts_on_cloud_storage_are_one_job(caplog: pytest.LogCaptureFixture
     uri = "gs://conn@bucket/d1/shop's/_manifest.json"
     made = replace(plan(BigQuery(), staged_in("gs")), origin=replace(plan(BigQuery(), manifest()).origin, manifest=uri))
     (table,) = made.tables
-    work = BigQuery().plan_table(made, table, {})
+    work = plan_table(BigQuery(), made, table, {})
     files = SimpleNamespace(check_contents=lambda _: None)
     with caplog.at_level("INFO"):
         assert BigQuery().fill(Run(made, files, bigquery.BigQuerySession(client, "EU")), work) == 3  # type: ignore[arg-type]
@@ -206,7 +207,7 @@ def test_a_dry_run_shows_the_jobs_that_run(tmp_path: Any, caplog: pytest.LogCapt
     made = plan(BigQuery(), manifest({"users": {"a b": "int64"}}))
     (table,) = made.tables
     table = replace(table, parts=table.parts[:1], rows=2)
-    work = BigQuery().plan_table(made, table, {})
+    work = plan_table(BigQuery(), made, table, {})
     (tmp_path / "part").write_bytes(b"content")
     files = SimpleNamespace(opened=lambda table: [(table.parts[0], tmp_path / "part")])
     with caplog.at_level("INFO"):

@@ -14,6 +14,7 @@ from airflow_provider_d1.warehouses.databricks import Databricks, bucket_uri
 from airflow_provider_d1.warehouses.loader import planned_statements
 from airflow_provider_d1.warehouses.plan import Column
 from airflow_provider_d1.warehouses.staged_files import StagedFiles
+from airflow_provider_d1.warehouses.table_planning import plan_table
 from tests.unit.warehouses.warehouse_plans import manifest, plan
 
 MAPPING = "'delta.columnMapping.mode' = 'name'"
@@ -88,7 +89,7 @@ def test_a_timestamp_column_is_added_with_its_table_feature(kind: str) -> None:
     """A table that was made without one refuses it: DELTA_FEATURES_REQUIRE_MANUAL_ENABLEMENT."""
     made = plan(Databricks(), manifest({"users": {"id": "int64", "at": kind}}), mode="append")
     (table,) = made.tables
-    work = Databricks().plan_table(made, table, {"id": "bigint"})
+    work = plan_table(Databricks(), made, table, {"id": "bigint"})
     ddl: Any = Databricks().publication(made, work).ddl
     feature = "ALTER TABLE `staging`.`users` SET TBLPROPERTIES ('delta.feature.timestampNtz' = 'supported')"
     assert (feature in ddl) == (kind == "timestamp[us]")

@@ -20,6 +20,7 @@ from airflow_provider_d1.exceptions import D1ConfigurationError
 from airflow_provider_d1.warehouses.bigquery import BigQuery
 from airflow_provider_d1.warehouses.loader import planned_statements
 from airflow_provider_d1.warehouses.redshift_copy import CopyFile, copy_manifest
+from airflow_provider_d1.warehouses.table_planning import plan_table
 from tests.unit.warehouses.warehouse_plans import ENGINES, manifest, plan
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -110,7 +111,7 @@ def test_a_bigquery_job_has_explicit_types() -> None:
     warehouse = BigQuery()
     made = plan(warehouse, manifest({"users": {"id": "int64", "at": "timestamp[us]"}}))
     (table,) = made.tables
-    work = warehouse.plan_table(made, table, {})
+    work = plan_table(warehouse, made, table, {})
     assert warehouse.load_configuration(made, work, ["gs://bucket/part.parquet"]) == {
         "load": {
             "destinationTable": {"datasetId": "staging", "tableId": table.helper},

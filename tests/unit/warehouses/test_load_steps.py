@@ -16,6 +16,7 @@ from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.loader import Load, planned_statements
 from airflow_provider_d1.warehouses.plan import LOADS_TABLE, Column, LoadOptions, LoadPlan, make_plan
 from airflow_provider_d1.warehouses.session import Run, Session, abbreviated
+from airflow_provider_d1.warehouses.table_planning import plan_table
 from tests.unit.warehouses.warehouse_plans import ENGINES, TOKEN, manifest, plan
 
 if TYPE_CHECKING:
@@ -280,7 +281,7 @@ def test_every_name_that_a_load_creates_is_its_own(name) -> None:
     made = [make_plan(manifest(TABLES), "s3://bucket/d1/_manifest.json", warehouse.dialect, options) for _ in range(2)]
     one, other = (set(re.findall(r"_d1_new_\w+", "\n".join(planned_statements(warehouse, each)))) for each in made)
     assert not one & other
-    works = [warehouse.plan_table(each, each.tables[0], {}) for each in made]
+    works = [plan_table(warehouse, each, each.tables[0], {}) for each in made]
     assert {work.into for work in works} == {"users"} or len({work.into for work in works}) == 2
 
 
@@ -575,7 +576,7 @@ def test_redshift_shows_no_keys() -> None:
 
     redshift = Redshift()
     made = plan(redshift, manifest(TABLES))
-    work = redshift.plan_table(made, made.tables[0], {})
+    work = plan_table(redshift, made, made.tables[0], {})
     access = S3Access("bucket", "AKIA", "s3cr'et", "t\\oken")
     assert "s3cr" not in repr(access)
     executed = redshift.copy(made, work, redshift.authorization(made, access))

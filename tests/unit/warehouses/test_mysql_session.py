@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_d1.warehouses.mysql import connect
+from airflow_provider_d1.warehouses.mysql_session import connect
 from harness.process import free_ports
 from tests.unit.error_reports import frames_of
 
@@ -26,5 +26,5 @@ def test_no_frame_of_a_failing_connection_shows_its_password(
     with pytest.raises(Exception, match=r".") as raised:
         connect("mysql", "shop")
     frames = frames_of(raised.value)
-    assert "mysql.py" in frames
+    assert "mysql_session.py" in frames
     assert "pass-w0rd" not in frames

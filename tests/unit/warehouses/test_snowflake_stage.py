@@ -10,6 +10,7 @@ from airflow_provider_d1.exceptions import D1ConfigurationError
 from airflow_provider_d1.warehouses.session import Connections, Run
 from airflow_provider_d1.warehouses.snowflake_stage import described_url, names_in_stage
 from airflow_provider_d1.warehouses.staged_files import StagedFiles
+from airflow_provider_d1.warehouses.table_planning import plan_table
 from tests.unit.warehouses.test_load_steps import TABLES, Recorder, existing, load
 from tests.unit.warehouses.warehouse_plans import ENGINES, manifest, plan
 
@@ -81,7 +82,7 @@ class Stage(Recorder):
 
 def test_files_are_copied_by_their_names_in_the_stage() -> None:
     made, session = plan(ENGINES["snowflake"], manifest(TABLES), stage=STAGE), Stage([])
-    work = ENGINES["snowflake"].plan_table(made, made.tables[0], {})
+    work = plan_table(ENGINES["snowflake"], made, made.tables[0], {})
     files = StagedFiles(object(), verify_checksums=False)  # type: ignore[arg-type]
     assert ENGINES["snowflake"].fill(Run(made, files, session), work) == 3
     (copy,) = session.ran

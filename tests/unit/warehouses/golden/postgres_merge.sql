@@ -1,6 +1,7 @@
 BEGIN;
 SET LOCAL standard_conforming_strings = on;
 SET LOCAL client_encoding = 'UTF8';
+SET LOCAL timezone = 'UTC';
 SET LOCAL row_security = off;
 SELECT pg_advisory_xact_lock(5578296984185564650);
 CREATE SCHEMA IF NOT EXISTS "staging";
