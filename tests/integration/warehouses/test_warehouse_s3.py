@@ -61,6 +61,18 @@ def test_from_s3(engine, schema, load_staged, staged_in_s3, s3, file_format, cap
         assert (by_itself in caplog.text) == (file_format == "parquet")
 
 
+def test_renamed_columns_are_read_by_the_warehouse_itself(
+    engine, schema, load_staged, staged_in_s3, caplog, monkeypatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(session, "abbreviated", str)
+    load_staged(staged_in_s3(), names="upper", table_prefix="x_")
+    assert [name for name, _ in engine.columns(schema, "X_USERS")] == ["ID", "NAME", "PHOTO"]
+    assert sorted(engine.rows(schema, "X_USERS"), key=repr) == sorted(rows_of(USERS), key=repr)
+    by_itself = {"duckdb": "read_parquet(['s3://", "clickhouse": "FROM s3({d1_url:String}"}.get(engine.name, "")
+    assert by_itself in caplog.text
+
+
 def test_duckdb_without_its_extension_gets_the_rows_streamed(
     engine, schema, load_staged, staged_in_s3, monkeypatch, caplog
 ) -> None:

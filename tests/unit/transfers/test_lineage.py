@@ -153,6 +153,25 @@ def test_a_load_reads_what_staging_wrote(
     assert ("lifecycleStateChange" in table["facets"]) == (mode == "replace")
 
 
+def test_a_load_has_the_names_in_the_warehouse(
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "warehouse.duckdb"
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": "duckdb", "host": str(file)}))
+    operator = load(stage(tmp_path / "staged").execute({}), tables=["users"], names="upper", table_prefix="shop_")
+    operator.execute({})
+    found = lineage(operator)
+    assert set(columns(found["inputs"][0])) == {"id", "Full Name"}
+    (table,) = found["outputs"]
+    assert table["name"] == "d1.SHOP_USERS"
+    assert set(columns(table)) == {"ID", "FULL NAME"}
+    fields = table["facets"]["columnLineage"]["fields"]
+    assert {name: field["inputFields"][0]["field"] for name, field in fields.items()} == {
+        "ID": "id",
+        "FULL NAME": "Full Name",
+    }
+
+
 @pytest.mark.parametrize(
     ("definition", "namespace", "name"),
     [
