@@ -50,7 +50,7 @@ def publishes(statement: str) -> bool:
 
 
 def makes_helper(statement: str) -> bool:
-    return "CREATE TABLE" in statement and "_d1_new_" in statement
+    return statement.startswith("CREATE") and " TABLE " in statement and "_d1_new_" in statement
 
 
 @pytest.mark.parametrize("mode", ["replace", "append"])
