@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from typing import Any
 
@@ -50,7 +51,7 @@ def publishes(statement: str) -> bool:
 
 
 def makes_helper(statement: str) -> bool:
-    return statement.startswith("CREATE") and " TABLE " in statement and "_d1_new_" in statement
+    return re.search(r"CREATE (TRANSIENT )?TABLE ", statement) is not None and "_d1_new_" in statement
 
 
 @pytest.mark.parametrize("mode", ["replace", "append"])
