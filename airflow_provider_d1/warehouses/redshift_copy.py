@@ -124,14 +124,14 @@ def _write_copy(files: StagedFiles, table: Table, path: Path) -> dict[str, int]:
     try:
         for batch in staged_batches(files, table, "parquet"):
             arrays = []
-            for name, array in zip(batch.schema.names, batch.columns, strict=True):
+            for column, array in zip(table.columns, batch.columns, strict=True):
                 if pa.types.is_timestamp(array.type):
                     arrays.append(array.cast(pa.int64()))
                 elif pa.types.is_string(array.type):
                     short, cut = _shortened(array)
                     arrays.append(short)
                     if cut:
-                        counts[name] = counts.get(name, 0) + cut
+                        counts[column.name] = counts.get(column.name, 0) + cut
                 else:
                     arrays.append(array)
             copied = pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
@@ -163,9 +163,9 @@ def count_long_texts(files: StagedFiles, table: Table) -> dict[str, int]:
 
     counts: dict[str, int] = {}
     for batch in staged_batches(files, table, "parquet"):
-        for name, array in zip(batch.schema.names, batch.columns, strict=True):
+        for column, array in zip(table.columns, batch.columns, strict=True):
             if pa.types.is_string(array.type) and (count := _shortened(array)[1]):
-                counts[name] = counts.get(name, 0) + count
+                counts[column.name] = counts.get(column.name, 0) + count
     return counts
 
 

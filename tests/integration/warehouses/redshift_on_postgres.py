@@ -34,7 +34,8 @@ _TOKEN = re.compile(r"'(?:[^'\\]|''|\\.)*'|\"(?:[^\"]|\"\")*\"|varbyte\(16777216
 _MAX_TEXT = 65535
 _PREPARE = """
 CREATE OR REPLACE VIEW public.svv_columns AS SELECT table_schema, table_name, column_name, ordinal_position,
-    CASE data_type WHEN 'bytea' THEN 'binary varying' ELSE data_type END AS data_type, character_maximum_length
+    CASE data_type WHEN 'bytea' THEN 'binary varying' ELSE data_type END AS data_type, character_maximum_length,
+    numeric_precision, numeric_scale
     FROM information_schema.columns;
 CREATE OR REPLACE FUNCTION public.getdate() RETURNS timestamp LANGUAGE sql AS $$SELECT clock_timestamp()::timestamp$$;
 CREATE OR REPLACE FUNCTION public.to_hex(bytea) RETURNS text LANGUAGE sql AS $$SELECT encode($1, 'hex')$$;
