@@ -18,7 +18,7 @@ from airflow_provider_d1.exceptions import D1AuthenticationError, D1ExportTimeou
 from airflow_provider_d1.hooks.connection import Settings, fetch_settings
 from airflow_provider_d1.triggers import single_event as trigger_module
 from airflow_provider_d1.triggers.d1 import D1ExportTrigger
-from airflow_provider_d1.triggers.single_event import DEFERRAL_SECONDS
+from airflow_provider_d1.triggers.single_event import DEFERRAL_SECONDS, deferral_seconds
 from tests.unit.cloudflare.d1_fakes import FakeClock
 
 REQUEST = {
@@ -200,6 +200,14 @@ async def test_it_does_not_fire_before_the_scheduler_knows_of_the_deferral(
     assert event["status"] == ("error" if fails else "success")
     assert began == [0.0]  # only the event waits
     assert clock.now == fired_at
+
+
+@pytest.mark.parametrize(
+    ("version", "seconds"),
+    [("2.11.0", 30), ("3.0.6", 30), ("3.2.1", 30), ("3.2.2", 10), ("3.3.0rc1", 10), ("3.3.2", 10), ("4.0.0", 10)],
+)
+def test_an_airflow_that_fails_scheduled_tasks_gets_more_time(version: str, seconds: float) -> None:
+    assert deferral_seconds(version) == seconds
 
 
 async def test_the_time_in_which_airflow_gives_the_connection_does_not_count(
