@@ -15,7 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,28 +47,46 @@ def main(words: list[str]) -> int:
         workers = os.cpu_count() or 1
         for number in range(workers):
             copies.put(copy_repository(Path(name, str(number))))
-        tests = sorted({test for mutation in chosen for test in mutation.tests})
-        baseline = run_tests(Path(name, "0"), tests, timeout=TIMEOUT * len(tests))
-        if baseline.returncode != 0:
-            print(baseline.stdout[-4000:])
-            print("The tests fail before any mutation; fix them first.")
-            return 2
+
+        def unmutated(tests: Iterable[str]) -> subprocess.CompletedProcess[str]:
+            with borrowed(copies) as copy:
+                return run_tests(copy, sorted(tests))
 
         def judge(mutation: Mutation) -> bool:
-            copy = copies.get()
             began = time.monotonic()
-            try:
+            with borrowed(copies) as copy:
                 outcome = attempt(copy, mutation)
-            finally:
-                copies.put(copy)
             mark = "caught  " if outcome.caught else "SURVIVED"
             print(f"{mark} {mutation.protection}: {outcome.detail} ({time.monotonic() - began:.0f} s)", flush=True)
             return outcome.caught
 
         with ThreadPoolExecutor(workers) as pool:
+            # one process for each file: all in one need more memory than a mutation may have
+            for finished in pool.map(unmutated, tests_by_file(chosen)):
+                if finished.returncode != 0:
+                    print(finished.stdout[-4000:])
+                    print("The tests fail before any mutation; fix them first.")
+                    pool.shutdown(cancel_futures=True)
+                    return 2
             caught = list(pool.map(judge, chosen))
     print(f"{sum(caught)} of {len(caught)} protections are covered by a test")
     return 0 if all(caught) else 1
+
+
+def tests_by_file(mutations: list[Mutation]) -> list[set[str]]:
+    files: dict[str, set[str]] = {}
+    for test in (test for mutation in mutations for test in mutation.tests):
+        files.setdefault(test.partition("::")[0], set()).add(test)
+    return list(files.values())
+
+
+@contextmanager
+def borrowed(copies: queue.SimpleQueue[Path]) -> Iterator[Path]:
+    copy = copies.get()
+    try:
+        yield copy
+    finally:
+        copies.put(copy)
 
 
 def copy_repository(copy: Path) -> Path:
@@ -98,7 +118,7 @@ def attempt(copy: Path, mutation: Mutation) -> Outcome:
     return Outcome(False, f"exit code {finished.returncode}: {finished.stdout.strip()[-300:]}")
 
 
-def run_tests(copy: Path, tests: list[str], timeout: float = TIMEOUT) -> subprocess.CompletedProcess[str]:
+def run_tests(copy: Path, tests: list[str]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
@@ -108,7 +128,7 @@ def run_tests(copy: Path, tests: list[str], timeout: float = TIMEOUT) -> subproc
             env=environment,
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=TIMEOUT,
             check=False,
         )
     except subprocess.TimeoutExpired:
