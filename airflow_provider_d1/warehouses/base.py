@@ -128,13 +128,10 @@ class Warehouse(ABC, Generic[S]):
     #: True where the locks have to be the first statements of the transaction
     locks_first: ClassVar[bool] = False
 
-    def helpers_query(self, plan: LoadPlan) -> str:
-        """The query for the schema's helper tables, those of other loads too; other names do no harm."""
+    def tables_query(self, plan: LoadPlan) -> str:
+        """The query for the names of all tables in the schema."""
         schema = plan.dialect.literal(plan.dialect.fold(plan.options.schema))
-        return (
-            f"SELECT table_name FROM {plan.information_schema}.tables WHERE table_schema = {schema} "
-            "AND table_name LIKE '_d1_new_%'"
-        )
+        return f"SELECT table_name FROM {plan.information_schema}.tables WHERE table_schema = {schema}"
 
     def statement_for(self, work: TableLoad) -> str:
         """The statement that loads a table, for the task's return value."""

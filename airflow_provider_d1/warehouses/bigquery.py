@@ -216,8 +216,8 @@ class BigQuery(Warehouse[BigQuerySession]):
             f"WHERE table_name = {plan.dialect.literal(table)} AND is_hidden = 'NO' ORDER BY ordinal_position"
         )
 
-    def helpers_query(self, plan: LoadPlan) -> str:
-        return f"SELECT table_name FROM {plan.schema_path}.INFORMATION_SCHEMA.TABLES WHERE table_name LIKE '_d1_new_%'"
+    def tables_query(self, plan: LoadPlan) -> str:
+        return f"SELECT table_name FROM {plan.schema_path}.INFORMATION_SCHEMA.TABLES"
 
     def attached_query(self, plan: LoadPlan, table: str) -> str:
         return (

@@ -117,9 +117,9 @@ class ClickHouse(Warehouse[ClickHouseSession]):
     def create_schema(self, plan: LoadPlan) -> str:
         return f"CREATE DATABASE IF NOT EXISTS {plan.dialect.identifier(plan.options.schema)}"
 
-    def helpers_query(self, plan: LoadPlan) -> str:
+    def tables_query(self, plan: LoadPlan) -> str:
         schema = plan.dialect.literal(plan.options.schema)
-        return f"SELECT name FROM system.tables WHERE database = {schema} AND name LIKE '_d1_new_%'"
+        return f"SELECT name FROM system.tables WHERE database = {schema}"
 
     def columns_query(self, plan: LoadPlan, table: str) -> str:
         literal = plan.dialect.literal

@@ -190,8 +190,7 @@ class Load(Run[Any]):
                 made = partial(self._has_loads_column, column)
                 self._make(warehouse.add_column(plan, LOADS_TABLE, column), made)
         if warehouse.transaction != "load":  # else a killed load leaves none
-            names = [str(name) for (name,) in self.session.rows(warehouse.helpers_query(plan))]
-            for name in leftover_helpers(names):
+            for name in leftover_helpers(self._table_names()):
                 self.execute(warehouse.drop_helper(plan, name))
 
     def _make(self, statement: str, made: Callable[[], bool]) -> None:
@@ -211,6 +210,9 @@ class Load(Run[Any]):
     def _has_loads_column(self, column: Column, columns: Mapping[str, str] | None = None) -> bool:
         columns = self._columns(LOADS_TABLE) if columns is None else columns
         return any(self.plan.dialect.fold(name) == column.name for name in columns)
+
+    def _table_names(self) -> list[str]:
+        return [str(name) for (name,) in self.session.rows(self.warehouse.tables_query(self.plan))]
 
     def _columns(self, table: str) -> dict[str, str]:
         """Name → type of a table's columns, empty when there is no such table."""
@@ -288,7 +290,9 @@ class Load(Run[Any]):
             return
         known = load_history.loaded_tables(self.session.rows(load_history.source_query(plan)))
         gone = {name for name, source in known.items() if fold_case(source) not in plan.in_source}
-        self.missing = [name for name in known if name in gone and self._columns(name)]
+        if gone:  # one query, as a schema may have had thousands of tables that are gone everywhere
+            present = {plan.dialect.fold(name) for name in self._table_names()}
+            self.missing = [name for name in known if name in gone and plan.dialect.fold(name) in present]
         if not self.missing or plan.options.on_missing == "keep":
             for name in self.missing:
                 log.warning("table=%s missing_in_source=true kept=true", name)

@@ -152,7 +152,7 @@ def test_a_dataset_of_another_project() -> None:
     assert {(each["projectId"], each["datasetId"]) for each in destinations} == {("example.com:data", "staging")}
     queries = [
         BigQuery().columns_query(made, "users"),
-        BigQuery().helpers_query(made),
+        BigQuery().tables_query(made),
         BigQuery().attached_query(made, "users"),
         BigQuery().schema_query(made),
     ]

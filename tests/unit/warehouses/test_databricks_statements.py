@@ -28,7 +28,7 @@ def test_every_statement_and_query_names_the_catalog(options: dict[str, str]) ->
     assert paths == {"`main-1`.`staging`"}
     queries = [
         Databricks().schema_query(made),
-        Databricks().helpers_query(made),
+        Databricks().tables_query(made),
         Databricks().columns_query(made, "users"),
         Databricks().attached_query(made, "users"),
     ]

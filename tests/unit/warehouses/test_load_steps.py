@@ -46,6 +46,7 @@ class Recorder(Session):
         self.owners: list[tuple[Any, ...]] = []
         self.ran: list[str] = []
         self.known: dict[str, list[tuple[Any, ...]]] = {}
+        self.queries = 0
 
     def know(self, warehouse: Warehouse[Any], made: LoadPlan) -> None:
         self.known = {
@@ -59,7 +60,7 @@ class Recorder(Session):
                 ("source_name", "text"),
                 ("sequence", "bigint"),
             ],
-            warehouse.helpers_query(made): [(name,) for name in self.helpers],
+            warehouse.tables_query(made): [(name,) for name in (*self.helpers, *(name for name, *_ in self.loaded))],
             **{warehouse.attached_query(made, table.name) or "": self.policies for table in made.tables},
             **{warehouse.columns_query(made, table.name): self.columns for table in made.tables},
         }
@@ -67,6 +68,7 @@ class Recorder(Session):
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
         if self.fails in statement:
             raise RuntimeError(statement)
+        self.queries += 1
         if statement in self.known:
             return self.known[statement]
         if "MAX(CASE" in statement:
@@ -485,6 +487,17 @@ def test_a_table_that_vanished_is_dropped_when_that_is_asked_for(name) -> None:
     ]  # it was dropped by a load before
     load(name, recorder, on_missing="drop")
     assert drop not in recorder.ran
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+def test_tables_that_vanished_are_looked_up_at_once(name) -> None:
+    queries = set()
+    for count in (1, 50):
+        recorder = Recorder(existing(name, id="int64", name="string"))
+        recorder.loaded = [(f"gone_{number}", None, None, None, 3, CLOCK) for number in range(count)]
+        load(name, recorder)
+        queries.add(recorder.queries)
+    assert len(queries) == 1
 
 
 @pytest.mark.parametrize("name", DEFAULT)
