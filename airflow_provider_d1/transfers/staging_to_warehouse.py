@@ -202,7 +202,8 @@ class D1StagingToWarehouseOperator(BaseOperator):
             return self._load(context)
 
     def _load(self, context: Context) -> dict[str, Any]:
-        from airflow_provider_d1.warehouses.loader import load, planned_statements
+        from airflow_provider_d1.warehouses.dry_run import planned_statements
+        from airflow_provider_d1.warehouses.loader import load
         from airflow_provider_d1.warehouses.plan import LoadResult
         from airflow_provider_d1.warehouses.registry import warehouse_for
         from airflow_provider_d1.warehouses.session import Connections, abbreviated

@@ -23,7 +23,7 @@ from airflow_provider_d1.warehouses.plan import (
     leftover_helpers,
 )
 from airflow_provider_d1.warehouses.session import Run
-from airflow_provider_d1.warehouses.table_planning import plan_table
+from airflow_provider_d1.warehouses.table_planning import check_format, plan_table
 
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.base import Warehouse
@@ -44,7 +44,7 @@ def load(warehouse: Warehouse[Any], plan: LoadPlan, files: StagedFiles, connecti
     :raises D1ManifestError: when a staged file is not what the manifest says.
     :raises D1ConfigurationError: when the extra is missing, or this engine can't load such a manifest.
     """
-    _check_format(warehouse, plan)
+    check_format(warehouse, plan)
     warehouse.check(plan, files)
     log_renamed(plan)
     name = warehouse.dialect.name
@@ -90,50 +90,6 @@ def log_renamed(plan: LoadPlan) -> None:
 
 def _shortened(name: str) -> str:
     return name if len(name) <= _SHOWN_NAME else f"{name[: _SHOWN_NAME // 2]}…{name[-_SHOWN_NAME // 2 :]}"
-
-
-def planned_statements(warehouse: Warehouse[Any], plan: LoadPlan) -> list[str]:
-    """Every statement of a load as far as it is known without asking the warehouse; no secrets.
-
-    :raises D1ConfigurationError: when this engine can't load such a manifest.
-    """
-    _check_format(warehouse, plan)
-    whole = warehouse.transaction == "load"
-    prepare = [warehouse.create_schema(plan), warehouse.create_loads(plan)]
-    start = [warehouse.begin, *warehouse.lock(plan)] if whole else []
-    result = [*prepare, *start] if warehouse.locks_first else [*start, *prepare]
-    works = [plan_table(warehouse, plan, table, None) for table in plan.tables]
-    helpers = []
-    for work in works:
-        if work.into == work.table.helper:
-            helpers.append(work.into)
-            result += warehouse.create_helper(plan, work)
-        result += warehouse.fill_statements(plan, work)
-    for first in range(0, len(works), warehouse.tables_at_once):
-        group = works[first : first + warehouse.tables_at_once]
-        publications = [(work, warehouse.publication(plan, work)) for work in group]
-        result += [statement for _, publication in publications for statement in publication.ddl]
-        result += [warehouse.begin] if warehouse.transaction == "table" else []
-        for work, publication in publications:
-            result += publication.dml
-            if publication.renames:
-                helpers.remove(work.into)
-            helpers += publication.makes
-        if not whole:
-            result.append(load_history.insert_statement(plan, [work.table for work in group], warehouse.now))
-        result += ["COMMIT"] if warehouse.transaction == "table" else []
-    result += [warehouse.drop_helper(plan, helper) for helper in helpers]
-    if whole:
-        result += [load_history.insert_statement(plan, plan.tables, warehouse.now), "COMMIT"]
-    return result
-
-
-def _check_format(warehouse: Warehouse[Any], plan: LoadPlan) -> None:
-    if plan.file_format != "parquet" and not warehouse.reads_text_formats:
-        raise D1ConfigurationError(
-            f"{warehouse.dialect.name} is loaded from Parquet, and {plan.origin.manifest} lists {plan.file_format}: "
-            "stage with file_format='parquet'"
-        )
 
 
 class Load(Run[Any]):

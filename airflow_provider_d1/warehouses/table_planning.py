@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from airflow_provider_d1.exceptions import D1ConfigurationError
 from airflow_provider_d1.warehouses.drift import Drift, columns_as_staged, find_drift, no_drift
 from airflow_provider_d1.warehouses.merge import target_key
 from airflow_provider_d1.warehouses.table_load import TableLoad
@@ -12,6 +13,18 @@ from airflow_provider_d1.warehouses.table_load import TableLoad
 if TYPE_CHECKING:
     from airflow_provider_d1.warehouses.base import Warehouse
     from airflow_provider_d1.warehouses.plan import LoadPlan, Table
+
+
+def check_format(warehouse: Warehouse[Any], plan: LoadPlan) -> None:
+    """Refuse text files for an engine that can't read them exactly.
+
+    :raises D1ConfigurationError: naming the format to stage.
+    """
+    if plan.file_format != "parquet" and not warehouse.reads_text_formats:
+        raise D1ConfigurationError(
+            f"{warehouse.dialect.name} is loaded from Parquet, and {plan.origin.manifest} lists {plan.file_format}: "
+            "stage with file_format='parquet'"
+        )
 
 
 def plan_table(

@@ -16,7 +16,8 @@ from airflow_provider_d1.exceptions import D1ConfigurationError, D1WarehouseErro
 from airflow_provider_d1.storage.s3 import S3Storage
 from airflow_provider_d1.warehouses import bigquery
 from airflow_provider_d1.warehouses.bigquery import BigQuery
-from airflow_provider_d1.warehouses.loader import load, planned_statements
+from airflow_provider_d1.warehouses.dry_run import planned_statements
+from airflow_provider_d1.warehouses.loader import load
 from airflow_provider_d1.warehouses.session import Connections, Run, abbreviated
 from airflow_provider_d1.warehouses.staged_files import StagedFiles
 from airflow_provider_d1.warehouses.table_planning import plan_table

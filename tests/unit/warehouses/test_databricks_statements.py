@@ -11,7 +11,7 @@ import pytest
 from airflow_provider_d1.exceptions import D1ConfigurationError
 from airflow_provider_d1.storage.object_storage import ObjectStorage
 from airflow_provider_d1.warehouses.databricks import Databricks, bucket_uri
-from airflow_provider_d1.warehouses.loader import planned_statements
+from airflow_provider_d1.warehouses.dry_run import planned_statements
 from airflow_provider_d1.warehouses.plan import Column
 from airflow_provider_d1.warehouses.staged_files import StagedFiles
 from airflow_provider_d1.warehouses.table_planning import plan_table

@@ -18,7 +18,7 @@ from sqlglot import exp
 
 from airflow_provider_d1.exceptions import D1ConfigurationError
 from airflow_provider_d1.warehouses.bigquery import BigQuery
-from airflow_provider_d1.warehouses.loader import planned_statements
+from airflow_provider_d1.warehouses.dry_run import planned_statements
 from airflow_provider_d1.warehouses.redshift_copy import CopyFile, copy_manifest
 from airflow_provider_d1.warehouses.table_planning import plan_table
 from tests.unit.warehouses.warehouse_plans import ENGINES, manifest, plan

@@ -13,7 +13,8 @@ from airflow_provider_d1.cloudflare.models import ExportOptions
 from airflow_provider_d1.exceptions import D1ConfigurationError, D1WarehouseError
 from airflow_provider_d1.warehouses import load_history
 from airflow_provider_d1.warehouses.base import Warehouse
-from airflow_provider_d1.warehouses.loader import Load, planned_statements
+from airflow_provider_d1.warehouses.dry_run import planned_statements
+from airflow_provider_d1.warehouses.loader import Load
 from airflow_provider_d1.warehouses.plan import LOADS_TABLE, Column, LoadOptions, LoadPlan, make_plan
 from airflow_provider_d1.warehouses.session import Run, Session, abbreviated
 from airflow_provider_d1.warehouses.table_planning import plan_table

@@ -9,7 +9,8 @@ import re
 import pytest
 
 from airflow_provider_d1.exceptions import D1ConfigurationError
-from airflow_provider_d1.warehouses.loader import log_renamed, planned_statements
+from airflow_provider_d1.warehouses.dry_run import planned_statements
+from airflow_provider_d1.warehouses.loader import log_renamed
 from airflow_provider_d1.warehouses.naming import Naming
 from airflow_provider_d1.warehouses.plan import LOADS_TABLE, LoadPlan
 from tests.unit.warehouses.warehouse_plans import ENGINES, TOKEN, manifest, plan
