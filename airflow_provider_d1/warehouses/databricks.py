@@ -64,6 +64,7 @@ class Databricks(Warehouse[CursorSession]):
         max_length=255,
         length_in="characters",
         fold=str.lower,
+        lower_case_tables=True,
         quote="`",
         backslash=True,
         apostrophe_escape="backslash",

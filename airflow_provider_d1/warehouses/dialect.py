@@ -31,6 +31,7 @@ class Dialect:
         each byte but ASCII letters, digits and ``_`` takes three.
     :param length_in: whether that counts bytes of UTF-8 or characters.
     :param fold: two names with the same image are one name in the warehouse.
+    :param lower_case_tables: whether the warehouse stores the names of tables in lower case, quoted ones too.
     :param quote: the character around identifiers.
     :param quote_escape: how a quote inside an identifier is escaped: it is doubled, or a backslash precedes it.
     :param backslash: True where a backslash escapes in string literals.
@@ -58,6 +59,7 @@ class Dialect:
     length_in: Literal["bytes", "characters"] = "bytes"
     max_file_name: int | None = None
     fold: Callable[[str], str] = exact
+    lower_case_tables: bool = False
     quote: str = '"'
     quote_escape: Escape = "double"
     backslash: bool = False

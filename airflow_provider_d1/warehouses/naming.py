@@ -46,7 +46,7 @@ class Naming:
 
     def asked(self, source: str, *, column: bool) -> str:
         """The name that the arguments ask for, whether or not the warehouse can hold it."""
-        return (source if column else self.table_prefix + source).translate(_LETTERS[self.letters])
+        return (source if column else self.table_prefix + source).translate(self._letters(column=column))
 
     def check_prefix(self) -> None:
         """Refuse a prefix that no table's name can have.
@@ -84,7 +84,7 @@ class Naming:
         names: dict[str, str] = {}
         taken: set[str] = set()
         # a name that keeps its spelling first. Then those that came to D1 first: a new one does not take their names
-        for source in sorted(sources, key=lambda source: asked[source] != spelling + source):
+        for source in sorted(sources, key=lambda source: self._changes(spelling + source)):
             name = asked[source]
             free = fold(name) not in taken and not reserved(fold(name))
             if free and self._fits(name, column=column):
@@ -103,8 +103,9 @@ class Naming:
     def _suffixed(self, source: str, name: str, attempt: int, *, column: bool) -> str:
         seed = f"{attempt}:{source}" if attempt else source
         digest = hashlib.sha256(seed.encode()).hexdigest()[:_DIGITS]
-        suffix = f"_{digest}".translate(_LETTERS[self.letters])
-        kind = ("column" if column else "table").translate(_LETTERS[self.letters])
+        letters = self._letters(column=column)
+        suffix = f"_{digest}".translate(letters)
+        kind = ("column" if column else "table").translate(letters)
         for stem in (name, self._held(name, column=column)):
             shortened = stem or kind
             while shortened and (room := self._room(shortened + suffix, column=column)) < 0:
@@ -112,6 +113,14 @@ class Naming:
             if self._fits(shortened + suffix, column=column):
                 return shortened + suffix
         return kind + suffix
+
+    def _changes(self, name: str) -> bool:
+        return name.translate(_LETTERS[self.letters]) != name
+
+    def _letters(self, *, column: bool) -> Mapping[int, int]:
+        # tables of two databases that are one table in the warehouse must have one name in _d1_loads too
+        lower = self.dialect.lower_case_tables and not column
+        return _LETTERS["lower" if lower else self.letters]
 
     def _room(self, name: str, *, column: bool) -> int:
         return self.dialect.room(self.schema, name, column=column)

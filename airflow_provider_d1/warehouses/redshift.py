@@ -92,6 +92,7 @@ class Redshift(Warehouse[RedshiftSession]):
         text_length="OCTET_LENGTH({value})",
         try_cast="TRY_CAST({value}::varchar(65535) AS {type})",
         max_length=127,
+        lower_case_tables=True,
         fold=str.lower,  # quoted names too, as the session turns enable_case_sensitive_identifier off
         backslash=True,
         forbidden=re.compile(r"[\x00-\x1f\x7f-\x9f]"),

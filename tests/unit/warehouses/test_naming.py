@@ -9,6 +9,7 @@ import re
 import pytest
 
 from airflow_provider_d1.exceptions import D1ConfigurationError
+from airflow_provider_d1.warehouses import load_history
 from airflow_provider_d1.warehouses.dry_run import planned_statements
 from airflow_provider_d1.warehouses.loader import log_renamed
 from airflow_provider_d1.warehouses.naming import Naming
@@ -67,8 +68,9 @@ def test_every_database_can_be_named(name: str, letters: str, prefix: str) -> No
     for held, column in [(names(made).values(), False), *(([c.name for c in t.columns], True) for t in made.tables)]:
         assert len({dialect.fold(each) for each in held}) == len(NAMES)
         assert [dialect.name_problem(each, column=column) for each in held] == [None] * len(NAMES)
-        if letters != "exact":
-            assert not re.search("[a-z]" if letters == "upper" else "[A-Z]", "".join(held))
+        expected = "lower" if dialect.lower_case_tables and not column else letters
+        if expected != "exact":
+            assert not re.search("[a-z]" if expected == "upper" else "[A-Z]", "".join(held))
     assert not {LOADS_TABLE, HELPER} & {dialect.fold(each) for each in names(made).values()}
     assert [each.source_name for each in made.tables[0].columns] == NAMES
 
@@ -77,7 +79,8 @@ def test_every_database_can_be_named(name: str, letters: str, prefix: str) -> No
 def test_ordinary_names_are_exact(name: str) -> None:
     made = plan(ENGINES[name], manifest({"Orders-2026": {"Id": "int64", "unit price (€)": "float64"}}))
     (table,) = made.tables
-    assert (table.name, table.source) == ("Orders-2026", None)
+    stored = ("orders-2026", "Orders-2026") if name in {"redshift", "databricks"} else ("Orders-2026", None)
+    assert (table.name, table.source) == stored
     expected = ["Id", "unit price _€__dbf09cf8"] if name == "bigquery" else ["Id", "unit price (€)"]
     assert [column.name for column in table.columns] == expected
 
@@ -151,8 +154,17 @@ def test_of_two_names_that_are_one_the_first_is_exact(name: str, pair: tuple[str
     tables = {"t": dict.fromkeys(pair, "int64")} if column else {each: {"a": "int64"} for each in pair}
     made = plan(ENGINES[name], manifest(tables))
     first, second = made.tables[0].columns if column else made.tables
-    assert (first.name, second.source_name) == pair
+    lower = name in {"redshift", "databricks"} and not column
+    assert (first.name, second.source_name) == (pair[0].lower() if lower else pair[0], pair[1])
     assert re.fullmatch(f"{pair[1]}_[0-9a-f]{{8}}", second.name)
+
+
+@pytest.mark.parametrize("name", ["redshift", "databricks"])
+def test_one_table_of_two_databases_has_one_name_in_the_history(name: str) -> None:
+    """``Users`` and ``users`` are one table there: the records of one are found by the other."""
+    one, other = (plan(ENGINES[name], manifest({each: {"a": "int64"}})) for each in ("Users", "users"))
+    assert load_history.owners_query(one) == load_history.owners_query(other)
+    assert load_history.history_query(one) == load_history.history_query(other)
 
 
 def test_a_later_table_does_not_take_the_name_of_an_earlier_one() -> None:
