@@ -26,8 +26,8 @@ from tests.mutation.mutations import MUTATIONS, REPOSITORY, Mutation
 #: address space of the tests, so that a mutation that removes a size limit does not exhaust the machine's memory. The
 #: tests with several DuckDB databases in one process need more than 4 GiB.
 MEMORY = 8 << 30
-#: seconds for the tests of one mutation
-TIMEOUT = 300
+#: seconds for the tests of one file without a mutation
+TIMEOUT = 1800
 COPIED = ("airflow_provider_d1", "harness", "tests", "example_dags", "demo", "pyproject.toml")
 
 
@@ -48,24 +48,31 @@ def main(words: list[str]) -> int:
         for number in range(workers):
             copies.put(copy_repository(Path(name, str(number))))
 
-        def unmutated(tests: Iterable[str]) -> subprocess.CompletedProcess[str]:
+        #: seconds that the tests of a file take without a mutation
+        seconds: dict[str, float] = {}
+
+        def unmutated(file: str, tests: Iterable[str]) -> subprocess.CompletedProcess[str]:
+            began = time.monotonic()
             with borrowed(copies) as copy:
-                return run_tests(copy, sorted(tests))
+                finished = run_tests(copy, sorted(tests), TIMEOUT)
+            seconds[file] = time.monotonic() - began
+            return finished
 
         def judge(mutation: Mutation) -> bool:
             began = time.monotonic()
             with borrowed(copies) as copy:
-                outcome = attempt(copy, mutation)
+                outcome = attempt(copy, mutation, 60 + 3 * sum(seconds[file] for file in tests_by_file([mutation])))
             mark = "caught  " if outcome.caught else "SURVIVED"
             print(f"{mark} {mutation.protection}: {outcome.detail} ({time.monotonic() - began:.0f} s)", flush=True)
             return outcome.caught
 
         with ThreadPoolExecutor(workers) as pool:
             # one process for each file: all in one need more memory than a mutation may have
-            for finished in pool.map(unmutated, tests_by_file(chosen)):
+            files = tests_by_file(chosen)
+            for file, finished in zip(files, pool.map(unmutated, files, files.values()), strict=True):
                 if finished.returncode != 0:
                     print(finished.stdout[-4000:])
-                    print("The tests fail before any mutation; fix them first.")
+                    print(f"The tests in {file} fail before any mutation: exit code {finished.returncode}.")
                     pool.shutdown(cancel_futures=True)
                     return 2
             caught = list(pool.map(judge, chosen))
@@ -73,11 +80,11 @@ def main(words: list[str]) -> int:
     return 0 if all(caught) else 1
 
 
-def tests_by_file(mutations: list[Mutation]) -> list[set[str]]:
+def tests_by_file(mutations: list[Mutation]) -> dict[str, set[str]]:
     files: dict[str, set[str]] = {}
     for test in (test for mutation in mutations for test in mutation.tests):
         files.setdefault(test.partition("::")[0], set()).add(test)
-    return list(files.values())
+    return files
 
 
 @contextmanager
@@ -100,14 +107,14 @@ def copy_repository(copy: Path) -> Path:
     return copy
 
 
-def attempt(copy: Path, mutation: Mutation) -> Outcome:
+def attempt(copy: Path, mutation: Mutation, timeout: float) -> Outcome:
     if len(places := mutation.places(copy)) != 1:
         return Outcome(False, f"{mutation.old!r} occurs {len(places)} times in {mutation.package}:{mutation.within}")
     path, mutated = mutation.apply(copy)
     original = path.read_text()
     path.write_text(mutated)
     try:
-        finished = run_tests(copy, list(mutation.tests))
+        finished = run_tests(copy, list(mutation.tests), timeout)
     finally:
         path.write_text(original)
     failed = [line.split(" ")[1] for line in finished.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
@@ -118,7 +125,7 @@ def attempt(copy: Path, mutation: Mutation) -> Outcome:
     return Outcome(False, f"exit code {finished.returncode}: {finished.stdout.strip()[-300:]}")
 
 
-def run_tests(copy: Path, tests: list[str]) -> subprocess.CompletedProcess[str]:
+def run_tests(copy: Path, tests: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
@@ -128,7 +135,7 @@ def run_tests(copy: Path, tests: list[str]) -> subprocess.CompletedProcess[str]:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=TIMEOUT,
+            timeout=timeout,
             check=False,
         )
     except subprocess.TimeoutExpired:
