@@ -111,7 +111,7 @@ MUTATIONS = (
         "a name that keeps its spelling comes before one that is changed",
         "warehouses",
         "Naming._assigned",
-        "asked[source] != spelling + source",
+        "self._changes(spelling + source)",
         "False",
         ("tests/unit/warehouses/test_naming.py",),
     ),
