@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from airflow_provider_d1.staging.staging_run import StagingRun
 
 _BLOCKS_AHEAD = 2
+#: a smaller block is parsed by the thread that reads: to pass it to another one takes longer
+_SMALL_BLOCK_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -126,10 +128,12 @@ class _Pipeline:
         """Pass the tables and blocks of the dump to the threads."""
         try:
             for event in events:
-                if isinstance(event, Block):
-                    self._jobs.put((self._ordered.reserve(), event))
-                else:
+                if not isinstance(event, Block):
                     self._ordered.put(event)
+                elif len(event.body) < _SMALL_BLOCK_BYTES:
+                    self._ordered.put(parse_block(event))
+                else:
+                    self._jobs.put((self._ordered.reserve(), event))
         except D1DumpError as error:
             self._ordered.put(error)
         self._jobs.end()

@@ -39,7 +39,7 @@ class Channel(Generic[T]):
         :raises Stopped: when the channel is stopped, here and below.
         """
         with self._changed:
-            self._wait_while(lambda: self._reserved - self._taken >= self._capacity)
+            self._wait_while(self._is_full)
             self._reserved += 1
             return self._reserved - 1
 
@@ -51,8 +51,12 @@ class Channel(Generic[T]):
             self._changed.notify_all()
 
     def put(self, item: T) -> None:
-        """Reserve and deliver."""
-        self.deliver(self.reserve(), item)
+        """Reserve and deliver, in one step."""
+        with self._changed:
+            self._wait_while(self._is_full)
+            self._items[self._reserved] = item
+            self._reserved += 1
+            self._changed.notify_all()
 
     def end(self) -> None:
         """End the channel: nothing more will be reserved."""
@@ -78,6 +82,9 @@ class Channel(Generic[T]):
                 self._taken += 1
                 self._changed.notify_all()
             yield item
+
+    def _is_full(self) -> bool:
+        return self._reserved - self._taken >= self._capacity
 
     def _is_over(self) -> bool:
         return self._ended and self._taken == self._reserved

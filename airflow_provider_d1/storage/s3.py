@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from boto3.s3.transfer import TransferConfig
 
 _CONNECTIONS = 36
+#: boto3 sends bytes with less work than a file
+_READ_AT_ONCE_BYTES = 1 << 20
 #: boto3 splits larger files; for smaller ones its transfer manager costs more time than the request
 _SINGLE_REQUEST_BYTES = 8 << 20
 #: boto3 waits for an interim response before it sends a body (``Expect: 100-continue``). That is one more round trip,
@@ -142,7 +144,10 @@ class S3Storage:
         """Upload a file: a small one in one request, a large one in parts that are read from disk as they are sent."""
         self._stop_if_cancelled()
         target = {"Bucket": self._bucket, "Key": self._root + key}
-        if path.stat().st_size <= _SINGLE_REQUEST_BYTES:
+        size = path.stat().st_size
+        if size <= _READ_AT_ONCE_BYTES:
+            self.put_bytes(key, path.read_bytes())
+        elif size <= _SINGLE_REQUEST_BYTES:
             with path.open("rb") as file:
                 self._client.put_object(**target, Body=file, **self._extra_args)
         else:
