@@ -24,8 +24,8 @@ from pathlib import Path
 from tests.mutation.mutations import MUTATIONS, REPOSITORY, Mutation
 
 #: address space of the tests, so that a mutation that removes a size limit does not exhaust the machine's memory. The
-#: tests with several DuckDB databases in one process need more than 4 GiB.
-MEMORY = 8 << 30
+#: tests with several DuckDB databases in one process need more than 8 GiB.
+MEMORY = 16 << 30
 #: seconds for the tests of one file without a mutation
 TIMEOUT = 1800
 COPIED = ("airflow_provider_d1", "harness", "tests", "example_dags", "demo", "pyproject.toml")
@@ -126,7 +126,18 @@ def attempt(copy: Path, mutation: Mutation, timeout: float) -> Outcome:
 
 
 def run_tests(copy: Path, tests: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "--tb=short",
+        "--show-capture=no",
+        "-p",
+        "no:cacheprovider",
+        *tests,
+    ]
     environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         return subprocess.run(
