@@ -204,7 +204,7 @@ def test_a_dataset_of_a_named_project_and_in_another_location(emulator, schema, 
         load_staged(uri, location="EU")
 
 
-@pytest.mark.parametrize("by", [{"day"}, {"id"}, {"day", "id"}], ids="-".join)
+@pytest.mark.parametrize("by", [("day",), ("id",), ("day", "id")], ids="-".join)
 def test_partitions_and_clusters_stay_in_every_mode(emulator, schema, load_staged, stage, by) -> None:
     """Rows are replaced in place."""
     from google.cloud.bigquery import SchemaField, Table, TimePartitioning
