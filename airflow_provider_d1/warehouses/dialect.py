@@ -85,6 +85,10 @@ class Dialect:
         """
         return native or self.types[staged]
 
+    def stored_schema(self, schema: str) -> str:
+        """A schema's name as the warehouse's catalogue has it."""
+        return self.fold(schema) if self.lower_case_tables else schema
+
     def identifier(self, *parts: str) -> str:
         """Quote one name, or several as a qualified one."""
         return ".".join(f"{self.quote}{self._escaped(part)}{self.quote}" for part in parts)

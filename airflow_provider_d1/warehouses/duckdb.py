@@ -117,6 +117,12 @@ class DuckDB(Warehouse[DuckDBSession]):
             f"AND {_is('schema_name', plan.options.schema)}"
         )
 
+    def tables_query(self, plan: LoadPlan) -> str:
+        return (
+            "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() "
+            f"AND {_is('schema_name', plan.options.schema)}"
+        )
+
     def columns_query(self, plan: LoadPlan, table: str) -> str:
         return (
             "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = current_database() "

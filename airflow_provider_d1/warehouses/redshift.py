@@ -162,6 +162,10 @@ class Redshift(Warehouse[RedshiftSession]):
         schema = plan.dialect.literal(_stored(plan.options.schema))
         return f"SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = {schema}"
 
+    def tables_query(self, plan: LoadPlan) -> str:
+        schema = plan.dialect.literal(_stored(plan.options.schema))
+        return f"SELECT table_name FROM information_schema.tables WHERE table_schema = {schema}"
+
     def lock(self, plan: LoadPlan) -> list[str]:
         return [f"LOCK {plan.path(LOADS_TABLE)}"]
 

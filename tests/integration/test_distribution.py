@@ -56,7 +56,7 @@ def test_the_metadata_names_author_addresses_and_pythons(built: Path) -> None:
     assert metadata["Author"]
     assert f"Homepage, {HOME}" in metadata.get_all("Project-URL", [])
     pythons = [value for value in metadata.get_all("Classifier", []) if value.startswith("Programming Language")]
-    assert [value.rsplit(" ", 1)[1] for value in pythons if ":: 3." in value] == ["3.11", "3.12", "3.13"]
+    assert [value.rsplit(" ", 1)[1] for value in pythons if ":: 3." in value] == ["3.11", "3.12", "3.13", "3.14"]
 
 
 def test_no_link_of_the_readme_is_relative(built: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from typing import Any
 
 import pyarrow as pa
@@ -158,6 +159,15 @@ def test_a_clock_that_is_put_back_appends_nothing_twice(engine, schema, load_sta
     load_staged(first)
     assert load_staged(second, mode="append")["skipped"] is False
     assert len(held(engine, schema)) == 4
+
+
+def test_a_schema_that_is_there_is_not_made(engine, load_staged, stage, caplog) -> None:
+    """CREATE SCHEMA IF NOT EXISTS needs the right to create one. The schema's name has capitals."""
+    load_staged(stage({"users": USERS}))
+    caplog.clear()
+    load_staged(stage({"users": USERS}))
+    assert "INSERT INTO" in caplog.text
+    assert not re.search("CREATE (SCHEMA|DATABASE)", caplog.text)
 
 
 def test_tables_that_the_database_no_longer_has_are_named(engine, schema, load_staged, stage, tmp_path) -> None:
