@@ -92,6 +92,7 @@ def _repetitive(sample: pa.Table) -> list[str]:
     names = []
     for name, column in zip(rows.column_names, rows.columns, strict=True):
         values = len(column) - column.null_count
+        # of four values, one distinct value at least is a quarter
         if values > 4 and pc.count_distinct(column, mode="only_valid").as_py() * 4 < values:
             names.append(name)
     return names

@@ -31,8 +31,7 @@ def deferral_seconds(version: str) -> float:
     two busy cores: the report came 2 s after the deferral (median), 8 s (90 %), and with 1,000 mapped tasks up to 14 s.
     Only the event waits, the export does not.
     """
-    major, minor, patch = map(int, re.findall(r"\d+", version)[:3])
-    return 10.0 if (major, minor, patch) >= (3, 2, 2) else 30.0
+    return 10.0 if tuple(map(int, re.findall(r"\d+", version)[:3])) >= (3, 2, 2) else 30.0
 
 
 DEFERRAL_SECONDS = deferral_seconds(airflow.__version__)

@@ -108,7 +108,7 @@ class Warehouse(ABC, Generic[S]):
 
     def schema_query(self, plan: LoadPlan) -> str:
         """The query for the target schema; no rows when there is none."""
-        schema = plan.dialect.literal(plan.dialect.stored_schema(plan.options.schema))
+        schema = plan.dialect.literal(plan.dialect.stored(plan.options.schema))
         return f"SELECT 1 FROM {plan.information_schema}.schemata WHERE schema_name = {schema}"
 
     def create_schema(self, plan: LoadPlan) -> str:
@@ -130,7 +130,7 @@ class Warehouse(ABC, Generic[S]):
 
     def tables_query(self, plan: LoadPlan) -> str:
         """The query for the names of all tables in the schema."""
-        schema = plan.dialect.literal(plan.dialect.stored_schema(plan.options.schema))
+        schema = plan.dialect.literal(plan.dialect.stored(plan.options.schema))
         return f"SELECT table_name FROM {plan.information_schema}.tables WHERE table_schema = {schema}"
 
     def statement_for(self, work: TableLoad) -> str:

@@ -64,7 +64,7 @@ class Databricks(Warehouse[CursorSession]):
         max_length=255,
         length_in="characters",
         fold=str.lower,
-        lower_case_tables=True,
+        stored=str.lower,
         quote="`",
         backslash=True,
         apostrophe_escape="backslash",
@@ -131,10 +131,10 @@ class Databricks(Warehouse[CursorSession]):
         return CursorSession(DatabricksSqlHook(databricks_conn_id=connections.conn_id).get_conn())
 
     def columns_query(self, plan: LoadPlan, table: str) -> str:
-        literal, fold = plan.dialect.literal, plan.dialect.fold
+        literal, stored = plan.dialect.literal, plan.dialect.stored
         return (
             f"SELECT column_name, full_data_type FROM {plan.information_schema}.columns "
-            f"WHERE table_schema = {literal(fold(plan.options.schema))} AND table_name = {literal(fold(table))} "
+            f"WHERE table_schema = {literal(stored(plan.options.schema))} AND table_name = {literal(stored(table))} "
             "ORDER BY ordinal_position"
         )
 
@@ -174,8 +174,8 @@ class Databricks(Warehouse[CursorSession]):
         return [self.rename_helper(plan, work)]
 
     def attached_query(self, plan: LoadPlan, table: str) -> str:
-        literal, fold = plan.dialect.literal, plan.dialect.fold
-        where = f"WHERE table_schema = {literal(fold(plan.options.schema))} AND table_name = {literal(fold(table))}"
+        literal, stored = plan.dialect.literal, plan.dialect.stored
+        where = f"WHERE table_schema = {literal(stored(plan.options.schema))} AND table_name = {literal(stored(table))}"
         return (
             f"SELECT 'row filter' FROM {plan.information_schema}.row_filters {where} "
             f"UNION ALL SELECT 'mask of column ' || column_name FROM {plan.information_schema}.column_masks {where}"

@@ -31,7 +31,7 @@ class Dialect:
         each byte but ASCII letters, digits and ``_`` takes three.
     :param length_in: whether that counts bytes of UTF-8 or characters.
     :param fold: two names with the same image are one name in the warehouse.
-    :param lower_case_tables: whether the warehouse stores the names of tables in lower case, quoted ones too.
+    :param stored: the name of a schema or table as the catalogue has it, where quoted names are put in lower case too.
     :param quote: the character around identifiers.
     :param quote_escape: how a quote inside an identifier is escaped: it is doubled, or a backslash precedes it.
     :param backslash: True where a backslash escapes in string literals.
@@ -59,7 +59,7 @@ class Dialect:
     length_in: Literal["bytes", "characters"] = "bytes"
     max_file_name: int | None = None
     fold: Callable[[str], str] = exact
-    lower_case_tables: bool = False
+    stored: Callable[[str], str] = exact
     quote: str = '"'
     quote_escape: Escape = "double"
     backslash: bool = False
@@ -85,9 +85,10 @@ class Dialect:
         """
         return native or self.types[staged]
 
-    def stored_schema(self, schema: str) -> str:
-        """A schema's name as the warehouse's catalogue has it."""
-        return self.fold(schema) if self.lower_case_tables else schema
+    @property
+    def lower_case_tables(self) -> bool:
+        """Whether the warehouse stores the names of tables in lower case."""
+        return self.stored is not exact
 
     def identifier(self, *parts: str) -> str:
         """Quote one name, or several as a qualified one."""

@@ -247,8 +247,8 @@ class Load(Run[Any]):
         known = load_history.loaded_tables(self.session.rows(load_history.source_query(plan)))
         gone = {name for name, source in known.items() if fold_case(source) not in plan.in_source}
         if gone:  # one query, as a schema may have had thousands of tables that are gone everywhere
-            present = {plan.dialect.fold(name) for name in self._table_names()}
-            self.missing = [name for name in known if name in gone and plan.dialect.fold(name) in present]
+            present = set(self._table_names())
+            self.missing = [name for name in known if name in gone and plan.dialect.stored(name) in present]
         if not self.missing or plan.options.on_missing == "keep":
             for name in self.missing:
                 log.warning("table=%s missing_in_source=true kept=true", name)

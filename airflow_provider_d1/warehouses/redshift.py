@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1ConfigurationError
+from airflow_provider_d1.validation import fold_case
 from airflow_provider_d1.warehouses.base import Warehouse
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.plan import LOADS_TABLE
@@ -38,7 +39,6 @@ _HIDDEN = "ACCESS_KEY_ID '***' SECRET_ACCESS_KEY '***'"
 _FOLD_NAMES = "SET enable_case_sensitive_identifier TO false"
 #: what COPY says of a text that is too long for its column, among other errors
 _LENGTH = re.compile(r"length", re.IGNORECASE)
-_ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
 class RedshiftSession(CursorSession):
@@ -92,7 +92,7 @@ class Redshift(Warehouse[RedshiftSession]):
         text_length="OCTET_LENGTH({value})",
         try_cast="TRY_CAST({value}::varchar(65535) AS {type})",
         max_length=127,
-        lower_case_tables=True,
+        stored=fold_case,
         fold=str.lower,  # quoted names too, as the session turns enable_case_sensitive_identifier off
         backslash=True,
         forbidden=re.compile(r"[\x00-\x1f\x7f-\x9f]"),
@@ -159,12 +159,8 @@ class Redshift(Warehouse[RedshiftSession]):
         return session
 
     def schema_query(self, plan: LoadPlan) -> str:
-        schema = plan.dialect.literal(_stored(plan.options.schema))
+        schema = plan.dialect.literal(plan.dialect.stored(plan.options.schema))
         return f"SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = {schema}"
-
-    def tables_query(self, plan: LoadPlan) -> str:
-        schema = plan.dialect.literal(_stored(plan.options.schema))
-        return f"SELECT table_name FROM information_schema.tables WHERE table_schema = {schema}"
 
     def lock(self, plan: LoadPlan) -> list[str]:
         return [f"LOCK {plan.path(LOADS_TABLE)}"]
@@ -250,12 +246,7 @@ class Redshift(Warehouse[RedshiftSession]):
         return f"ACCESS_KEY_ID {literal(access.access_key)} SECRET_ACCESS_KEY {literal(access.secret_key)}{token}"
 
 
-def _stored(name: str) -> str:
-    """A name as Redshift stores it: with its ASCII letters in lower case."""
-    return name.translate(_ASCII_LOWER)
-
-
 def _catalogued(plan: LoadPlan, table: str) -> str:
     """The condition for a table in the catalogue's views."""
-    schema, name = (plan.dialect.literal(_stored(part)) for part in (plan.options.schema, table))
+    schema, name = (plan.dialect.literal(plan.dialect.stored(part)) for part in (plan.options.schema, table))
     return f"table_schema = {schema} AND table_name = {name}"

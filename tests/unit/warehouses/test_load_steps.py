@@ -48,6 +48,8 @@ class Recorder(Session):
         self.ran: list[str] = []
         self.known: dict[str, list[tuple[Any, ...]]] = {}
         self.queries = 0
+        #: the schema's tables; by default the helper tables and those of which a load is recorded
+        self.names: list[str] | None = None
 
     def know(self, warehouse: Warehouse[Any], made: LoadPlan) -> None:
         self.known = {
@@ -61,7 +63,9 @@ class Recorder(Session):
                 ("source_name", "text"),
                 ("sequence", "bigint"),
             ],
-            warehouse.tables_query(made): [(name,) for name in (*self.helpers, *(name for name, *_ in self.loaded))],
+            warehouse.tables_query(made): [
+                (name,) for name in self.names or (*self.helpers, *(name for name, *_ in self.loaded))
+            ],
             **{warehouse.attached_query(made, table.name) or "": self.policies for table in made.tables},
             **{warehouse.columns_query(made, table.name): self.columns for table in made.tables},
         }
@@ -488,6 +492,16 @@ def test_a_table_that_vanished_is_dropped_when_that_is_asked_for(name) -> None:
     ]  # it was dropped by a load before
     load(name, recorder, on_missing="drop")
     assert drop not in recorder.ran
+
+
+@pytest.mark.parametrize("name", DEFAULT)
+def test_a_table_whose_name_differs_in_case_is_another_one(name, caplog) -> None:
+    """But in Redshift and Databricks, which store all names in lower case."""
+    recorder = Recorder(existing(name, id="int64", name="string"))
+    recorder.loaded = [("Gone", None, None, None, 3, CLOCK)]
+    recorder.names = ["gone"]
+    load(name, recorder)
+    assert ("table=Gone missing_in_source=true" in caplog.text) == (name in {"redshift", "databricks"})
 
 
 @pytest.mark.parametrize("name", DEFAULT)
