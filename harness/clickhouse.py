@@ -8,7 +8,6 @@ Sessions are kept until the end, results are not compressed, and an insert begin
 from __future__ import annotations
 
 import base64
-import json
 import os
 import re
 import secrets
@@ -19,7 +18,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from email.parser import BytesParser
 from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,9 +25,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from harness.database_server import USER, DatabaseServer
 from harness.process import Server, free_ports, running
 
-_USER = "harness"
 #: parameters of a request that are no settings of the engine
 _TRANSPORT = frozenset(
     ("database", "query", "query_id", "session_id", "wait_end_of_query", "client_protocol_version", "compress")
@@ -38,27 +36,10 @@ _FORMAT = re.compile(r"\bFORMAT\s+(\w+)\s*$", re.IGNORECASE)
 _CODE = re.compile(r"Code: (\d+)")
 
 
-@dataclass(frozen=True)
-class ClickHouseServer:
-    """Where the server listens, and the account of its clients; ``process`` can be killed and started again."""
+class ClickHouseServer(DatabaseServer):
+    """A running server."""
 
-    port: int
-    password: str = field(repr=False)
-    process: Server = field(repr=False)
-    host: str = "127.0.0.1"
-    user: str = _USER
-
-    def airflow_connection(self) -> str:
-        """The JSON for an ``AIRFLOW_CONN_…`` environment variable."""
-        return json.dumps(
-            {
-                "conn_type": "clickhouse",
-                "host": self.host,
-                "port": self.port,
-                "login": self.user,
-                "password": self.password,
-            }
-        )
+    conn_type = "clickhouse"
 
     def connect(self):  # noqa: ANN201 - clickhouse_connect's own
         """A client of ``clickhouse_connect``."""
@@ -74,7 +55,7 @@ def clickhouse_server(folder: Path) -> Iterator[ClickHouseServer]:
     (port,) = free_ports(1)
     log = folder / "clickhouse.log"
     process = Server(lambda: running(command, log=log, ready=lambda: _answers(server), env=env))
-    server = ClickHouseServer(port, secrets.token_urlsafe(16), process)
+    server = ClickHouseServer(port=port, password=secrets.token_urlsafe(16), process=process)
     command = [sys.executable, "-m", "harness.clickhouse", str(port), str(folder / "data")]
     env = {"PATH": os.environ.get("PATH", ""), "CLICKHOUSE_PASSWORD": server.password, "HOME": str(folder)}
     env |= {"PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": tempfile.gettempdir(), "NO_PROXY": "*"}
@@ -144,7 +125,7 @@ class _Listener(ThreadingHTTPServer):
     def __init__(self, port: int, path: str, password: str) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.path = path
-        self.authorization = "Basic " + base64.b64encode(f"{_USER}:{password}".encode()).decode()
+        self.authorization = "Basic " + base64.b64encode(f"{USER}:{password}".encode()).decode()
         self.sessions: dict[str, _Session] = {"": _Session(path)}
         self.lock = threading.Lock()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import secrets
@@ -11,37 +10,19 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.database_server import USER, DatabaseServer
 from harness.process import Server, free_ports, running
 
-_USER = "harness"
 #: Debian installs the server where only root looks by default
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
 
 
-@dataclass(frozen=True)
-class MariaDBServer:
-    """Where the server listens, and an account that may do everything; ``process`` can be killed and started again."""
+class MariaDBServer(DatabaseServer):
+    """A running server."""
 
-    port: int
-    password: str = field(repr=False)
-    process: Server = field(repr=False)
-    host: str = "127.0.0.1"
-    user: str = _USER
-
-    def airflow_connection(self) -> str:
-        """The JSON for an ``AIRFLOW_CONN_…`` environment variable."""
-        return json.dumps(
-            {
-                "conn_type": "mysql",
-                "host": self.host,
-                "port": self.port,
-                "login": self.user,
-                "password": self.password,
-            }
-        )
+    conn_type = "mysql"
 
     def connect(self, **options):  # noqa: ANN003, ANN201 - pymysql's own
         """A PyMySQL connection in autocommit mode."""
@@ -92,8 +73,8 @@ def mariadb_server(folder: Path) -> Iterator[MariaDBServer]:
         accounts = place / "accounts.sql"
         accounts.touch(mode=0o600)
         accounts.write_text(  # one statement in each line
-            f"CREATE USER IF NOT EXISTS '{_USER}'@'%' IDENTIFIED BY '{password}';\n"
-            f"GRANT ALL ON *.* TO '{_USER}'@'%' WITH GRANT OPTION;\n"
+            f"CREATE USER IF NOT EXISTS '{USER}'@'%' IDENTIFIED BY '{password}';\n"
+            f"GRANT ALL ON *.* TO '{USER}'@'%' WITH GRANT OPTION;\n"
             "DROP USER IF EXISTS 'root'@'localhost', 'root'@'127.0.0.1', 'root'@'::1';\n"
         )
         if user is not None:
@@ -101,7 +82,7 @@ def mariadb_server(folder: Path) -> Iterator[MariaDBServer]:
         (port,) = free_ports(1)
         log = folder / "mariadb.log"
         process = Server(lambda: running(command, log=log, ready=lambda: _answers(server), user=user, env=env))
-        server = MariaDBServer(port, password, process)
+        server = MariaDBServer(port=port, password=password, process=process)
         settings = {
             "datadir": data,
             "port": port,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import re
@@ -12,40 +11,23 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from harness.database_server import USER, DatabaseServer
 from harness.process import Server, free_ports, running
 
-_USER = "harness"
 _DATABASE = "warehouse"
 
 
-@dataclass(frozen=True)
-class PostgresServer:
-    """Where the server listens, and its superuser; ``process`` can be killed and started again."""
+@dataclass(frozen=True, kw_only=True)
+class PostgresServer(DatabaseServer):
+    """A running server."""
 
-    port: int
+    conn_type = "postgres"
     programs: Path
-    password: str = field(repr=False)
-    process: Server = field(repr=False)
-    host: str = "127.0.0.1"
-    user: str = _USER
     database: str = _DATABASE
-
-    def airflow_connection(self) -> str:
-        """The JSON for an ``AIRFLOW_CONN_…`` environment variable."""
-        return json.dumps(
-            {
-                "conn_type": "postgres",
-                "host": self.host,
-                "port": self.port,
-                "login": self.user,
-                "password": self.password,
-                "schema": self.database,
-            }
-        )
 
     def connect(self, **options):  # noqa: ANN003, ANN201 - psycopg's own
         """A psycopg connection in autocommit mode."""
@@ -99,7 +81,7 @@ def _running(folder: Path, log: Path) -> Iterator[PostgresServer]:
             "--pgdata",
             data,
             "--username",
-            _USER,
+            USER,
             "--pwfile",
             password_file,
             "--auth",
@@ -119,7 +101,7 @@ def _running(folder: Path, log: Path) -> Iterator[PostgresServer]:
     password_file.unlink()
     (port,) = free_ports(1)
     process = Server(lambda: running(command, log=log, ready=lambda: _answers(server), user=user, env=env))
-    server = PostgresServer(port, programs, password, process)
+    server = PostgresServer(port=port, programs=programs, password=password, process=process)
     settings = {
         "listen_addresses": server.host,
         "port": port,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import secrets
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from tests.integration.warehouses.staged import edit_manifest, write_staged
-from tests.integration.warehouses.warehouse_engines import CONN_ID, Engine
+from tests.integration.warehouses.staged import edit_manifest
+from tests.integration.warehouses.warehouse_engines import WITH_FAKESNOW, Engine, new_schema
 from tests.unit.warehouses.warehouse_plans import ENGINES
 
 KEYS = {"users": ["id"]}
@@ -22,31 +22,20 @@ NEW = pa.table(
 )
 
 
-@pytest.fixture(params=["postgres", "mysql", "duckdb", "clickhouse", "snowflake"])
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    engine: Engine = request.getfixturevalue(f"{request.param}_engine")
-    monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", engine.airflow_connection())
-    return engine
+@pytest.fixture(params=WITH_FAKESNOW)
+def engine(request: pytest.FixtureRequest, connected: Callable[[str], Engine]) -> Engine:
+    return connected(request.param)
 
 
 @pytest.fixture
 def schema(engine: Engine) -> str:
-    token = secrets.token_hex(4)
-    return f"Staging_{token}" if engine.name == "snowflake" else f'Staging "{token}"'
+    return new_schema(engine)
 
 
 @pytest.fixture
-def stage(tmp_path):
-    """Stage tables as another export each time; returns the manifest's URI."""
-    count = 0
-
+def stage(stage):
     def write(users: pa.Table, key: list[str] | None = None, **options: Any) -> str:
-        nonlocal count
-        count += 1
-        folder = tmp_path / f"export {count}"
-        folder.mkdir()
-        options = {"bookmark": f"bookmark-{count}", "keys": KEYS if key is None else {"users": key}, **options}
-        return write_staged(folder, {"users": users}, **options)
+        return stage({"users": users}, **{"keys": KEYS if key is None else {"users": key}, **options})
 
     return write
 

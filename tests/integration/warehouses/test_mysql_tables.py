@@ -17,7 +17,6 @@ from airflow_provider_d1.dump.text_form import real_to_text
 from airflow_provider_d1.exceptions import D1WarehouseError
 from airflow_provider_d1.warehouses import mysql as mysql_loader
 from airflow_provider_d1.warehouses import session as loader_session
-from tests.integration.warehouses.staged import write_staged
 from tests.integration.warehouses.warehouse_engines import CONN_ID, MySQL
 
 OLD = pa.table({"id": [1, 2, 3], "name": ["Ada", "Grace", None], "boss": pa.array([None, 1, 1], pa.int64())})
@@ -76,17 +75,8 @@ def names(engine, schema) -> dict[str, str]:
 
 
 @pytest.fixture
-def stage(tmp_path):
-    count = 0
-
-    def write(users: pa.Table, **source: Any) -> str:
-        nonlocal count
-        count += 1
-        folder = tmp_path / f"export {count}"
-        folder.mkdir()
-        return write_staged(folder, {"users": users}, **{"bookmark": f"bookmark-{count}", **source})
-
-    return write
+def stage(stage):
+    return lambda users, **source: stage({"users": users}, **source)
 
 
 def definition(engine: MySQL, schema: str, names: dict[str, str]) -> list[Any]:

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from tests.integration.warehouses.staged import write_staged
 from tests.integration.warehouses.warehouse_engines import CONN_ID, Postgres
 
 OLD = pa.table({"id": [1, 2, 3], "name": ["Ada", "Grace", None], "boss": pa.array([None, 1, 1], pa.int64())})
@@ -173,17 +172,8 @@ def names(engine, schema) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def stage(tmp_path):
-    count = 0
-
-    def write(users: pa.Table, **source: Any) -> str:
-        nonlocal count
-        count += 1
-        folder = tmp_path / f"export {count}"
-        folder.mkdir()
-        return write_staged(folder, {"users": users}, **{"bookmark": f"bookmark-{count}", **source})
-
-    return write
+def stage(stage):
+    return lambda users, **source: stage({"users": users}, **source)
 
 
 def dump(engine: Postgres) -> str:

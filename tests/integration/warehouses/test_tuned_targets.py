@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
-import secrets
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from tests.integration.warehouses.staged import write_staged
-from tests.integration.warehouses.warehouse_engines import CONN_ID, Engine
+from tests.integration.warehouses.warehouse_engines import WITH_FAKESNOW, Engine, new_schema
 
 KEYS = {"users": ["id"]}
 COLUMNS = ("id", "name", "flag", "day", "at", "price", "code", "ratio")
@@ -87,30 +86,21 @@ HOLDING = {
 }
 
 
-@pytest.fixture(params=["postgres", "mysql", "duckdb", "clickhouse", "snowflake"])
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    engine: Engine = request.getfixturevalue(f"{request.param}_engine")
-    monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", engine.airflow_connection())
-    return engine
+@pytest.fixture(params=WITH_FAKESNOW)
+def engine(request: pytest.FixtureRequest, connected: Callable[[str], Engine]) -> Engine:
+    return connected(request.param)
 
 
 @pytest.fixture
 def schema(engine: Engine) -> str:
-    token = secrets.token_hex(4)
-    return f"Staging_{token}" if engine.name == "snowflake" else f'Staging "{token}"'
+    return new_schema(engine)
 
 
 @pytest.fixture
-def stage(tmp_path):
-    count = 0
-
+def stage(stage):
     def write(rows: list[tuple[Any, ...]]) -> str:
-        nonlocal count
-        count += 1
-        folder = tmp_path / f"export {count}"
-        folder.mkdir()
         table = pa.table([list(c) for c in zip(*rows, strict=True)] or [[]] * len(SCHEMA), schema=SCHEMA)
-        return write_staged(folder, {"users": table}, bookmark=f"b-{count}", keys=KEYS, rows_in_part=2)
+        return stage({"users": table}, keys=KEYS, rows_in_part=2)
 
     return write
 

@@ -6,14 +6,13 @@ import datetime as dt
 import decimal
 import json
 import logging
-import secrets
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from tests.integration.warehouses.staged import write_staged
-from tests.integration.warehouses.warehouse_engines import CONN_ID, Engine
+from tests.integration.warehouses.warehouse_engines import WITH_FAKESNOW, Engine, new_schema
 
 DECLARED = {
     "id": "INTEGER",
@@ -79,32 +78,23 @@ TYPES = {
 NATIVE = ("flag", "day", "at", "price", "whole", "doc")
 
 
-@pytest.fixture(params=["postgres", "mysql", "duckdb", "clickhouse", "snowflake"])
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    engine: Engine = request.getfixturevalue(f"{request.param}_engine")
-    monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", engine.airflow_connection())
-    return engine
+@pytest.fixture(params=WITH_FAKESNOW)
+def engine(request: pytest.FixtureRequest, connected: Callable[[str], Engine]) -> Engine:
+    return connected(request.param)
 
 
 @pytest.fixture
 def schema(engine: Engine) -> str:
-    token = secrets.token_hex(4)
-    return f"Staging_{token}" if engine.name == "snowflake" else f'Staging "{token}"'
+    return new_schema(engine)
 
 
 @pytest.fixture
-def load(tmp_path, load_staged):
+def load(stage, load_staged):
     """Stage rows as another export and load them."""
-    count = 0
 
     def stage_and_load(rows: list[tuple[Any, ...]], mode: str, type_hints: str = "declared", **options: Any) -> Any:
-        nonlocal count
-        count += 1
-        folder = tmp_path / f"export {count}"
-        folder.mkdir()
         table = pa.table([list(c) for c in zip(*rows, strict=True)], schema=SCHEMA)
-        keys = {"users": ["id"]}
-        uri = write_staged(folder, {"users": table}, bookmark=f"b-{count}", keys=keys, declared=DECLARED)
+        uri = stage({"users": table}, keys={"users": ["id"]}, declared=DECLARED)
         for _ in range(2):  # the second time changes nothing
             load_staged(uri, mode=mode, type_hints=type_hints, **options)
 

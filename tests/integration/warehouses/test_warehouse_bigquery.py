@@ -11,7 +11,6 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -22,7 +21,6 @@ from airflow_provider_d1.warehouses import load_history
 from airflow_provider_d1.warehouses.bigquery import BigQuery
 from harness.bigquery import BigQueryEmulator, bigquery_emulator, bigquery_missing
 from tests.integration.warehouses.hard_names import database, keys, named, rows_of
-from tests.integration.warehouses.staged import write_staged
 from tests.integration.warehouses.warehouse_engines import CONN_ID
 
 USERS = pa.table({"id": [1, 2], "a b": ["Ada", None], "é": [1.5, None], "1a": pa.array([b"\0\xff", b""], pa.binary())})
@@ -75,20 +73,6 @@ def emulator_without_gaps(emulator: BigQueryEmulator, monkeypatch: pytest.Monkey
 @pytest.fixture
 def schema() -> str:
     return f"d1_{secrets.token_hex(4)}"
-
-
-@pytest.fixture
-def stage(tmp_path: Path):
-    count = 0
-
-    def write(tables: dict[str, pa.Table], **options: Any) -> str:
-        nonlocal count
-        count += 1
-        folder = tmp_path / f"export {count}"
-        folder.mkdir()
-        return write_staged(folder, tables, bookmark=f"bookmark-{count}", **options)
-
-    return write
 
 
 def rows(emulator: BigQueryEmulator, schema: str, table: str = "users") -> list[tuple[Any, ...]]:

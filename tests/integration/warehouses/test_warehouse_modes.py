@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from tests.integration.warehouses.staged import edit_manifest, write_staged
+from tests.integration.warehouses.staged import edit_manifest
 from tests.unit.warehouses.warehouse_plans import ENGINES
 
 
@@ -26,21 +26,6 @@ def table(**columns: list[Any]) -> pa.Table:
 
 USERS = table(id=[1, 2], name=["Ada", None])
 MORE = table(id=[3, 4], name=["Grace", ""])
-
-
-@pytest.fixture
-def stage(tmp_path):
-    """Stage tables as another export each time; returns the manifest's URI."""
-    count = 0
-
-    def write(tables: dict[str, pa.Table], file_format: str = "parquet", **source: Any) -> str:
-        nonlocal count
-        count += 1
-        folder = tmp_path / f"export {count}"
-        folder.mkdir()
-        return write_staged(folder, tables, file_format, **{"bookmark": f"bookmark-{count}", **source})
-
-    return write
 
 
 def rows(*values: tuple[Any, ...]) -> list[tuple[Any, ...]]:

@@ -12,19 +12,16 @@ import pyarrow as pa
 import pytest
 
 from tests.integration.warehouses.hard_names import COLUMNS, TABLES, database, keys, named, rows_of
-from tests.integration.warehouses.staged import write_staged
-from tests.integration.warehouses.warehouse_engines import CONN_ID, Engine
+from tests.integration.warehouses.warehouse_engines import WITH_FAKESNOW, Engine
 from tests.unit.warehouses.warehouse_plans import ENGINES
 
 #: fakesnow's SQL and its folders of stages know no others
 FAKESNOW_TABLES = ("users", "Été", "été", "t" * 300, "a.b/c d", "_d1_loads")
 
 
-@pytest.fixture(params=["postgres", "mysql", "duckdb", "clickhouse", "snowflake"])
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    engine: Engine = request.getfixturevalue(f"{request.param}_engine")
-    monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", engine.airflow_connection())
-    return engine
+@pytest.fixture(params=WITH_FAKESNOW)
+def engine(request: pytest.FixtureRequest, connected: Callable[[str], Engine]) -> Engine:
+    return connected(request.param)
 
 
 @pytest.fixture
@@ -42,21 +39,6 @@ def content(engine: Engine, chosen: tuple[str, ...]) -> Callable[..., dict[str, 
     """DuckDB, which is behind fakesnow, has no columns without a name; the loader names them for it by position."""
     columns = COLUMNS[:-1] if engine.name == "snowflake" else COLUMNS
     return partial(database, tables=chosen, columns=columns)
-
-
-@pytest.fixture
-def stage(tmp_path):
-    """Stage tables as another export each time; returns the manifest's URI."""
-    count = 0
-
-    def write(tables: dict[str, pa.Table], file_format: str = "parquet", **options: Any) -> str:
-        nonlocal count
-        count += 1
-        folder = tmp_path / f"export {count}"
-        folder.mkdir()
-        return write_staged(folder, tables, file_format, **{"bookmark": f"bookmark-{count}", **options})
-
-    return write
 
 
 def held(engine: Engine, schema: str, result: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_d1.warehouses import load_history as loads
-from tests.integration.warehouses.staged import edit_manifest, write_staged
+from tests.integration.warehouses.staged import edit_manifest
 from tests.integration.warehouses.staged_corpus import CORPUS, alike, expected_rows, staged
 from tests.integration.warehouses.warehouse_engines import CONN_ID, Snowflake
 from tests.unit.dump.dump_oracle import for_sqlite, read_with_sqlite
@@ -44,21 +44,6 @@ def engine(snowflake_engine: Snowflake, monkeypatch: pytest.MonkeyPatch) -> Snow
 @pytest.fixture
 def schema() -> str:
     return f"Staging_{secrets.token_hex(4)}"
-
-
-@pytest.fixture
-def stage(tmp_path: Path):
-    """Stage tables as another export each time; returns the manifest's URI."""
-    count = 0
-
-    def write(tables: dict[str, pa.Table], **options: Any) -> str:
-        nonlocal count
-        count += 1
-        folder = tmp_path / f"export {count}"
-        folder.mkdir()
-        return write_staged(folder, tables, **{"bookmark": f"bookmark-{count}", **options})
-
-    return write
 
 
 def rows_of(table: pa.Table) -> list[tuple[Any, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from abc import ABC, abstractmethod
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,15 @@ if TYPE_CHECKING:
     from harness.postgres import PostgresServer
 
 CONN_ID = "warehouse"
+#: the engines themselves, and those with fakesnow
+REAL = ("postgres", "mysql", "duckdb", "clickhouse")
+WITH_FAKESNOW = (*REAL, "snowflake")
+
+
+def new_schema(engine: Engine | None = None) -> str:
+    """A name that nobody has used, and that has to be quoted; fakesnow knows no names with quotes in them."""
+    token = secrets.token_hex(4)
+    return f"Staging_{token}" if engine is not None and engine.name == "snowflake" else f'Staging "{token}"'
 
 
 class Engine(ABC):

@@ -80,6 +80,23 @@ def stage(
     return dag
 
 
+def load(
+    dag: DAG, *, task_id: str = "load", conn_id: str | None = None, aws_conn_id: str | None = None, retries: int = 0
+) -> None:
+    """Load what the DAG stages, into a schema of its name; by default through connections of its name too."""
+    with dag:
+        D1StagingToWarehouseOperator(
+            task_id=task_id,
+            manifest=dag.get_task("stage").output,
+            conn_id=conn_id or f"{dag.dag_id}_warehouse",
+            aws_conn_id=aws_conn_id or f"{dag.dag_id}_s3",
+            schema=dag.dag_id,
+            retries=retries,
+            retry_delay=timedelta(seconds=1),
+        )
+    globals()[dag.dag_id] = dag
+
+
 for name in ("terminated", "killed", "stopped"):
     globals()[name] = stage(f"triggerer_{name}", queue=name)
 
@@ -142,57 +159,14 @@ with DAG("two_at_once", schedule=None, catchup=False) as two_at_once:
 for name in ("two_runs", "token_accepted_after_rotation", "token_revoked_by_rotation"):
     globals()[name] = stage(name, retries=1)
 
-with DAG("staged_during_load", schedule=None, catchup=False) as staged_during_load:
-    staged = D1ToS3Operator(
-        task_id="stage",
-        d1_conn_id="staged_during_load",
-        aws_conn_id="staged_during_load_s3",
-        database="shop",
-        tables=["users"],
-        s3_bucket=BUCKET,
-        s3_prefix="staged_during_load",
-    )
-    D1StagingToWarehouseOperator(
-        task_id="load",
-        manifest=staged.output,
-        conn_id="staged_during_load_warehouse",
-        aws_conn_id="staged_during_load_s3",
-        schema="staged_during_load",
-    )
-
-with DAG("two_loads", schedule=None, catchup=False) as two_loads:
-    staged = D1ToS3Operator(
-        task_id="stage",
-        d1_conn_id="two_loads",
-        aws_conn_id="two_loads_s3",
-        database="shop",
-        tables=["users"],
-        s3_bucket=BUCKET,
-        s3_prefix="two_loads",
-    )
-    for conn_id, s3 in (("two_loads_warehouse", "two_loads_s3"), ("two_loads_clickhouse", "two_loads_clickhouse_s3")):
-        D1StagingToWarehouseOperator(
-            task_id=conn_id,
-            manifest=staged.output,
-            conn_id=conn_id,
-            aws_conn_id=s3,
-            schema="two_loads",
-            retries=2,
-            retry_delay=timedelta(seconds=1),
-        )
+load(stage("staged_during_load", tables=["users"]))
+two_loads = stage("two_loads", tables=["users"])
+for name in ("two_loads_warehouse", "two_loads_clickhouse"):
+    s3 = "two_loads_s3" if name == "two_loads_warehouse" else f"{name}_s3"
+    load(two_loads, task_id=name, conn_id=name, aws_conn_id=s3, retries=2)
 
 for name in ("load_killed", "restarted_postgres", "restarted_mysql"):
-    with stage(name, retries=2, **SMALL_PARTS) as dag:  # a busy machine may fail to start a worker in time
-        D1StagingToWarehouseOperator(
-            task_id="load",
-            manifest=dag.get_task("stage").output,
-            conn_id=f"{name}_warehouse",
-            aws_conn_id=f"{name}_s3",
-            schema=name,
-            retries=1,
-            retry_delay=timedelta(seconds=1),
-        )
-    globals()[name] = dag
+    load(stage(name, retries=2, **SMALL_PARTS), retries=1)  # a busy machine may fail to start a worker in time
 
 with DAG("celery", schedule=None, catchup=False) as celery:
     places = {"queue": "celery", "executor": "CeleryExecutor", "aws_conn_id": "celery_s3"}
