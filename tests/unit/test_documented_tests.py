@@ -70,3 +70,17 @@ def test_every_test_that_a_document_names_exists(document: Path) -> None:
                 assert len(meant) == 1, f"{name} in {place.name} is {meant}"
                 (test,) = meant
             assert all(word in found[test] for word in case.split("…")), name
+
+
+@pytest.mark.parametrize(
+    "document", sorted(REPOSITORY.glob("docs/**/*.md")), ids=lambda path: str(path.relative_to(REPOSITORY))
+)
+def test_every_test_in_the_text_of_the_documentation_exists(document: Path) -> None:
+    """Code blocks show tests of the reader's own; names with ``…`` are looked up above."""
+    text = re.sub(r"^```[\s\S]*?^```", "", document.read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^    .*$", "", text, flags=re.MULTILINE)
+    tests = [path for path in (REPOSITORY / "tests").rglob("*.py") if path.name != Path(__file__).name]
+    known = {path.name for path in tests} | {path.stem for path in tests}
+    known.update(name for path in tests for name in re.findall(r"def (test_\w+)", path.read_text()))
+    named = re.findall(r"`(?:[\w/.-]+(?:/|::))?(test_\w+(?:\.py)?)(?:\[[^`]*\])?`", text)
+    assert [name for name in named if name not in known] == []
