@@ -104,9 +104,8 @@ class PartStore:
 
     def _take(self, plan: TablePlan, part: LocalPart) -> _Held:
         key = self._next_key(plan)
-        size = part.path.stat().st_size
-        if part.provisional and self._kept_bytes + size <= self._max_bytes:
-            self._kept_bytes += size
+        if part.provisional and self._kept_bytes + part.bytes <= self._max_bytes:
+            self._kept_bytes += part.bytes
             return _Held(key, part, None)
         return self._put(key, part)
 
@@ -116,20 +115,19 @@ class PartStore:
         return self._run.part_key(plan.folder, number, self._form.suffix)
 
     def _put(self, key: str, part: LocalPart) -> _Held:
-        length = part.path.stat().st_size
-        if self._uploads is None or length > SMALL_PART_BYTES:
-            return _Held(key, part, self._upload(key, part, length))
+        if self._uploads is None or part.bytes > SMALL_PART_BYTES:
+            return _Held(key, part, self._upload(key, part))
         if len(self._pending) >= MAX_PENDING_UPLOADS:  # bounds the disk space, and reports an error early
             self._pending.popleft().result()
-        future = self._uploads.submit(self._upload, key, part, length)
+        future = self._uploads.submit(self._upload, key, part)
         self._pending.append(future)
         return _Held(key, part, future)
 
-    def _upload(self, key: str, part: LocalPart, length: int) -> FileEntry:
+    def _upload(self, key: str, part: LocalPart) -> FileEntry:
         digest = file_sha256(part.path)
         self._run.storage.put_file(key, part.path)
         part.path.unlink(missing_ok=True)
-        return self._run.stored(key, length=length, sha256=digest, rows=part.rows)
+        return self._run.stored(key, length=part.bytes, sha256=digest, rows=part.rows)
 
     def _settle(self, done: TableDone) -> None:
         table = done.plan.schema.name
@@ -138,7 +136,7 @@ class PartStore:
             if held.part.types != done.types:
                 settled += self._cast(held, done)
             elif held.entry is None:
-                self._kept_bytes -= held.part.path.stat().st_size
+                self._kept_bytes -= held.part.bytes
                 settled.append(self._put(held.key, held.part))
             else:
                 settled.append(held)
@@ -149,7 +147,7 @@ class PartStore:
         plan, part = done.plan, held.part
         _refuse_to_unparse_times(plan, part.types, done.types)
         if held.entry is None:
-            self._kept_bytes -= part.path.stat().st_size
+            self._kept_bytes -= part.bytes
         else:
             _stored(held.entry)
             part = replace(part, path=self._new_path())
@@ -157,7 +155,8 @@ class PartStore:
         result: list[_Held] = []
         for path, rows in self._recast(part, done):
             key = self._next_key(plan) if result else held.key
-            result.append(self._put(key, LocalPart(path, rows, done.types, done.stats, provisional=False)))
+            size = path.stat().st_size
+            result.append(self._put(key, LocalPart(path, rows, size, done.types, done.stats, provisional=False)))
         part.path.unlink()
         return result
 

@@ -30,6 +30,7 @@ MOST_BLOCKS = 1000
 class LocalPart:
     """A finished file on this machine.
 
+    :param bytes: its size.
     :param types: of the table's own columns in it.
     :param stats: of its rows and those before them, for :func:`airflow_provider_d1.dump.column_types.cast`.
     :param provisional: closed because the types changed, so it will have to be cast.
@@ -37,6 +38,7 @@ class LocalPart:
 
     path: Path
     rows: int
+    bytes: int
     types: tuple[pa.DataType, ...]
     stats: tuple[ColumnStats, ...]
     provisional: bool
@@ -204,10 +206,10 @@ class TableWriter:
         self.begun = True
         self._written = self.stats
         for path, count in self._part.write(rows):
-            yield LocalPart(path, count, types, self._written, provisional=False)
+            yield LocalPart(path, count, path.stat().st_size, types, self._written, provisional=False)
 
     def _close(self, *, provisional: bool) -> Iterator[LocalPart]:
         if self._part is not None:
             part, self._part = self._part, None
             for path, count in part.close():
-                yield LocalPart(path, count, part.types, self._written, provisional)
+                yield LocalPart(path, count, path.stat().st_size, part.types, self._written, provisional)

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 _BLOCKS_AHEAD = 2
 #: a smaller block is parsed by the thread that reads: to pass it to another one takes longer
 _SMALL_BLOCK_BYTES = 64 << 10
+#: weight of such a block, of a small part, and of an item without rows: with many small tables the threads would
+#: otherwise spend more time on waiting for each other than on work
+_SMALL_WEIGHT = 1 / 16
+_SMALL_PART_BYTES = 256 << 10
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def stage_tables(
             workers.start("dump", lambda: kept.append(store_dump(_Chunks(chunks), run, source, KEPT_CODEC)))
             dump = _Tee(dump, chunks)
         parts: Channel[PartDone | TableDone] = workers.channel(2)
-        emit = parts.put if parse_threads else store.handle
+        emit = (lambda news: parts.put(news, _weight(news))) if parse_threads else store.handle
         events = _without(options.exclude_tables or (), source, _events(dump, reader))
         router = TableRouter(planner, form, options, new_path, meter, emit)
         after_the_workers.callback(router.discard)
@@ -129,9 +133,9 @@ class _Pipeline:
         try:
             for event in events:
                 if not isinstance(event, Block):
-                    self._ordered.put(event)
+                    self._ordered.put(event, _SMALL_WEIGHT)
                 elif len(event.body) < _SMALL_BLOCK_BYTES:
-                    self._ordered.put(parse_block(event))
+                    self._ordered.put(parse_block(event), _SMALL_WEIGHT)
                 else:
                     self._jobs.put((self._ordered.reserve(), event))
         except D1DumpError as error:
@@ -210,6 +214,11 @@ def _without(
     if missing := [name for name in excluded if name not in known]:
         hints = ", ".join(f"{name!r}{suggest(name, known)}" for name in missing)
         raise D1TableNotFoundError(f"exclude_tables: no such table (names are case-sensitive): {hints}")
+
+
+def _weight(news: PartDone | TableDone) -> float:
+    large = isinstance(news, PartDone) and news.part.bytes > _SMALL_PART_BYTES
+    return 1 if large else _SMALL_WEIGHT
 
 
 def _counting_paths(folder: Path) -> Callable[[], Path]:

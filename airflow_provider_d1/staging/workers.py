@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -21,11 +22,16 @@ class Channel(Generic[T]):
     A place can be reserved before its item exists. So workers may deliver in any order, and items are taken in the
     order of the reservations.
 
-    :param capacity: number of places; a producer waits for a free one.
+    Small items can have a smaller weight, so that more of them fit. Then a producer and a consumer wait for each other
+    less often.
+
+    :param capacity: weight of the items; while it is reached, a producer waits.
     """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
+        self._weight = 0.0
+        self._weights: deque[float] = deque()
         self._items: dict[int, T] = {}
         self._reserved = 0
         self._taken = 0
@@ -34,14 +40,12 @@ class Channel(Generic[T]):
         self._stopped = False
 
     def reserve(self) -> int:
-        """Reserve the next place, waiting until one is free.
+        """Reserve the next place for an item of weight 1, waiting until it is free.
 
         :raises Stopped: when the channel is stopped, here and below.
         """
         with self._changed:
-            self._wait_while(self._is_full)
-            self._reserved += 1
-            return self._reserved - 1
+            return self._reserve(1)
 
     def deliver(self, place: int, item: T) -> None:
         """Put an item into its reserved place."""
@@ -50,12 +54,13 @@ class Channel(Generic[T]):
             self._items[place] = item
             self._changed.notify_all()
 
-    def put(self, item: T) -> None:
-        """Reserve and deliver, in one step."""
+    def put(self, item: T, weight: float = 1) -> None:
+        """Reserve and deliver, in one step.
+
+        :param weight: a power of two, so that sums are exact.
+        """
         with self._changed:
-            self._wait_while(self._is_full)
-            self._items[self._reserved] = item
-            self._reserved += 1
+            self._items[self._reserve(weight)] = item
             self._changed.notify_all()
 
     def end(self) -> None:
@@ -80,11 +85,16 @@ class Channel(Generic[T]):
                     return
                 item = self._items.pop(self._taken)
                 self._taken += 1
+                self._weight -= self._weights.popleft()
                 self._changed.notify_all()
             yield item
 
-    def _is_full(self) -> bool:
-        return self._reserved - self._taken >= self._capacity
+    def _reserve(self, weight: float) -> int:
+        self._wait_while(lambda: self._weight >= self._capacity)
+        self._weight += weight
+        self._weights.append(weight)
+        self._reserved += 1
+        return self._reserved - 1
 
     def _is_over(self) -> bool:
         return self._ended and self._taken == self._reserved

@@ -19,24 +19,29 @@ def test_items_come_out_in_the_order_of_their_places() -> None:
     assert list(channel) == ["a", "b", "c"]
 
 
-def test_a_producer_waits_for_a_free_place() -> None:
+@pytest.mark.parametrize(("weight", "fit"), [(1, 2), (1 / 4, 8)])
+def test_a_producer_waits_while_the_weight_is_reached(weight: float, fit: int) -> None:
     channel: Channel[int] = Channel(2)
     put: list[int] = []
+    as_many_as_fit = threading.Event()
 
     def produce() -> None:
-        for number in range(5):
-            channel.put(number)
+        for number in range(20):
+            channel.put(number, weight)
             put.append(number)
+            if len(put) == fit:
+                as_many_as_fit.set()
         channel.end()
 
     thread = threading.Thread(target=produce)
     thread.start()
+    assert as_many_as_fit.wait(10)
     taken = []
     for number in channel:
-        assert len(put) <= number + 3
+        assert len(put) <= number + fit + 1
         taken.append(number)
     thread.join(10)
-    assert taken == put == [0, 1, 2, 3, 4]
+    assert taken == put == list(range(20))
 
 
 def test_several_consumers_share_the_items() -> None:
