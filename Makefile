@@ -54,7 +54,7 @@ test-matrix: $(VENV)/.ready ## every supported Airflow with every Python of this
 test-newest: .venv-newest/.ready ## unit tests on the newest Python of this machine, 3.12 or later
 	.venv-newest/bin/python -m pytest -n auto tests/unit
 
-mutation: $(VENV)/.ready ## disable each safeguard in turn and check that a test fails
+mutation: $(VENV)/.ready .venv-bqemulator/.ready servers ## disable each safeguard in turn and check that a test fails
 	$(VENV)/bin/python -m tests.mutation.run
 
 bench: $(VENV)/.ready ## measure every figure of benchmarks/README.md; needs an idle machine and 30 GB of disk

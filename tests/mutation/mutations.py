@@ -169,7 +169,10 @@ MUTATIONS = (
         "_is_renamed",
         "column.source is not None",
         "False",
-        ("tests/integration/warehouses/test_warehouse_bigquery.py",),
+        (
+            "tests/unit/warehouses/test_bigquery_session.py"
+            "::test_a_renamed_column_has_its_new_name_in_the_uploaded_file",
+        ),
     ),
     Mutation(
         "DuckDB does not take É for é",

@@ -8,6 +8,8 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -218,6 +220,31 @@ def test_a_dry_run_shows_the_jobs_that_run(tmp_path: Any, caplog: pytest.LogCapt
     assert shown.endswith("/t0/part-00000.parquet, uploaded")
     assert "sourceUris" not in shown
     assert len(client.jobs) == 1
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_a_renamed_column_has_its_new_name_in_the_uploaded_file(tmp_path: Any, scheme: str) -> None:
+    """A load job finds columns by name. The emulator takes them by position."""
+    seen: list[tuple[Any, ...]] = []
+
+    class Reader(Client):
+        def load_table_from_file(self, file: Any, *_: Any, **__: Any) -> Any:
+            part = pq.read_table(file)
+            seen.append((part.column_names, part.to_pylist()))
+            return SimpleNamespace(result=lambda: SimpleNamespace(output_rows=part.num_rows))
+
+    uri = f"{scheme}://bucket/d1/shop's/_manifest.json"
+    made = plan(BigQuery(), manifest({"users": {"_PARTITIONDATE": "int64", "id": "int64"}}))
+    made = replace(made, origin=replace(made.origin, manifest=uri))
+    (table,) = made.tables
+    work = plan_table(BigQuery(), made, replace(table, parts=table.parts[:1], rows=2), {})
+    pq.write_table(pa.table({"_PARTITIONDATE": [1, 3], "id": [2, 4]}), tmp_path / "part")
+    files = SimpleNamespace(opened=lambda table: [(table.parts[0], tmp_path / "part")])
+    client = Reader(staging="EU")
+    assert BigQuery().fill(Run(made, files, bigquery.BigQuerySession(client, "EU")), work) == 2  # type: ignore[arg-type]
+    name = table.columns[0].name
+    assert name != "_PARTITIONDATE"
+    assert seen == [([name, "id"], [{name: 1, "id": 2}, {name: 3, "id": 4}])]
 
 
 def test_a_server_that_is_not_there_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
