@@ -54,11 +54,11 @@ def failure(answer: Response, failures: Sequence[tuple[int | None, str]]) -> D1A
     """The error for an unsuccessful response.
 
     :param answer: the response; its status and header fields are read.
-    :param failures: ``(code, message)`` pairs from its body, the most relevant first.
+    :param failures: ``(code, message)`` pairs from its body without secrets, the most relevant first.
     """
     status = answer.status
     code = failures[0][0] if failures else None
-    words = answer.secret.redact("; ".join(text for _, text in failures) or f"HTTP {status}")
+    words = "; ".join(text for _, text in failures) or f"HTTP {status}"
     if FREE_PLAN_LIMIT in words:  # first, as it may have any status
         return D1ApiError(f"D1 answered: {with_remedy(words)}", status=status, code=code, retryable=False)
     said = f"{words} (HTTP {status}" + (f", code {code})" if code is not None else ")")

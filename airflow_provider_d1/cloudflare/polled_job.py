@@ -86,7 +86,7 @@ def read_result(
         said = envelope.message or _inner_error(result)
         return from_message(said) or from_error(api_errors.failure(answer, envelope.errors or ((None, said),)))
     # an explicit failure counts before any status, and a status of "error" before what else the answer holds
-    inner = answer.secret.redact(_inner_error(result))
+    inner = _inner_error(result)
     if result.get("success") is False or inner or result.get("status") == "error":
         return from_message(inner) or failed(inner)
     return result

@@ -151,9 +151,9 @@ def read_database(answer: Response) -> Database:
 
 
 def _redacted(result: Any, secret: Secret) -> Any:  # noqa: ANN401 - any JSON
-    """A result without the token and signed URLs in its inner failures; rows are not changed."""
+    """A result without the token and signed URLs in its inner errors; rows are not changed."""
     for item in result if isinstance(result, list) else [result]:
-        if isinstance(item, dict) and item.get("success") is False:
+        if isinstance(item, dict):
             for name in item.keys() & {"error", "errors"}:
                 item[name] = secret.redact(api_errors.text_of(item[name]))
     return result

@@ -19,8 +19,11 @@ from airflow_provider_d1.cloudflare.credentials import Credentials, Secret
 from airflow_provider_d1.cloudflare.download import Download
 from airflow_provider_d1.cloudflare.download_targets import AllowedTargets
 from airflow_provider_d1.cloudflare.export import run_export
-from airflow_provider_d1.cloudflare.messages import Request
+from airflow_provider_d1.cloudflare.export_protocol import read_export
+from airflow_provider_d1.cloudflare.import_protocol import read_import
+from airflow_provider_d1.cloudflare.messages import Request, Response
 from airflow_provider_d1.cloudflare.models import ExportRequest
+from airflow_provider_d1.cloudflare.polled_job import Failed, Unclear
 from airflow_provider_d1.cloudflare.rate_limit import RateLimiter
 from airflow_provider_d1.cloudflare.seal import seal, unseal
 from airflow_provider_d1.cloudflare.transport import LOGGERS, SyncTransport, quiet
@@ -187,6 +190,30 @@ def test_errors_of_the_api_hold_no_secret(failing: str, use: Callable[[Server], 
         use(server)
     assert not _origins(caught.value) & {"httpx", "httpcore", "h11"}
     assert not any(secret in log.text() + everything_about(caught.value) for secret in SECRETS)
+
+
+@pytest.mark.parametrize("read", [read_export, read_import])
+@pytest.mark.parametrize(
+    "message",
+    ["exceeded its CPU time limit", "Network connection lost", "odd", "cannot export databases with Virtual Tables"],
+)
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda said: {"success": False, "errors": [{"code": 7500, "message": said}], "result": None},
+        lambda said: {"success": False, "errors": [], "result": {"error": said}},
+        lambda said: {"success": False, "result": {"success": False, "errors": [{"message": said}]}},
+        lambda said: {"success": True, "result": {"success": False, "error": said}},
+        lambda said: {"success": True, "result": {"success": True, "status": "error", "error": said}},
+    ],
+)
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_no_error_of_a_job_holds_the_token(
+    read: Callable[[Response], object], message: str, body: Callable[[str], object], status: int
+) -> None:
+    outcome = read(Response(status, {}, json.dumps(body(f"{message}: Bearer {TOKEN}")).encode(), Secret(TOKEN)))
+    assert isinstance(outcome, (Failed, Unclear))
+    assert TOKEN not in everything_about(outcome.error)
 
 
 def _origins(error: BaseException | None) -> set[str]:
