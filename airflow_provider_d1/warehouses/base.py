@@ -355,13 +355,17 @@ class Warehouse(ABC, Generic[S]):
                 before = work.rows_before
                 if work.into != work.table.name and run.plan.options.mode == "append" and not publication.renames:
                     before = run.count(work.table.name)
-                for statement in publication.dml:
-                    run.execute(statement)
+                self.change_rows(run, work, publication.dml)
                 if publication.renames:
                     run.helpers.remove(work.into)
                 self.check_published(run, work, before)
             if self.transaction != "load":
                 self.record(run, [work.table for work in works])
+
+    def change_rows(self, run: Run[S], work: TableLoad, statements: Sequence[str]) -> None:
+        """Run the statements that make a table's rows visible."""
+        for statement in statements:
+            run.execute(statement)
 
     def record(self, run: Run[S], tables: Sequence[Table], mode: str = "") -> None:
         """Record in ``_d1_loads`` that tables were loaded, where the lock or the transaction is that of their rows."""

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_d1.exceptions import D1WarehouseError
 from airflow_provider_d1.warehouses.base import Warehouse
-from airflow_provider_d1.warehouses.clickhouse_parts import SETTINGS, partitions_of_helper, warn_of_materialized_views
+from airflow_provider_d1.warehouses.clickhouse_parts import SETTINGS, attach_of, partitions_of_helper
 from airflow_provider_d1.warehouses.clickhouse_session import ClickHouseSession, arrow_stream, table_state
+from airflow_provider_d1.warehouses.clickhouse_views import insert_of, insert_partition, views_to_feed
 from airflow_provider_d1.warehouses.dialect import Dialect
 from airflow_provider_d1.warehouses.drift import no_drift
 from airflow_provider_d1.warehouses.native_types import Fit, converted
@@ -36,6 +37,13 @@ _CODE = re.compile(r"\bCode: (\d+)")
 _PERMANENT_CODES = frozenset(
     (6, 10, 16, 20, 27, 36, 38, 41, 42, 43, 44, 46, 47, 48, 50, 53, 60, 62, 69, 70, 72, 81)
 ) | frozenset((115, 117, 122, 164, 192, 193, 194, 291, 344, 349, 450, 497, 516, 636, 691))
+
+
+#: what to do about MEMORY_LIMIT_EXCEEDED
+_MEMORY = (
+    ". Load fewer rows at a time, or allow more max_memory_usage: an append into a table that materialized views read "
+    "needs about twice the size of a partition's new rows"
+)
 
 
 class ClickHouse(Warehouse[ClickHouseSession]):
@@ -97,6 +105,10 @@ class ClickHouse(Warehouse[ClickHouseSession]):
             return int(code[1]) in _PERMANENT_CODES
         return type(error).__name__ in ("ProgrammingError", "DataError", "NotSupportedError")
 
+    def remedy(self, text: str) -> str:
+        code = _CODE.search(text)
+        return _MEMORY if code is not None and code[1] == "241" else ""
+
     def connect(self, plan: LoadPlan, files: StagedFiles, connections: Connections) -> ClickHouseSession:
         from airflow.providers.clickhousedb.hooks.clickhouse import ClickHouseHook
 
@@ -137,7 +149,6 @@ class ClickHouse(Warehouse[ClickHouseSession]):
             if table.name in others:
                 what = f"has the engine {others[table.name]}, not a MergeTree"
                 raise self.not_a_table(run.plan, table.name, what)
-        warn_of_materialized_views(run)
 
     def attached_query(self, plan: LoadPlan, table: str) -> str:
         """Views and grants go by the table's name; what defines the table itself would go with it."""
@@ -238,13 +249,8 @@ class ClickHouse(Warehouse[ClickHouseSession]):
             return Publication(self._build_merged(plan, work), [self.exchange(plan, work)], makes=[work.table.merged])
         if work.action != "append" or work.drift.altered:
             return Publication(dml=[self.exchange(plan, work)])
-        path, literal = plan.path(work.table.name), plan.dialect.literal
-        # the files are linked, not copied
-        attach = [
-            f"ALTER TABLE {path} ATTACH PARTITION ID {literal(partition)} FROM {plan.path(work.into)}"
-            for partition in work.partitions
-        ]
-        return Publication(self.alterations(plan, work), attach)
+        statement_of = insert_of if work.views else attach_of
+        return Publication(self.alterations(plan, work), [statement_of(plan, work, each) for each in work.partitions])
 
     def check_published(self, run: Run[ClickHouseSession], work: TableLoad, before: int) -> None:
         old = _successor(work)
@@ -265,6 +271,13 @@ class ClickHouse(Warehouse[ClickHouseSession]):
                 run.session.copied[work.table.merged] = table_state(run, work.table.name)
         super().publish(run, works)
 
+    def change_rows(self, run: Run[ClickHouseSession], work: TableLoad, statements: Sequence[str]) -> None:
+        if work.views:
+            for partition, statement in zip(work.partitions, statements, strict=True):
+                insert_partition(run, work, partition, statement, self.driver_errors())
+        else:
+            super().change_rows(run, work, statements)
+
     def load_rows(self, run: Run[ClickHouseSession], work: TableLoad) -> None:
         schema, name = (run.plan.dialect.literal(name) for name in (run.plan.options.schema, work.table.name))
         columns = run.session.rows(
@@ -275,6 +288,7 @@ class ClickHouse(Warehouse[ClickHouseSession]):
         work.other_columns = [str(column) for (column,) in columns if column not in staged]
         super().load_rows(run, work)
         work.partitions = partitions_of_helper(run, work)
+        work.views = views_to_feed(run, work)
 
     def fill_statements(self, plan: LoadPlan, work: TableLoad) -> list[str]:
         if plan.file_format == "parquet" and plan.origin.manifest.startswith("s3://"):

@@ -1,17 +1,15 @@
-"""What ClickHouse's system tables say of the parts of a helper table and of the views that read a table."""
+"""The parts of a ClickHouse table, as its system tables list them."""
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_d1.exceptions import D1WarehouseError
 
 if TYPE_CHECKING:
+    from airflow_provider_d1.warehouses.plan import LoadPlan
     from airflow_provider_d1.warehouses.session import Run
     from airflow_provider_d1.warehouses.table_load import TableLoad
-
-log = logging.getLogger(__name__)
 
 #: of several nodes, one that has not all rows yet does not answer
 SETTINGS = {"select_sequential_consistency": 1}
@@ -38,14 +36,7 @@ def partitions_of_helper(run: Run[Any], work: TableLoad) -> list[str]:
     return [str(partition) for partition, _ in found]
 
 
-def warn_of_materialized_views(run: Run[Any]) -> None:
-    """Log the materialized views that read a table of the load: they get rows of an INSERT into it only."""
-    schema = run.plan.dialect.literal(run.plan.options.schema)
-    found = run.session.rows(
-        "SELECT name, arrayStringConcat(arrayMap((d, t) -> concat(d, '.', t), dependencies_database, "
-        f"dependencies_table), ', ') FROM system.tables WHERE database = {schema} AND notEmpty(dependencies_table)"
-    )
-    names = {table.name for table in run.plan.tables}
-    for name, views in found:
-        if name in names:
-            log.warning("table=%s materialized_views=%s get_rows=false", name, views)
+def attach_of(plan: LoadPlan, work: TableLoad, partition: str) -> str:
+    """Add one partition of the helper table to the table; the files are linked, not copied."""
+    path, helper = plan.path(work.table.name), plan.path(work.into)
+    return f"ALTER TABLE {path} ATTACH PARTITION ID {plan.dialect.literal(partition)} FROM {helper}"

@@ -40,6 +40,7 @@ class TableLoad:
     :param delete_missing: delete the rows whose keys are not staged.
     :param refers_to_itself: whether a foreign key of the table refers to the table, in MySQL.
     :param partitions: those of the helper table, in ClickHouse.
+    :param views: the materialized views that get the rows, in ClickHouse.
     :param other_columns: those of the table that are not staged and can be written, in ClickHouse.
     :param keeps_grants: False where a swap must not keep grants, as policies may be lost by it.
     :param nul_replaced: column → values whose NUL characters were replaced.
@@ -57,6 +58,7 @@ class TableLoad:
     delete_missing: bool = False
     refers_to_itself: bool = False
     partitions: Sequence[str] = ("all",)
+    views: Sequence[str] = ()
     other_columns: Sequence[str] = ()
     keeps_grants: bool = True
     nul_replaced: dict[str, int] = field(default_factory=dict)

@@ -20,6 +20,7 @@ import pytest
 
 from tests.integration.warehouses.load_process import LoadProcess
 from tests.integration.warehouses.staged import write_staged
+from tests.integration.warehouses.warehouse_engines import REAL
 
 if TYPE_CHECKING:
     from tests.integration.warehouses.warehouse_engines import Engine
@@ -73,6 +74,15 @@ class Scene:
         connection = self.engine.airflow_connection()
         return {"connection": connection, "manifest": uri, "schema": self.schema, "mode": mode, "keys": keys}, new
 
+    def view(self) -> None:
+        """Let a materialized view read each table, from another database."""
+        quoted, others = self.engine.quoted, f"{self.schema} views"
+        self.engine.execute(f"CREATE DATABASE {quoted(others)}")
+        for name in TABLES:
+            query = f"SELECT id FROM {quoted(self.schema, name)}"
+            view = f"{quoted(others, name)} ENGINE = MergeTree ORDER BY tuple()"
+            self.engine.execute(f"CREATE MATERIALIZED VIEW {view} AS {query}")
+
     def held(self) -> dict[str, Rows]:
         """What the tables hold when nothing is at work any more."""
         while self.engine.name in OTHER_CLIENTS and self.engine.execute(OTHER_CLIENTS[self.engine.name]) != [(0,)]:
@@ -110,7 +120,10 @@ def scene(engine: Engine, schema: str, tmp_path: Path) -> Scene:
     return Scene(engine, schema, tmp_path)
 
 
-def test_a_load_is_killed_at_random_moments(scene: Scene, loads: LoadProcess) -> None:
+@pytest.mark.parametrize(
+    ("engine", "viewed"), [*((name, False) for name in REAL), ("clickhouse", True)], indirect=["engine"]
+)
+def test_a_load_is_killed_at_random_moments(scene: Scene, loads: LoadProcess, viewed: bool) -> None:
     chance = random.Random(f"{SEED} {scene.engine.name}")
     statements = dict.fromkeys(("replace", "append", "merge"), 12)
     killed = 0
@@ -138,18 +151,28 @@ def test_a_load_is_killed_at_random_moments(scene: Scene, loads: LoadProcess) ->
         scene.check_loaded(expected)
         statements[mode] = max(statements[mode], len(loads.statements))
         scene.rows = new
+        if viewed and scene.number == 1:
+            scene.view()
         if expected != dict.fromkeys(TABLES, new):
             arguments, scene.rows = scene.stage("replace")
             loads.run(**arguments)
     assert killed >= KILLS // 2
 
 
-@pytest.mark.parametrize("engine", ["postgres", "mysql", "clickhouse"], indirect=True)
+@pytest.mark.parametrize(
+    ("engine", "viewed"),
+    [("postgres", False), ("mysql", False), ("clickhouse", False), ("clickhouse", True)],
+    indirect=["engine"],
+)
 @pytest.mark.parametrize("mode", ["replace", "append", "merge"])
-def test_the_server_is_killed_in_the_middle_of_a_load(scene: Scene, loads: LoadProcess, mode: str) -> None:
+def test_the_server_is_killed_in_the_middle_of_a_load(
+    scene: Scene, loads: LoadProcess, mode: str, viewed: bool
+) -> None:
     server = scene.engine.server  # type: ignore[attr-defined]
     arguments, scene.rows = scene.stage("replace")
     assert loads.run(**arguments)["rows"] == 2 * ROWS
+    if viewed:
+        scene.view()
     moment = random.Random(f"{SEED} {scene.engine.name} {mode}").randrange(2, len(loads.statements))
     arguments, new = scene.stage(mode)
 
