@@ -1182,6 +1182,14 @@ MUTATIONS = (
         ("tests/integration/warehouses/test_clickhouse_materialized_views.py",),
     ),
     Mutation(
+        "ClickHouse: too little memory is an error with a remedy",
+        "warehouses/clickhouse",
+        "ClickHouse.remedy",
+        "code[1] == '241'",
+        "False",
+        ("tests/integration/warehouses/test_clickhouse_materialized_views.py",),
+    ),
+    Mutation(
         "ClickHouse: queries read the rows of other nodes",
         "warehouses/clickhouse",
         "ClickHouse.connect",
