@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 #: the virtual column that has the id of a row's partition
 _PARTITION = "_partition_id"
 _LARGEST = 2**63 - 1
+#: seconds between two looks at whether an INSERT runs, growing from the first to the last
+_FIRST_PAUSE, _LAST_PAUSE = 0.1, 5.0
 #: With these an INSERT … SELECT makes one block, which becomes one part: all of its rows are in the table, or none.
 #: The rows stay in their order, and none is merged with another one, as if the helper table's parts were attached.
 _ONE_BLOCK = {
@@ -87,6 +90,7 @@ def insert_partition(
         run.execute(statement)
     except errors as error:
         with suppress(*errors):  # the first error is the one to be raised
+            _wait_for_insert(run, work)
             if _is_in_table(run, work, in_partition, int(before)):
                 log.warning(
                     "table=%s partition=%s rows are in the table; materialized_views=%s may lack rows of this load: %s",
@@ -108,10 +112,19 @@ def _check_types(run: Run[Any], work: TableLoad) -> None:
     )
     if changed:
         raise D1WarehouseError(
-            f"table {work.table.name!r} is unchanged: something else changed the types of its columns "
-            f"({', '.join(str(name) for (name,) in changed)}) while its rows were loaded",
+            f"table {work.table.name!r}: something else changed the types of columns "
+            f"({', '.join(str(name) for (name,) in changed)}) while rows were loaded; the next attempt uses the new ones",
             retryable=True,
         )
+
+
+def _wait_for_insert(run: Run[Any], work: TableLoad) -> None:
+    """A server goes on with an INSERT when the connection breaks."""
+    helper, pause = run.plan.dialect.literal(work.into), _FIRST_PAUSE
+    running = f"SELECT 1 FROM system.processes WHERE startsWith(query, 'INSERT') AND position(query, {helper}) > 0"
+    while run.session.rows(running):
+        time.sleep(pause)
+        pause = min(pause * 1.5, _LAST_PAUSE)
 
 
 def _is_in_table(run: Run[Any], work: TableLoad, in_partition: str, before: int) -> bool:

@@ -1182,6 +1182,14 @@ MUTATIONS = (
         ("tests/integration/warehouses/test_clickhouse_materialized_views.py",),
     ),
     Mutation(
+        "ClickHouse: an INSERT that goes on without its connection is waited for",
+        "warehouses/clickhouse_views",
+        "insert_partition",
+        "_wait_for_insert(run, work)",
+        "pass",
+        ("tests/integration/warehouses/test_clickhouse_materialized_views.py",),
+    ),
+    Mutation(
         "ClickHouse: too little memory is an error with a remedy",
         "warehouses/clickhouse",
         "ClickHouse.remedy",
