@@ -113,7 +113,7 @@ def _check_types(run: Run[Any], work: TableLoad) -> None:
     if changed:
         raise D1WarehouseError(
             f"table {work.table.name!r}: something else changed the types of columns "
-            f"({', '.join(str(name) for (name,) in changed)}) while rows were loaded; the next attempt uses the new ones",
+            f"({', '.join(str(name) for (name,) in changed)}) while rows were loaded; the next attempt uses them",
             retryable=True,
         )
 
