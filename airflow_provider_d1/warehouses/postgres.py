@@ -217,13 +217,8 @@ class Postgres(Warehouse[PostgresSession]):
             return
         run.execute(self.create_table(run.plan, work.into, work.columns))
         if work.action in ("overwrite", "swap") and existing is not None:
-            attached, strategy = session.attached(table.helper, existing), run.plan.options.replace_strategy
-            if attached and strategy == "swap":
-                raise D1WarehouseError(
-                    f"Table {table.name!r} is unchanged: a new table in its place would not have "
-                    f"{', '.join(attached)}. Pass replace_strategy='rows', or drop it"
-                )
-            if attached or strategy == "rows":
+            attached = session.attached(table.helper, existing)
+            if attached or run.plan.options.replace_strategy == "rows":
                 log.info("table=%s rows_replaced=true attached=%s", table.name, "; ".join(attached) or None)
                 run.execute(self.drop_helper(run.plan, work.into))
                 self._load_for_rows(run, work, existing)

@@ -1238,16 +1238,6 @@ MUTATIONS = (
         ("tests/unit/warehouses/test_load_steps.py",),
     ),
     Mutation(
-        "Postgres: a swap that was asked for loses nothing",
-        "warehouses/postgres",
-        "Postgres.load_rows",
-        'attached and strategy == "swap"',
-        "False",
-        (
-            "tests/integration/warehouses/test_postgres_kept_objects.py::test_the_strategy_decides_between_rows_and_a_swap",
-        ),
-    ),
-    Mutation(
         "a table with policies is not swapped",
         "warehouses/loader",
         "Load._check_attached",
