@@ -102,6 +102,7 @@ def test_the_end_is_that_of_some_order(engine, staged, viewed, one, other, stand
         view, table = f"{engine.quoted(schema + '_views')}.ids", engine.quoted(schema, "users")
         engine.execute(f"CREATE DATABASE {engine.quoted(schema + '_views')}")
         engine.execute(f"CREATE MATERIALIZED VIEW {view} ENGINE = MergeTree ORDER BY tuple() AS SELECT id FROM {table}")
+    engine.execute("SELECT 1")  # fakesnow makes the database for the first connection, but not for two at once
     loads = {"one": one, "other": other}
     with Interleaving(blocked=0.1 if engine.name in ("postgres", "snowflake") else 30) as turns:
         for name, (source, mode) in loads.items():
