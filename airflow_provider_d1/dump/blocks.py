@@ -8,7 +8,7 @@ parser could replace everything behind :func:`parse_block`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,6 +87,15 @@ def parse_block(block: Block) -> ParsedBlock:
     if isinstance(fields, str):
         return _parse_exactly(block, fields)
     return _parse_fields(block, fields, replacements=bool(wide) and _has_replacement(fields))
+
+
+def parse_exactly(block: Block) -> ParsedBlock:
+    """Parse a block by the exact path alone, which is faster for a few rows: the fast path has a fixed cost.
+
+    :raises D1DumpError: as :func:`parse_block` does.
+    """
+    _check_utf8(block)
+    return replace(_parse_exactly(block, ""), exact_rows=0, fallback_reason=None)
 
 
 def _check_utf8(block: Block) -> None:

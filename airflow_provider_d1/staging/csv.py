@@ -23,7 +23,7 @@ class CsvFormat:
         self._codec = codec
         self.suffix = f".csv{SUFFIXES[codec]}"
 
-    def open(self, path: Path, schema: pa.Schema, sample: pa.Table) -> TextPart:  # noqa: ARG002 # not needed for CSV
+    def open(self, path: Path | None, schema: pa.Schema, sample: pa.Table) -> TextPart:  # noqa: ARG002 # not needed
         """Create a file with its header."""
         return TextPart(path, self._codec, encode, _header(schema.names))
 

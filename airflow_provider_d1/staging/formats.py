@@ -21,8 +21,8 @@ class PartFile(Protocol):
         :param limit: None writes in any case.
         """
 
-    def close(self) -> None:
-        """Finish the file; also called for a file that is discarded."""
+    def close(self) -> Path | bytes:
+        """Finish the file, also one that is discarded; return its path, or its content when it is in memory."""
 
 
 class TableFormat(Protocol):
@@ -32,9 +32,10 @@ class TableFormat(Protocol):
     #: good size of one write in bytes of Arrow data: a row group, a batch of text lines
     batch_bytes: int
 
-    def open(self, path: Path, schema: pa.Schema, sample: pa.Table) -> PartFile:
+    def open(self, path: Path | None, schema: pa.Schema, sample: pa.Table) -> PartFile:
         """Create a file.
 
+        :param path: None writes into memory.
         :param schema: columns; its metadata is stored where the format supports it.
         :param sample: the first rows, for decisions that depend on data; may be empty.
         """

@@ -25,7 +25,7 @@ class JsonLinesFormat:
         self._codec = codec
         self.suffix = f".jsonl{SUFFIXES[codec]}"
 
-    def open(self, path: Path, schema: pa.Schema, sample: pa.Table) -> TextPart:  # noqa: ARG002 # not needed for JSON
+    def open(self, path: Path | None, schema: pa.Schema, sample: pa.Table) -> TextPart:  # noqa: ARG002 # not needed
         """Create a file; without rows it is empty, as the format has no schema."""
         return TextPart(path, self._codec, encode, b"")
 

@@ -34,7 +34,7 @@ class ParquetFormat:
     def __init__(self, codec: str | None) -> None:
         self._codec = codec
 
-    def open(self, path: Path, schema: pa.Schema, sample: pa.Table) -> ParquetPart:
+    def open(self, path: Path | None, schema: pa.Schema, sample: pa.Table) -> ParquetPart:
         """Create a file; a column is dictionary-encoded when under a quarter of the sample's values are distinct."""
         return ParquetPart(path, schema, self._codec, _repetitive(sample))
 
@@ -48,9 +48,11 @@ class ParquetFormat:
 class ParquetPart:
     """One Parquet file; every :meth:`add` is a row group."""
 
-    def __init__(self, path: Path, schema: pa.Schema, codec: str | None, dictionary: list[str]) -> None:
+    def __init__(self, path: Path | None, schema: pa.Schema, codec: str | None, dictionary: list[str]) -> None:
         self._schema = schema
-        self._file = pa.OSFile(os.fsencode(path), "wb")  # Arrow accepts a str only as UTF-8
+        self._path = path
+        # Arrow accepts a str only as UTF-8
+        self._file = pa.BufferOutputStream() if path is None else pa.OSFile(os.fsencode(path), "wb")
         self._groups = 0
         self._dictionaries = len(dictionary)
         # the schema and its metadata in the footer, once as Parquet's own and once as Arrow's in base64
@@ -80,10 +82,11 @@ class ParquetPart:
         self._groups += 1
         return True
 
-    def close(self) -> None:
+    def close(self) -> Path | bytes:
         """Write the footer."""
         with contextlib.closing(self._file):
             self._writer.close()
+            return self._file.getvalue().to_pybytes() if self._path is None else self._path
 
 
 def _repetitive(sample: pa.Table) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from airflow_provider_d1.exceptions import D1DumpError
-from airflow_provider_d1.staging.parts import LocalPart, PartWriter
+from airflow_provider_d1.staging.parts import LocalPart, PartWriter, local_part
 from airflow_provider_d1.staging.streams import file_sha256
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from airflow_provider_d1.staging.table_plan import TablePlan
 
 #: how many small parts are stored at a time
-UPLOAD_THREADS = 32
+UPLOAD_THREADS = 20
 #: how many may wait for a thread
 MAX_PENDING_UPLOADS = 2 * UPLOAD_THREADS
 #: a larger part is stored alone, so that waiting parts need no more space than one part of the default size
@@ -49,11 +50,11 @@ class TableDone:
 
 @dataclass(frozen=True)
 class _Held:
-    """A part with its key: stored, being stored, or (None) still on this machine."""
+    """A part with its key: kept on this machine under a path, being stored, or stored."""
 
     key: str
     part: LocalPart
-    entry: FileEntry | Future[FileEntry] | None
+    place: Path | Future[FileEntry] | FileEntry
 
 
 class PartStore:
@@ -100,13 +101,14 @@ class PartStore:
 
     def files(self, table: str) -> tuple[FileEntry, ...]:
         """Return a settled table's files in the order of its rows."""
-        return tuple(_stored(held.entry) for held in self._held[table] if held.entry is not None)
+        return tuple(_stored(held.place) for held in self._held[table] if not isinstance(held.place, Path))
 
     def _take(self, plan: TablePlan, part: LocalPart) -> _Held:
         key = self._next_key(plan)
-        if part.provisional and self._kept_bytes + part.bytes <= self._max_bytes:
+        kept = part.provisional and self._kept_bytes + part.bytes <= self._max_bytes
+        if kept and isinstance(part.content, Path):
             self._kept_bytes += part.bytes
-            return _Held(key, part, None)
+            return _Held(key, part, part.content)
         return self._put(key, part)
 
     def _next_key(self, plan: TablePlan) -> str:
@@ -115,18 +117,23 @@ class PartStore:
         return self._run.part_key(plan.folder, number, self._form.suffix)
 
     def _put(self, key: str, part: LocalPart) -> _Held:
+        without_content = part if isinstance(part.content, Path) else replace(part, content=b"")
         if self._uploads is None or part.bytes > SMALL_PART_BYTES:
-            return _Held(key, part, self._upload(key, part))
+            return _Held(key, without_content, self._upload(key, part))
         if len(self._pending) >= MAX_PENDING_UPLOADS:  # bounds the disk space, and reports an error early
             self._pending.popleft().result()
         future = self._uploads.submit(self._upload, key, part)
         self._pending.append(future)
-        return _Held(key, part, future)
+        return _Held(key, without_content, future)
 
     def _upload(self, key: str, part: LocalPart) -> FileEntry:
-        digest = file_sha256(part.path)
-        self._run.storage.put_file(key, part.path)
-        part.path.unlink(missing_ok=True)
+        if isinstance(part.content, bytes):
+            digest = hashlib.sha256(part.content).hexdigest()
+            self._run.storage.put_bytes(key, part.content)
+        else:
+            digest = file_sha256(part.content)
+            self._run.storage.put_file(key, part.content)
+            part.content.unlink(missing_ok=True)
         return self._run.stored(key, length=part.bytes, sha256=digest, rows=part.rows)
 
     def _settle(self, done: TableDone) -> None:
@@ -135,7 +142,7 @@ class PartStore:
         for held in self._held[table]:
             if held.part.types != done.types:
                 settled += self._cast(held, done)
-            elif held.entry is None:
+            elif isinstance(held.place, Path):
                 self._kept_bytes -= held.part.bytes
                 settled.append(self._put(held.key, held.part))
             else:
@@ -146,25 +153,25 @@ class PartStore:
         """Write a part once more with other types; wider values may need more than one file."""
         plan, part = done.plan, held.part
         _refuse_to_unparse_times(plan, part.types, done.types)
-        if held.entry is None:
+        if isinstance(held.place, Path):
+            path = held.place
             self._kept_bytes -= part.bytes
         else:
-            _stored(held.entry)
-            part = replace(part, path=self._new_path())
-            self._run.storage.fetch(held.key, part.path)
+            _stored(held.place)
+            path = self._new_path()
+            self._run.storage.fetch(held.key, path)
         result: list[_Held] = []
-        for path, rows in self._recast(part, done):
+        for content, rows in self._recast(part, path, done):
             key = self._next_key(plan) if result else held.key
-            size = path.stat().st_size
-            result.append(self._put(key, LocalPart(path, rows, size, done.types, done.stats, provisional=False)))
-        part.path.unlink()
+            result.append(self._put(key, local_part(content, rows, done.types, done.stats)))
+        path.unlink()
         return result
 
-    def _recast(self, part: LocalPart, done: TableDone) -> Iterator[tuple[Path, int]]:
+    def _recast(self, part: LocalPart, path: Path, done: TableDone) -> Iterator[tuple[Path | bytes, int]]:
         plan = done.plan
         writer = PartWriter(plan, done.types, self._form, self._max_bytes, self._new_path)
         try:
-            for rows in self._form.read(part.path, plan.arrow_schema(part.types)):
+            for rows in self._form.read(path, plan.arrow_schema(part.types)):
                 for batch in rows.to_batches():
                     own = batch.columns[: len(part.types)]
                     yield from writer.write(plan.cast_rows(own, part.stats, done.types))

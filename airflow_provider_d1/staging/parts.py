@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from airflow_provider_d1.staging.formats import PartFile, TableFormat
     from airflow_provider_d1.staging.table_plan import TablePlan
 
+#: The whole rows of a smaller table are written into memory: with many such tables, the calls for small local files
+#: take longer than all other work on them.
+_IN_MEMORY_BYTES = 64 << 10
 #: blocks that wait to be written; more of them, even small ones, only need memory
 MOST_BLOCKS = 1000
 
@@ -30,18 +33,32 @@ MOST_BLOCKS = 1000
 class LocalPart:
     """A finished file on this machine.
 
+    :param content: its path, or what is in it.
     :param bytes: its size.
     :param types: of the table's own columns in it.
     :param stats: of its rows and those before them, for :func:`airflow_provider_d1.dump.column_types.cast`.
     :param provisional: closed because the types changed, so it will have to be cast.
     """
 
-    path: Path
+    content: Path | bytes
     rows: int
     bytes: int
     types: tuple[pa.DataType, ...]
     stats: tuple[ColumnStats, ...]
     provisional: bool
+
+
+def local_part(
+    content: Path | bytes,
+    rows: int,
+    types: tuple[pa.DataType, ...],
+    stats: tuple[ColumnStats, ...],
+    *,
+    provisional: bool = False,
+) -> LocalPart:
+    """A finished file with its size."""
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    return LocalPart(content, rows, size, types, stats, provisional)
 
 
 class PartWriter:
@@ -68,17 +85,20 @@ class PartWriter:
         self._max_bytes = max_bytes
         self._new_path = new_path
         self._file: PartFile | None = None
-        self._path: Path | None = None
         self._rows = 0
 
-    def write(self, rows: pa.Table) -> Iterator[tuple[Path, int]]:
-        """Append rows; yield each file that this fills, with its number of rows, before the next one is created."""
+    def write(self, rows: pa.Table, *, whole: bool = False) -> Iterator[tuple[Path | bytes, int]]:
+        """Append rows; yield each file that this fills, with its number of rows, before the next one is created.
+
+        :param whole: no other rows follow, so files of a few rows can be in memory.
+        """
+        in_memory = whole and rows.nbytes <= _IN_MEMORY_BYTES
         waiting = [rows]
         while waiting:
             rows = waiting.pop()
             if self._file is None:
-                self._path = self._new_path()
-                self._file = self._form.open(self._path, self._schema, rows)
+                path = None if in_memory else self._new_path()
+                self._file = self._form.open(path, self._schema, rows)
             if self._file.add(rows, None if rows.num_rows <= 1 and not self._rows else self._max_bytes):
                 self._rows += rows.num_rows
             elif self._rows:
@@ -88,14 +108,13 @@ class PartWriter:
                 half = rows.num_rows // 2
                 waiting += [rows.slice(half), rows.slice(0, half)]
 
-    def close(self) -> Iterator[tuple[Path, int]]:
+    def close(self) -> Iterator[tuple[Path | bytes, int]]:
         """Finish the open file, if there is one, and yield it."""
-        if self._file is None or self._path is None:
+        if self._file is None:
             return
-        file, path, rows = self._file, self._path, self._rows
-        self._file, self._path, self._rows = None, None, 0
-        file.close()
-        yield path, rows
+        file, rows = self._file, self._rows
+        self._file, self._rows = None, 0
+        yield file.close(), rows
 
     def discard(self) -> None:
         """Close the open file of a run that has failed; its content does not matter."""
@@ -166,7 +185,7 @@ class TableWriter:
         """
         types = self.final_types() if last else self.closing_types()
         if self._waiting or not self.begun:
-            yield from self._flush(types)
+            yield from self._flush(types, whole=True)
         yield from self._close(provisional=self._part is not None and self._part.types != types)
 
     def safe_types(self) -> tuple[pa.DataType, ...]:
@@ -193,7 +212,7 @@ class TableWriter:
         if self._part is not None:
             self._part.discard()
 
-    def _flush(self, types: tuple[pa.DataType, ...]) -> Iterator[LocalPart]:
+    def _flush(self, types: tuple[pa.DataType, ...], *, whole: bool = False) -> Iterator[LocalPart]:
         if self._part is None or self._part.types != types:
             yield from self._close(provisional=True)
             self._part = PartWriter(self.plan, types, self._form, self._max_bytes, self._new_path)
@@ -205,11 +224,11 @@ class TableWriter:
         self._waiting, self._waiting_bytes = [], 0
         self.begun = True
         self._written = self.stats
-        for path, count in self._part.write(rows):
-            yield LocalPart(path, count, path.stat().st_size, types, self._written, provisional=False)
+        for content, count in self._part.write(rows, whole=whole):
+            yield local_part(content, count, types, self._written)
 
     def _close(self, *, provisional: bool) -> Iterator[LocalPart]:
         if self._part is not None:
             part, self._part = self._part, None
-            for path, count in part.close():
-                yield LocalPart(path, count, path.stat().st_size, part.types, self._written, provisional)
+            for content, count in part.close():
+                yield local_part(content, count, part.types, self._written, provisional=provisional)

@@ -138,11 +138,14 @@ class CompressingReader(io.RawIOBase):
 class CompressedFile:
     """A local file that is compressed while it is written, and whose size is known at any time.
 
+    :param path: None writes into memory.
     :param codec: ``"gzip"``, ``"zstd"`` or None.
     """
 
-    def __init__(self, path: Path, codec: str | None) -> None:
-        self._file = path.open("wb", buffering=0)
+    def __init__(self, path: Path | None, codec: str | None) -> None:
+        self._path = path
+        self._memory = io.BytesIO()
+        self._file = self._memory if path is None else path.open("wb", buffering=0)
         self._codec = codec
         self._compressor = None if codec is None else compressor(codec)
         self._size = 0
@@ -159,11 +162,12 @@ class CompressedFile:
         """Return an upper bound of the closed file's size after ``length`` more bytes."""
         return self._size + length + (length >> 10) + 64
 
-    def close(self) -> None:
-        """End the compressed stream and close the file."""
+    def close(self) -> Path | bytes:
+        """End the compressed stream and close the file; return its path, or its content when it is in memory."""
         with self._file:
             if self._compressor is not None:
                 self._write(self._compressor.flush())
+            return self._memory.getvalue() if self._path is None else self._path
 
     def _write(self, data: bytes | memoryview) -> None:
         view = memoryview(data)

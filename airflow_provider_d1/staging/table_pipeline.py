@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_provider_d1.dump.blocks import Block, ParsedBlock, parse_block
+from airflow_provider_d1.dump.blocks import Block, ParsedBlock, parse_block, parse_exactly
 from airflow_provider_d1.dump.reader import DumpReader, TableStarted
 from airflow_provider_d1.exceptions import D1DumpError, D1TableNotFoundError
 from airflow_provider_d1.staging.dump_file import KEPT_CODEC, store_dump
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 _BLOCKS_AHEAD = 2
 #: a smaller block is parsed by the thread that reads: to pass it to another one takes longer
 _SMALL_BLOCK_BYTES = 64 << 10
+#: a block of a few rows is parsed faster one value at a time
+_EXACT_BYTES = 1 << 10
 #: weight of such a block, of a small part, and of an item without rows: with many small tables the threads would
 #: otherwise spend more time on waiting for each other than on work
 _SMALL_WEIGHT = 1 / 16
@@ -93,7 +95,7 @@ def stage_tables(
             _Pipeline(workers, parse_threads, router, parts, store).feed(events)
         else:
             for event in events:
-                router.handle(parse_block(event) if isinstance(event, Block) else event)
+                router.handle(_parsed(event) if isinstance(event, Block) else event)
             router.end()
         if options.keep_dump:
             chunks.end()
@@ -135,7 +137,7 @@ class _Pipeline:
                 if not isinstance(event, Block):
                     self._ordered.put(event, _SMALL_WEIGHT)
                 elif len(event.body) < _SMALL_BLOCK_BYTES:
-                    self._ordered.put(parse_block(event), _SMALL_WEIGHT)
+                    self._ordered.put(_parsed(event), _SMALL_WEIGHT)
                 else:
                     self._jobs.put((self._ordered.reserve(), event))
         except D1DumpError as error:
@@ -214,6 +216,10 @@ def _without(
     if missing := [name for name in excluded if name not in known]:
         hints = ", ".join(f"{name!r}{suggest(name, known)}" for name in missing)
         raise D1TableNotFoundError(f"exclude_tables: no such table (names are case-sensitive): {hints}")
+
+
+def _parsed(block: Block) -> ParsedBlock:
+    return parse_exactly(block) if len(block.body) < _EXACT_BYTES else parse_block(block)
 
 
 def _weight(news: PartDone | TableDone) -> float:

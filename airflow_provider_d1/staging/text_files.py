@@ -17,11 +17,14 @@ BATCH_BYTES = 4 << 20
 class TextPart:
     """One compressed text file.
 
+    :param path: None writes into memory.
     :param encode: converts rows to text, in whole lines.
     :param header: the first bytes of the file.
     """
 
-    def __init__(self, path: Path, codec: str | None, encode: Callable[[pa.Table], pa.Buffer], header: bytes) -> None:
+    def __init__(
+        self, path: Path | None, codec: str | None, encode: Callable[[pa.Table], pa.Buffer], header: bytes
+    ) -> None:
         self._encode = encode
         self._file = CompressedFile(path, codec)
         self._file.write(header)
@@ -34,9 +37,9 @@ class TextPart:
         self._file.write(text)
         return True
 
-    def close(self) -> None:
+    def close(self) -> Path | bytes:
         """Finish the compressed stream."""
-        self._file.close()
+        return self._file.close()
 
 
 def number_text(column: pa.Array) -> pa.Array:

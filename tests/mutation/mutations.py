@@ -164,6 +164,22 @@ MUTATIONS = (
         ("tests/integration/warehouses/test_warehouse_names.py",),
     ),
     Mutation(
+        "the content of a stored part does not stay in memory",
+        "staging",
+        "PartStore._put",
+        'replace(part, content=b"")',
+        "part",
+        ("tests/unit/staging/test_small_tables.py::test_what_is_stored_does_not_stay_in_memory",),
+    ),
+    Mutation(
+        "the UTF-8 of a small block is checked",
+        "dump",
+        "parse_exactly",
+        "_check_utf8(block)",
+        "None",
+        ("tests/unit/staging/test_small_tables.py::test_invalid_utf8_is_found_as_in_large_tables",),
+    ),
+    Mutation(
         "a column of BigQuery gets its name in the file",
         "warehouses",
         "_is_renamed",
