@@ -59,7 +59,7 @@ def take_all(ui: Ui) -> None:
     ui.open_task("d1_to_warehouse", run_id, "load")
     ui.page.get_by_text("Loaded: tables=2").wait_for()
     ui.page.keyboard.press("w")  # wraps the lines
-    take(ui, "task-log", (332, 60, 940, 740))
+    take(ui, "task-log", (332, 320, 940, 450))
     ui.open_task("d1_to_warehouse", run_id, "stage", "Details")
     ui.page.get_by_role("link", name="D1 database").wait_for()
     take(ui, "task-links", (332, 60, 940, 480))
