@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
+from airflow_provider_d1.cloudflare.credentials import Secret
 from airflow_provider_d1.exceptions import (
     D1ApiError,
     D1AuthenticationError,
@@ -45,6 +46,8 @@ _FREE_PLAN_REMEDY = (
 #: mistake, which must not block the token for the rest of the process.
 MAX_RETRY_AFTER = 900.0
 
+#: what the messages of a response that has been read are free of
+_NO_SECRET = Secret()
 _AUTHENTICATION_CODES = frozenset({10000, 9109, 9106, 9103, 6003, 6111, 1000})
 _NOT_FOUND_CODES = frozenset({7404, 7003})
 _URL_QUERY = re.compile(r"(https?://[^\s\"'<>?]+)\?[^\s\"'<>]*", re.IGNORECASE)
@@ -132,13 +135,16 @@ def http_date(value: str) -> float | None:
         return None
 
 
-def text_of(value: object) -> str:
-    """A message of the API as one line of at most 500 characters, without the query of URLs, which may be signed."""
+def text_of(value: object, secret: Secret = _NO_SECRET) -> str:
+    """A message of the API as one line of at most 500 characters, without the query of URLs, which may be signed.
+
+    :param secret: the token that was sent; removed first, else a part of it could be left where the text is cut.
+    """
     if value is None or value == "":
         return ""
     if isinstance(value, dict):
         value = value.get("message") or value.get("error") or json.dumps(value)
     elif isinstance(value, list):
-        value = "; ".join(text_of(item) for item in value)
-    text = " ".join(_URL_QUERY.sub(r"\1?…", str(value)).split())
+        value = "; ".join(text_of(item, secret) for item in value)
+    text = " ".join(_URL_QUERY.sub(r"\1?…", secret.redact(str(value))).split())
     return text if len(text) <= 500 else f"{text[:500]}…"

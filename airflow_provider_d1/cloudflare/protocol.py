@@ -99,7 +99,7 @@ def read_envelope(answer: Response) -> Envelope:
     return Envelope(
         success=body.get("success") is True,
         result=_redacted(body.get("result"), answer.secret),
-        errors=tuple((code, answer.secret.redact(text)) for code, text in _errors(body.get("errors"))),
+        errors=_errors(body.get("errors"), answer.secret),
         result_info=info if isinstance(info, dict) else {},
     )
 
@@ -155,11 +155,11 @@ def _redacted(result: Any, secret: Secret) -> Any:  # noqa: ANN401 - any JSON
     for item in result if isinstance(result, list) else [result]:
         if isinstance(item, dict):
             for name in item.keys() & {"error", "errors"}:
-                item[name] = secret.redact(api_errors.text_of(item[name]))
+                item[name] = api_errors.text_of(item[name], secret)
     return result
 
 
-def _errors(errors: object) -> tuple[tuple[int | None, str], ...]:
+def _errors(errors: object, secret: Secret) -> tuple[tuple[int | None, str], ...]:
     if isinstance(errors, (str, dict)):
         errors = [errors]
     if not isinstance(errors, list):
@@ -167,7 +167,7 @@ def _errors(errors: object) -> tuple[tuple[int | None, str], ...]:
     found = []
     for item in errors:
         code = item.get("code") if isinstance(item, dict) else None
-        found.append((code if isinstance(code, int) else None, api_errors.text_of(item)))
+        found.append((code if isinstance(code, int) else None, api_errors.text_of(item, secret)))
     return tuple(found)
 
 

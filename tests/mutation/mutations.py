@@ -765,9 +765,9 @@ MUTATIONS = (
     Mutation(
         "an echoed token reaches no error",
         "cloudflare",
-        "read_envelope",
-        "(code, answer.secret.redact(text))",
-        "(code, text)",
+        "_errors",
+        "api_errors.text_of(item, secret)",
+        "api_errors.text_of(item)",
         (
             "tests/unit/cloudflare/test_clients.py",
             "tests/unit/cloudflare/test_no_leaks.py",
@@ -777,7 +777,7 @@ MUTATIONS = (
         "… nor one in the error of a result",
         "cloudflare",
         "_redacted",
-        "secret.redact(api_errors.text_of(item[name]))",
+        "api_errors.text_of(item[name], secret)",
         "api_errors.text_of(item[name])",
         ("tests/unit/cloudflare/test_no_leaks.py",),
     ),
