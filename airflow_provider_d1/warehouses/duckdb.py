@@ -193,9 +193,12 @@ class DuckDB(Warehouse[DuckDBSession]):
 
     def record(self, run: Run[DuckDBSession], tables: Sequence[Table], mode: str = "") -> None:
         # two loads in one process do not see each other's rows. A row that both change makes the second one fail, and
-        # the next attempt sees what the first one did
-        loads, number = run.plan.path(LOADS_TABLE), run.plan.dialect.identifier("sequence")
-        run.execute(f"UPDATE {loads} SET {number} = {number} WHERE {number} = (SELECT MIN({number}) FROM {loads})")
+        # the next attempt sees what the first one did. An UPDATE to the same value would be none for DuckDB, so the
+        # microseconds of the first record become odd and even in turn
+        loads = run.plan.path(LOADS_TABLE)
+        number, at = (run.plan.dialect.identifier(name) for name in ("sequence", "loaded_at"))
+        changed = f"{at} + to_microseconds(1 - 2 * (microsecond({at}) % 2))"
+        run.execute(f"UPDATE {loads} SET {at} = {changed} WHERE {number} = (SELECT MIN({number}) FROM {loads})")
         super().record(run, tables, mode)
 
     def statement_for(self, work: TableLoad) -> str:

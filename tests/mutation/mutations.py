@@ -180,6 +180,14 @@ MUTATIONS = (
         ("tests/unit/staging/test_small_tables.py::test_invalid_utf8_is_found_as_in_large_tables",),
     ),
     Mutation(
+        "DuckDB: of two loads in one process the second one to record fails",
+        "warehouses/duckdb",
+        "DuckDB.record",
+        'f"{at} + to_microseconds(1 - 2 * (microsecond({at}) % 2))"',
+        "at",
+        ("tests/integration/warehouses/test_any_interleaving.py::test_the_end_is_that_of_some_order",),
+    ),
+    Mutation(
         "a column of BigQuery gets its name in the file",
         "warehouses",
         "_is_renamed",

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
-from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, example, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_d1.exceptions import D1Error
@@ -85,6 +85,8 @@ LOADS = st.tuples(st.sampled_from(["one", "other", "wider"]), st.sampled_from(["
     indirect=["engine"],
 )
 @given(one=LOADS, other=LOADS, standing=st.booleans(), schedule=st.lists(st.integers(0, 1), max_size=24))
+# the second load begins before the first one commits, and changes rows after it
+@example(("one", "merge"), ("one", "replace"), True, [0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 1, 0])
 @settings(
     max_examples=10,
     deadline=None,
