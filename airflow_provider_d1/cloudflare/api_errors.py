@@ -46,7 +46,7 @@ _FREE_PLAN_REMEDY = (
 #: mistake, which must not block the token for the rest of the process.
 MAX_RETRY_AFTER = 900.0
 
-#: what the messages of a response that has been read are free of
+#: for messages of a response that has been read, from which the token was removed
 _NO_SECRET = Secret()
 _AUTHENTICATION_CODES = frozenset({10000, 9109, 9106, 9103, 6003, 6111, 1000})
 _NOT_FOUND_CODES = frozenset({7404, 7003})

@@ -40,10 +40,10 @@ _BLOCKS_AHEAD = 2
 _SMALL_BLOCK_BYTES = 64 << 10
 #: a block of a few rows is parsed faster one value at a time
 _EXACT_BYTES = 1 << 10
-#: weight of such a block, of a small part, and of an item without rows: with many small tables the threads would
-#: otherwise spend more time on waiting for each other than on work
-_SMALL_WEIGHT = 1 / 16
-_SMALL_PART_BYTES = 256 << 10
+#: weight in a channel of a small block, of a part of at most this size, and of an item without rows: with many small
+#: tables the threads would otherwise spend more time on waiting for each other than on work
+_LIGHT_WEIGHT = 1 / 16
+_LIGHT_PART_BYTES = 256 << 10
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,9 @@ class _Pipeline:
         try:
             for event in events:
                 if not isinstance(event, Block):
-                    self._ordered.put(event, _SMALL_WEIGHT)
+                    self._ordered.put(event, _LIGHT_WEIGHT)
                 elif len(event.body) < _SMALL_BLOCK_BYTES:
-                    self._ordered.put(_parsed(event), _SMALL_WEIGHT)
+                    self._ordered.put(_parsed(event), _LIGHT_WEIGHT)
                 else:
                     self._jobs.put((self._ordered.reserve(), event))
         except D1DumpError as error:
@@ -223,8 +223,8 @@ def _parsed(block: Block) -> ParsedBlock:
 
 
 def _weight(news: PartDone | TableDone) -> float:
-    large = isinstance(news, PartDone) and news.part.bytes > _SMALL_PART_BYTES
-    return 1 if large else _SMALL_WEIGHT
+    large = isinstance(news, PartDone) and news.part.bytes > _LIGHT_PART_BYTES
+    return 1 if large else _LIGHT_WEIGHT
 
 
 def _counting_paths(folder: Path) -> Callable[[], Path]:

@@ -346,7 +346,7 @@ def test_parts_that_wait_to_be_stored_are_few(tmp_path: Path) -> None:
 
 def test_parts_bound_for_a_cast_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A late change of type casts every part: they are stored and fetched back one by one, the disk stays small."""
-    for module in ("part_store.SMALL_PART_BYTES", "table_pipeline._SMALL_PART_BYTES"):
+    for module in ("part_store.SMALL_PART_BYTES", "table_pipeline._LIGHT_PART_BYTES"):
         monkeypatch.setattr(f"airflow_provider_d1.staging.{module}", 0)  # as for parts of 256 MiB
     peak = 0
     work = tmp_path / "work"
