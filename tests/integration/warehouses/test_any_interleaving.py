@@ -76,6 +76,8 @@ def outcomes(done: list[tuple[str, str]], perhaps: list[tuple[str, str]], *, sta
             yield rows
 
 
+#: the second load begins before the first one commits, and changes rows after it
+BEGUN_BEFORE = [0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 1, 0]
 LOADS = st.tuples(st.sampled_from(["one", "other", "wider"]), st.sampled_from(["replace", "append", "merge"]))
 
 
@@ -85,8 +87,7 @@ LOADS = st.tuples(st.sampled_from(["one", "other", "wider"]), st.sampled_from(["
     indirect=["engine"],
 )
 @given(one=LOADS, other=LOADS, standing=st.booleans(), schedule=st.lists(st.integers(0, 1), max_size=24))
-# the second load begins before the first one commits, and changes rows after it
-@example(("one", "merge"), ("one", "replace"), True, [0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 1, 0])
+@example(("one", "merge"), ("one", "replace"), True, BEGUN_BEFORE)
 @settings(
     max_examples=10,
     deadline=None,
@@ -139,3 +140,23 @@ def test_the_end_is_that_of_some_order(engine, staged, viewed, one, other, stand
     lost = [loads[name] for name in failed if not isinstance(results[name], D1Error)]
     possible = list(outcomes([*done, *retried], lost, standing=standing))
     assert held() in possible, (held(), possible, results)
+
+
+@pytest.mark.parametrize("engine", ["duckdb"], indirect=True)
+@pytest.mark.parametrize("change", ["DELETE FROM {}", "UPDATE {} SET sequence = NULL"])
+def test_two_loads_conflict_without_a_record_too(engine, staged, change) -> None:
+    """A person may have emptied ``_d1_loads``, and records of earlier releases have no number."""
+    load(staged["old"], "main", "replace")
+    loads = engine.quoted("main", "_d1_loads")
+    engine.execute(change.format(loads))
+    with Interleaving(blocked=30) as turns:
+        turns.start("merge", lambda: load(staged["one"], "main", "merge"))
+        turns.start("replace", lambda: load(staged["one"], "main", "replace"))
+        for turn in BEGUN_BEFORE:
+            turns.step(("merge", "replace")[turn])
+        while turns.step("merge") | turns.step("replace"):
+            pass
+    error = turns.ended["replace"]
+    assert isinstance(error, D1Error)
+    assert error.retryable
+    assert sorted(int(value) for (value,) in engine.rows("main", "users")) == sorted(OLD | Counter(ROWS["one"]))
